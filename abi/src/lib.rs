@@ -1,1 +1,36 @@
-//! To come.
+//! The contract between the Switchyard kernel and user space.
+//!
+//! Everything that both sides must agree on lives here and nowhere else: system call numbers ([`Call`]),
+//! which register carries what ([`register`]), error codes ([`Error`]), the message tag ([`Tag`]), rights
+//! ([`Rights`]), the layout of the thread's IPC area ([`ipc_area`]), the structures that calls fill in
+//! ([`info`]) and the block that a program finds at its start ([`start`]). It is data only: no code of either
+//! side, no `unsafe`, no dependency, so that a host test can read it as well.
+//!
+//! What may go wrong here is silent drift, so every layout that crosses the border is `#[repr(C)]` and its size
+//! and offsets are asserted at compile time beside its definition.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod call;
+mod context;
+mod error;
+mod handle;
+pub mod info;
+pub mod ipc_area;
+pub mod layout;
+mod priority;
+pub mod register;
+mod rights;
+pub mod start;
+mod tag;
+mod time;
+
+pub use call::Call;
+pub use context::{FaultKind, UserContext};
+pub use error::Error;
+pub use handle::{Badge, Handle};
+pub use priority::Priority;
+pub use rights::{Protection, Rights};
+pub use tag::{Tag, TagError};
+pub use time::Deadline;

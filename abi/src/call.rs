@@ -1,0 +1,150 @@
+//! System call numbers.
+//!
+//! A number is judged as a whole 64-bit register: one past the table, or with high bits set, gives
+//! [`Error::UnknownCall`](crate::Error::UnknownCall). The IPC calls come first, so that the kernel's fast path
+//! can tell them by one comparison. Arguments and results of each call stand in its line below in the order of
+//! the argument registers (see [`register`](crate::register)); every call returns its status in `rax`.
+
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal;)*) => {
+        /// A system call. The notation is `(arguments) -> results`, in argument-register order
+        /// `rdi, rsi, rdx, r10, r8, r9` unless a line names registers.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u64)]
+        pub enum Call { $($(#[$doc])* $name = $number,)* }
+
+        impl Call {
+            /// All calls, in the order of their numbers.
+            pub const ALL: &'static [Call] = &[$(Call::$name,)*];
+
+            /// The call with this number, judged as a whole register; `None` past the table.
+            #[inline]
+            pub const fn from_number(number: u64) -> Option<Call> {
+                match number { $($number => Some(Call::$name),)* _ => None }
+            }
+
+            /// The call's name as manuals and traces print it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Call::$name => $text,)* }
+            }
+        }
+    };
+}
+
+calls! {
+    /// `()`: does nothing. It is what an entry and exit cost.
+    Null = 0, "null";
+    /// IPC register map: send a message and wait for the reply. `rdi` endpoint (right SEND), `r14` deadline.
+    Call = 1, "call";
+    /// IPC register map: send a message, wait until it was received, want no reply. `rdi` endpoint (right SEND), `r14` deadline.
+    Send = 2, "send";
+    /// IPC register map: wait for a message or for the thread's bound notification. `rdi` endpoint (right RECEIVE), `r14` deadline.
+    Recv = 3, "recv";
+    /// IPC register map: answer. `r15` reply handle, which is consumed also when an error is returned after it was found.
+    Reply = 4, "reply";
+    /// IPC register map: answer `r15` (nobody if it is 0), then wait on `rdi` as `recv` does.
+    ReplyRecv = 5, "reply_recv";
+    /// `(notification, bits)`: or the bits in and wake a waiter. Right SIGNAL.
+    Signal = 6, "signal";
+    /// `(notification)`, `r14` deadline `-> rdx bits`: wait until bits are set, take and clear them all. Right WAIT.
+    Wait = 7, "wait";
+    /// `()`: let another thread of the same priority run.
+    Yield = 8, "yield";
+
+    /// `(handle)`: close it.
+    HandleClose = 16, "handle_close";
+    /// `(handle, rights) -> rdi handle`: a second handle with these rights, which must be a part of the first's. Right DUPLICATE.
+    HandleDuplicate = 17, "handle_duplicate";
+    /// `(handle, pointer to info::HandleInfo)`: what the handle names.
+    HandleQuery = 18, "handle_query";
+    /// `(process, handle, rights) -> rdi handle in that process`: put a copy of the handle into another process's table.
+    /// Right MANAGE on the process, TRANSFER on the handle.
+    HandleGrant = 19, "handle_grant";
+
+    /// `() -> rdi handle`: a new endpoint with all rights.
+    EndpointCreate = 24, "endpoint_create";
+    /// `(endpoint, badge, rights) -> rdi handle`: a handle whose messages carry `badge`. Right MINT.
+    EndpointMint = 25, "endpoint_mint";
+    /// `() -> rdi handle`: a new notification with all rights.
+    NotificationCreate = 26, "notification_create";
+    /// `(notification or 0)`: bind it to the calling thread (0 unbinds), so that its `recv` also waits for it. Right WAIT.
+    NotificationBind = 27, "notification_bind";
+
+    /// `(bytes, flags = 0) -> rdi handle`: memory, zeroed on demand; `bytes` is rounded up to whole pages.
+    MemoryCreate = 32, "memory_create";
+    /// `(hardware, physical address, bytes, cache: 0 uncached, 1 write-combining) -> rdi handle`: device memory. Right HARDWARE.
+    MemoryCreatePhysical = 33, "memory_create_physical";
+    /// `(process, memory, address or 0, offset, bytes, protection) -> rdi address`: map a part of it. All of address, offset
+    /// and bytes are multiples of the page size; address 0 lets the kernel choose. Rights MANAGE on the process, READ, WRITE,
+    /// EXECUTE on the memory as the protection asks.
+    MemoryMap = 34, "memory_map";
+    /// `(process, address, bytes)`: unmap whole pages; unmapped ones inside are passed over. Right MANAGE.
+    MemoryUnmap = 35, "memory_unmap";
+    /// `(process, address, bytes, protection)`: change mapped pages, never beyond the mapping's handle rights at map time. Right MANAGE.
+    MemoryProtect = 36, "memory_protect";
+    /// `(memory, offset, pointer, bytes)`: copy from the object to the caller. Right READ.
+    MemoryRead = 37, "memory_read";
+    /// `(memory, offset, pointer, bytes)`: copy from the caller into the object. Right WRITE.
+    MemoryWrite = 38, "memory_write";
+
+    /// `(name pointer, name bytes) -> rdi handle`: an empty process with an address space and a handle table.
+    ProcessCreate = 48, "process_create";
+    /// `(process, exit code)`: end it and all of its threads. Right MANAGE.
+    ProcessKill = 49, "process_kill";
+    /// `(exit code)`: end the calling process. Does not return.
+    ProcessExit = 50, "process_exit";
+    /// `(process, notification, bits)`: signal the bits when it has ended (at once if it has). Rights QUERY and SIGNAL.
+    ProcessWatch = 51, "process_watch";
+    /// `(process, pointer to info::ProcessInfo)`. Right QUERY.
+    ProcessInfo = 52, "process_info";
+    /// `() -> rdi handle`: a handle to the calling process.
+    ProcessSelf = 53, "process_self";
+
+    /// `(process, entry, stack pointer, argument) -> rdi handle, rsi address of its IPC area`: a thread, not yet started.
+    /// It starts at `entry` with `rdi` = argument, `rsi` = its IPC area, FS base = its IPC area. Right MANAGE.
+    ThreadCreate = 56, "thread_create";
+    /// `(thread)`: let it run. Right MANAGE.
+    ThreadStart = 57, "thread_start";
+    /// `()`: end the calling thread; with the last one the process ends with code 0. Does not return.
+    ThreadExit = 58, "thread_exit";
+    /// `(thread)`: end it. Right MANAGE.
+    ThreadKill = 59, "thread_kill";
+    /// `(thread, priority)`: at most the caller's process's highest. Right MANAGE.
+    ThreadSetPriority = 60, "thread_set_priority";
+    /// `(thread, CPU index)`: run only there (`u64::MAX`: anywhere). Right MANAGE. Before its start only, for now.
+    ThreadSetAffinity = 61, "thread_set_affinity";
+    /// `(fs base)`: set the calling thread's FS base (canonical, lower half).
+    ThreadSetFsBase = 62, "thread_set_fs_base";
+    /// `() -> rdi handle`: a handle to the calling thread.
+    ThreadSelf = 63, "thread_self";
+
+    /// `(hardware, line, flags: 1 = an ISA line number, 0 = a global system interrupt) -> rdi handle`. Right HARDWARE.
+    IrqCreate = 72, "irq_create";
+    /// `(irq, notification, bits)`: signal these bits at each interrupt and unmask the line. Rights MANAGE and SIGNAL.
+    IrqBind = 73, "irq_bind";
+    /// `(irq)`: handled; unmask the line again. Right MANAGE.
+    IrqAcknowledge = 74, "irq_acknowledge";
+    /// `(hardware, first port, count) -> rdi handle`. Right HARDWARE.
+    IoPortsCreate = 75, "io_ports_create";
+    /// `(io ports)`: let the calling process's threads use them by `in` and `out`. Right MANAGE.
+    IoPortsEnable = 76, "io_ports_enable";
+
+    /// `() -> rdi nanoseconds` of monotonic time since boot.
+    ClockNow = 80, "clock_now";
+    /// `()`, `r14` deadline: sleep until then; returns [`Error::TimedOut`](crate::Error::TimedOut) never, `Cancelled` perhaps.
+    Sleep = 81, "sleep";
+
+    /// `(log, pointer, bytes)`: write UTF-8 text to the kernel's log. Right WRITE.
+    LogWrite = 88, "log_write";
+    /// `(log, position, pointer, bytes) -> rdi bytes read, rsi next position`: read the log ring from a byte position; one that
+    /// was overwritten is moved up to the oldest. Right READ.
+    LogRead = 89, "log_read";
+    /// `(log, notification, bits)`: own the serial port and the screen: the kernel stops writing there (until a panic, or until
+    /// this process ends) and signals the bits whenever the log grows. Rights MANAGE and SIGNAL.
+    LogTake = 90, "log_take";
+
+    /// `(system, info::SystemQuery, first index, pointer, bytes) -> rdi records written, rsi records there are`. Right QUERY.
+    SystemQuery = 96, "system_query";
+    /// `(system, info::PowerAction)`: power off or restart the machine. Right POWER.
+    SystemPower = 97, "system_power";
+}

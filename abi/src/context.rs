@@ -1,0 +1,150 @@
+//! A thread's user-mode registers.
+
+/// All that user mode sees of a CPU, FPU and debug registers apart.
+///
+/// It is at once the frame that the kernel's entries build (the last five fields are what the CPU itself pushes, Intel
+/// SDM vol. 3A §6.14) and what a supervisor gets and sets. The order is the assembly's; `arch` asserts each offset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct UserContext {
+    /// General register.
+    pub r15: u64,
+    /// General register.
+    pub r14: u64,
+    /// General register.
+    pub r13: u64,
+    /// General register.
+    pub r12: u64,
+    /// General register.
+    pub rbp: u64,
+    /// General register.
+    pub rbx: u64,
+    /// General register; after `syscall` the flags.
+    pub r11: u64,
+    /// General register.
+    pub r10: u64,
+    /// General register.
+    pub r9: u64,
+    /// General register.
+    pub r8: u64,
+    /// General register; a system call's status.
+    pub rax: u64,
+    /// General register; after `syscall` the return address.
+    pub rcx: u64,
+    /// General register.
+    pub rdx: u64,
+    /// General register.
+    pub rsi: u64,
+    /// General register.
+    pub rdi: u64,
+    /// FS base.
+    pub fs_base: u64,
+    /// GS base.
+    pub gs_base: u64,
+    /// DS selector.
+    pub ds: u16,
+    /// ES selector.
+    pub es: u16,
+    /// FS selector.
+    pub fs: u16,
+    /// GS selector.
+    pub gs: u16,
+    /// Faulting address of the last page fault.
+    pub cr2: u64,
+    /// The system call number as entered; `u64::MAX` if the last entry was none.
+    pub call_number: u64,
+    /// Vector of the last entry; 256 for `syscall`.
+    pub vector: u64,
+    /// Error code of the last entry, 0 where the CPU pushes none.
+    pub error_code: u64,
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Code segment selector.
+    pub cs: u64,
+    /// Flags.
+    pub rflags: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// Stack segment selector.
+    pub ss: u64,
+}
+
+/// What a thread did that ended it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum FaultKind {
+    /// #DE
+    Divide = 0,
+    /// #DB
+    Debug = 1,
+    /// #BP
+    Breakpoint = 3,
+    /// #OF
+    Overflow = 4,
+    /// #BR
+    Bounds = 5,
+    /// #UD
+    InvalidInstruction = 6,
+    /// #NM
+    NoFpu = 7,
+    /// #NP
+    SegmentNotPresent = 11,
+    /// #SS
+    StackSegment = 12,
+    /// #GP
+    Protection = 13,
+    /// #PF
+    Page = 14,
+    /// #MF
+    X87 = 16,
+    /// #AC
+    Alignment = 17,
+    /// #XF
+    Simd = 19,
+    /// Any other vector.
+    Other = 255,
+}
+
+impl FaultKind {
+    /// The kind that exception `vector` is.
+    pub const fn from_vector(vector: u64) -> FaultKind {
+        match vector {
+            0 => FaultKind::Divide,
+            1 => FaultKind::Debug,
+            3 => FaultKind::Breakpoint,
+            4 => FaultKind::Overflow,
+            5 => FaultKind::Bounds,
+            6 => FaultKind::InvalidInstruction,
+            7 => FaultKind::NoFpu,
+            11 => FaultKind::SegmentNotPresent,
+            12 => FaultKind::StackSegment,
+            13 => FaultKind::Protection,
+            14 => FaultKind::Page,
+            16 => FaultKind::X87,
+            17 => FaultKind::Alignment,
+            19 => FaultKind::Simd,
+            _ => FaultKind::Other,
+        }
+    }
+
+    /// The fault in words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            FaultKind::Divide => "divide error",
+            FaultKind::Debug => "debug trap",
+            FaultKind::Breakpoint => "breakpoint",
+            FaultKind::Overflow => "overflow",
+            FaultKind::Bounds => "bound range exceeded",
+            FaultKind::InvalidInstruction => "invalid instruction",
+            FaultKind::NoFpu => "FPU not available",
+            FaultKind::SegmentNotPresent => "segment not present",
+            FaultKind::StackSegment => "stack segment fault",
+            FaultKind::Protection => "general protection fault",
+            FaultKind::Page => "page fault",
+            FaultKind::X87 => "x87 floating-point error",
+            FaultKind::Alignment => "alignment check",
+            FaultKind::Simd => "SIMD floating-point error",
+            FaultKind::Other => "unexpected exception",
+        }
+    }
+}

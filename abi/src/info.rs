@@ -1,0 +1,299 @@
+//! The structures that system calls fill in.
+
+use crate::UserContext;
+
+/// What kind of object a handle names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum ObjectKind {
+    /// An endpoint.
+    Endpoint = 1,
+    /// A one-shot reply.
+    Reply = 2,
+    /// A notification.
+    Notification = 3,
+    /// A memory object.
+    Memory = 4,
+    /// A process.
+    Process = 5,
+    /// A thread.
+    Thread = 6,
+    /// An interrupt line.
+    Irq = 7,
+    /// A range of I/O ports.
+    IoPorts = 8,
+    /// The kernel's log.
+    Log = 9,
+    /// The machine as a whole: hardware, introspection, power, as its rights say.
+    System = 10,
+}
+
+/// What [`Call::HandleQuery`](crate::Call::HandleQuery) tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct HandleInfo {
+    /// An [`ObjectKind`].
+    pub kind: u32,
+    /// The handle's [`Rights`](crate::Rights).
+    pub rights: u32,
+    /// The handle's badge.
+    pub badge: u64,
+    /// Size of a memory object in bytes; else 0.
+    pub size: u64,
+}
+
+/// How a process stands or ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum ProcessState {
+    /// It has threads, or none was ever started.
+    Alive = 0,
+    /// It ended by itself; `code` is its exit code.
+    Exited = 1,
+    /// Somebody ended it; `code` is theirs.
+    Killed = 2,
+    /// A fault ended it; `context` holds the registers.
+    Faulted = 3,
+}
+
+/// What [`Call::ProcessInfo`](crate::Call::ProcessInfo) tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct ProcessInfo {
+    /// Its number, unique since boot.
+    pub id: u64,
+    /// A [`ProcessState`].
+    pub state: u32,
+    /// Threads alive.
+    pub threads: u32,
+    /// Exit code.
+    pub code: u64,
+    /// Pages of memory charged to it.
+    pub pages: u64,
+    /// Handles in its table.
+    pub handles: u64,
+    /// The registers at the fault that ended it.
+    pub context: UserContext,
+}
+
+/// What [`Call::SystemQuery`](crate::Call::SystemQuery) can list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum SystemQuery {
+    /// One [`CpuInfo`] for each CPU.
+    Cpus = 0,
+    /// One [`ThreadInfo`] for each thread.
+    Threads = 1,
+    /// One [`MemoryInfo`].
+    Memory = 2,
+    /// One [`MachineInfo`].
+    Machine = 3,
+}
+
+impl SystemQuery {
+    /// The query with this number.
+    pub const fn from_number(number: u64) -> Option<SystemQuery> {
+        match number {
+            0 => Some(SystemQuery::Cpus),
+            1 => Some(SystemQuery::Threads),
+            2 => Some(SystemQuery::Memory),
+            3 => Some(SystemQuery::Machine),
+            _ => None,
+        }
+    }
+}
+
+/// One CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct CpuInfo {
+    /// Its index, counted from 0 in the order of starting.
+    pub index: u32,
+    /// Its local APIC id.
+    pub apic_id: u32,
+    /// Nanoseconds it spent on threads (not idle).
+    pub busy_ns: u64,
+    /// Nanoseconds since it started.
+    pub up_ns: u64,
+    /// Switches from one thread to another.
+    pub switches: u64,
+    /// Interrupts taken.
+    pub interrupts: u64,
+    /// Interprocessor interrupts sent.
+    pub ipis_sent: u64,
+    /// Threads ready or running there.
+    pub runnable: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What a thread is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum ThreadState {
+    /// Created, not started.
+    New = 0,
+    /// Waits for its turn.
+    Ready = 1,
+    /// On its CPU.
+    Running = 2,
+    /// Blocked in `call` or `send`, not yet received.
+    Sending = 3,
+    /// Blocked in `recv`.
+    Receiving = 4,
+    /// Blocked until its call is answered.
+    AwaitingReply = 5,
+    /// Blocked on a notification.
+    Waiting = 6,
+    /// Blocked until a deadline.
+    Sleeping = 7,
+    /// Ended.
+    Ended = 8,
+}
+
+impl ThreadState {
+    /// The state with this number.
+    pub const fn from_number(number: u32) -> Option<ThreadState> {
+        match number {
+            0 => Some(ThreadState::New),
+            1 => Some(ThreadState::Ready),
+            2 => Some(ThreadState::Running),
+            3 => Some(ThreadState::Sending),
+            4 => Some(ThreadState::Receiving),
+            5 => Some(ThreadState::AwaitingReply),
+            6 => Some(ThreadState::Waiting),
+            7 => Some(ThreadState::Sleeping),
+            8 => Some(ThreadState::Ended),
+            _ => None,
+        }
+    }
+
+    /// One word for it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            ThreadState::New => "new",
+            ThreadState::Ready => "ready",
+            ThreadState::Running => "running",
+            ThreadState::Sending => "sending",
+            ThreadState::Receiving => "receiving",
+            ThreadState::AwaitingReply => "calling",
+            ThreadState::Waiting => "waiting",
+            ThreadState::Sleeping => "sleeping",
+            ThreadState::Ended => "ended",
+        }
+    }
+}
+
+/// Longest process name in bytes.
+pub const NAME_BYTES: usize = 32;
+
+/// One thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct ThreadInfo {
+    /// The process's number.
+    pub process: u64,
+    /// The thread's number, unique since boot.
+    pub thread: u64,
+    /// CPU index on which it runs or last ran.
+    pub cpu: u32,
+    /// A [`ThreadState`].
+    pub state: u32,
+    /// Its effective priority.
+    pub priority: u32,
+    /// Bytes of `name` in use.
+    pub name_bytes: u32,
+    /// Nanoseconds of CPU time.
+    pub cpu_ns: u64,
+    /// The process's name, UTF-8.
+    pub name: [u8; NAME_BYTES],
+}
+
+/// Memory of the machine, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct MemoryInfo {
+    /// All that the kernel manages.
+    pub total: u64,
+    /// Free now.
+    pub free: u64,
+    /// The kernel image.
+    pub kernel_image: u64,
+    /// Page tables, kernel stacks, objects and tables of the kernel.
+    pub kernel: u64,
+    /// Pages of user memory objects.
+    pub user: u64,
+    /// Got back from the boot loader.
+    pub reclaimed: u64,
+}
+
+/// The machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct MachineInfo {
+    /// CPUs that run.
+    pub cpus: u32,
+    /// CPUs that were listed and did not answer.
+    pub cpus_failed: u32,
+    /// Time-stamp counter ticks a second.
+    pub tsc_hz: u64,
+    /// Seconds since 1970 at boot, UTC; 0 if unknown.
+    pub boot_seconds: u64,
+    /// Nanoseconds from the kernel's first instruction to the first user instruction.
+    pub kernel_boot_ns: u64,
+    /// The framebuffer.
+    pub framebuffer: FramebufferInfo,
+}
+
+/// A linear framebuffer of 32-bit pixels; `physical` 0 if the machine has none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct FramebufferInfo {
+    /// Physical address, page-aligned.
+    pub physical: u64,
+    /// Pixels a line.
+    pub width: u32,
+    /// Lines.
+    pub height: u32,
+    /// Bytes from one line to the next.
+    pub pitch: u32,
+    /// Bit position of red (8 bits wide).
+    pub red_shift: u8,
+    /// Bit position of green.
+    pub green_shift: u8,
+    /// Bit position of blue.
+    pub blue_shift: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// What [`Call::SystemPower`](crate::Call::SystemPower) does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum PowerAction {
+    /// Power off (ACPI S5).
+    Off = 0,
+    /// Restart.
+    Restart = 1,
+}
+
+impl PowerAction {
+    /// The action with this number.
+    pub const fn from_number(number: u64) -> Option<PowerAction> {
+        match number {
+            0 => Some(PowerAction::Off),
+            1 => Some(PowerAction::Restart),
+            _ => None,
+        }
+    }
+}
+
+const _: () = {
+    assert!(size_of::<UserContext>() == 27 * 8);
+    assert!(size_of::<HandleInfo>() == 24);
+    assert!(size_of::<CpuInfo>() == 56);
+    assert!(size_of::<ThreadInfo>() == 72);
+    assert!(size_of::<MemoryInfo>() == 48);
+    assert!(size_of::<FramebufferInfo>() == 24);
+    assert!(size_of::<MachineInfo>() == 56);
+};

@@ -1,0 +1,89 @@
+# Every recipe a person runs. `./justw RECIPE` works with nothing prepared; `just RECIPE` where `just` is installed.
+# Variables go before the recipe: `./justw cpus=8 mem=1G qemu-smp`.
+
+# CPUs of the machine
+cpus := "4"
+# its memory, in QEMU's notation
+mem := "512M"
+# QEMU's CPU model (`qemu-system-x86_64 -cpu help`)
+cpu := "max"
+# auto, kvm or tcg
+accel := "auto"
+# QEMU's display: none, gtk, sdl, cocoa
+display := "none"
+# the kernel's command line; empty: as in limine.cfg
+cmdline := ""
+# part of a machine test's name (`suite/4`, `shell`); empty: all
+filter := ""
+# a folder with stock Limine's BOOTX64.EFI, to use in place of the project's own loader
+LIMINE_DIR := env_var_or_default("LIMINE_DIR", "")
+
+tools := "cargo run --quiet --package tools --"
+
+# List the recipes
+default:
+    @just --justfile "{{justfile()}}" --list
+
+# Check for QEMU, OVMF and the Rust targets, and install what is missing where that is possible
+setup: _tools
+    @{{tools}} setup
+
+# The host program behind the recipes; its stdin is not the recipe's.
+_tools:
+    @sh tools/bootstrap.sh < /dev/null
+    @cargo build --package tools < /dev/null
+
+# Build the loader, the kernel and the user programs
+build: _tools
+    @{{tools}} build < /dev/null
+
+# Make build/switchyard.img, the image that QEMU boots and that goes on a USB stick
+image: _tools
+    @{{tools}} image --cmdline "{{cmdline}}" --limine-dir "{{LIMINE_DIR}}" < /dev/null
+
+# Boot in QEMU with several CPUs (cpus=4 mem=512M cpu=max accel=auto display=none cmdline=); stdin may be a pipe
+qemu-smp: setup
+    @{{tools}} run --cpus "{{cpus}}" --mem "{{mem}}" --cpu "{{cpu}}" --accel "{{accel}}" --display "{{display}}" --cmdline "{{cmdline}}" --limine-dir "{{LIMINE_DIR}}"
+
+# Boot in QEMU with one CPU
+qemu: setup
+    @{{tools}} run --cpus 1 --mem "{{mem}}" --cpu "{{cpu}}" --accel "{{accel}}" --display "{{display}}" --cmdline "{{cmdline}}" --limine-dir "{{LIMINE_DIR}}"
+
+# Run every test: on the host, then in machines; the last line is the count
+test: setup
+    @{{tools}} test --filter "{{filter}}" < /dev/null
+
+# Run the tests of libraries and tools on the host
+test-host: _tools
+    @{{tools}} test --only host < /dev/null
+
+# Run the tests that boot machines (filter=NAME for some of them)
+test-machine: setup
+    @{{tools}} test --only machine --filter "{{filter}}" < /dev/null
+
+# List the machine tests by name
+test-list: _tools
+    @{{tools}} test --list < /dev/null
+
+# Count guest instructions per operation, into build/bench.json and a table
+bench: setup
+    @{{tools}} bench < /dev/null
+
+# Boot, type a few commands and save the framebuffer console as a picture
+screenshot path="docs/src/screenshot.png": setup
+    @{{tools}} screenshot "{{path}}" --cpus "{{cpus}}" --mem "{{mem}}" --cpu "{{cpu}}" --accel "{{accel}}" < /dev/null
+
+# Check formatting, and run clippy on every package for its own target
+lint: _tools
+    cargo fmt --all --check
+    @{{tools}} lint < /dev/null
+
+# Build the book in docs/ (needs mdbook, which is optional: nothing else uses it)
+docs:
+    @command -v mdbook > /dev/null || { echo "mdbook is not installed (it is optional): cargo install mdbook --locked" >&2; exit 1; }
+    mdbook build docs
+
+# Remove what was built (.tools, with just and QEMU 10, stays)
+clean:
+    cargo clean
+    rm -rf build

@@ -1,0 +1,170 @@
+//! When the memory of a dead object may be used again.
+//!
+//! The fast path follows a pointer out of a handle table without counting a reference. That is sound
+//! because an object whose last counted reference is gone is only *retired*: it is destroyed after every CPU has passed
+//! a quiescent point (an exit from the kernel, or idle), at which it can hold no such pointer any more. It is the
+//! idea of read-copy-update (McKenney & Slingwine 1998) with the whole kernel entry as the read side.
+//!
+//! In Rust's terms: a kernel entry owns a [`Section`]; a borrowed object lives as long as a shared borrow of
+//! it; whatever may block or leave takes the section by `&mut`, so that no borrow can outlive it.
+//!
+//! Why a counter and no fence: a CPU at its quiescent point reads the global epoch and writes what it read. If it
+//! read an epoch that was advanced after the retirement, x86's total store order has shown it the removal of the
+//! pointer as well, so whatever it loads afterwards can't be the retired object. A late write only delays the end.
+//!
+//! What may go wrong: a CPU that stays in user mode for long passes no quiescent point. Then [`reclaim`] names it as a
+//! straggler to the caller, who sends it an interrupt.
+
+use core::marker::PhantomData;
+use core::ptr;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::sync::{Mutex, level};
+
+/// A stretch of kernel execution between two quiescent points.
+///
+/// It is made by the entry paths and never stored: borrowed objects live at most as long as it.
+pub struct Section {
+    /// A section belongs to the CPU that entered.
+    _not_send: PhantomData<*mut ()>,
+}
+
+impl Section {
+    /// Begins a section.
+    ///
+    /// # Safety
+    /// The caller must be on its way into the kernel (or at a point where this CPU holds no borrowed object), and
+    /// must let the section end before this CPU's next call of [`Seen::pass`].
+    pub unsafe fn enter() -> Section {
+        Section { _not_send: PhantomData }
+    }
+}
+
+/// The global epoch. Epoch 0 is never used as a retirement's.
+static EPOCH: AtomicU64 = AtomicU64::new(1);
+
+/// The epoch that one CPU has seen at its last quiescent point.
+#[repr(transparent)]
+pub struct Seen(AtomicU64);
+
+impl Seen {
+    /// A CPU that is just starting and holds nothing.
+    pub const fn new() -> Seen {
+        Seen(AtomicU64::new(u64::MAX))
+    }
+
+    /// Declares a quiescent point of the CPU that this belongs to.
+    #[inline]
+    pub fn pass(&self) {
+        self.0.store(EPOCH.load(Ordering::Acquire), Ordering::Release);
+    }
+
+    fn has_passed(&self, epoch: u64) -> bool {
+        self.0.load(Ordering::Acquire) > epoch
+    }
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The head of every slab slot, through which retired objects of any type hang together.
+pub(super) struct Retired {
+    pub(super) next: *mut Retired,
+    pub(super) epoch: u64,
+    /// Destroys (a piece of) the object; true when it is done and the slot is free again.
+    pub(super) destroy: unsafe fn(*mut Retired) -> bool,
+}
+
+struct List {
+    head: *mut Retired,
+    tail: *mut Retired,
+}
+
+// SAFETY: the pointers are to slots that nobody else may touch while they are retired; the lock hands them on.
+unsafe impl Send for List {}
+
+static LIST: Mutex<{ level::RETIRED }, List> = Mutex::new(List { head: ptr::null_mut(), tail: ptr::null_mut() });
+static PENDING: AtomicUsize = AtomicUsize::new(0);
+
+/// How many objects wait for their end.
+#[inline]
+pub fn pending() -> usize {
+    PENDING.load(Ordering::Relaxed)
+}
+
+/// Hangs a slot into the list of the retired.
+///
+/// # Safety
+/// The slot's object must be out of reach of everyone but CPUs inside their current sections.
+pub(super) unsafe fn retire(slot: *mut Retired) {
+    let mut list = LIST.lock();
+    // The advance comes after the removal that made the object unreachable, and is what other CPUs must have seen.
+    let epoch = EPOCH.fetch_add(1, Ordering::AcqRel);
+    // SAFETY: the slot is ours alone to link; the tail, if any, is a retired slot under the list's lock.
+    unsafe {
+        (*slot).next = ptr::null_mut();
+        (*slot).epoch = epoch;
+        if list.tail.is_null() {
+            list.head = slot;
+        } else {
+            (*list.tail).next = slot;
+        }
+    }
+    list.tail = slot;
+    drop(list);
+    PENDING.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Destroys up to `budget` pieces of retired objects whose time has come.
+///
+/// `cpus` gives each running CPU's [`Seen`] and `straggler` is told of the position of each that holds the oldest
+/// retired object back. Returns whether there may be more to do at once. The caller is between two sections: it holds no
+/// borrow and no lock.
+pub fn reclaim(
+    budget: usize,
+    cpus: &dyn Fn(&mut dyn FnMut(usize, &Seen)),
+    straggler: &mut dyn FnMut(usize),
+) -> bool {
+    for _ in 0..budget {
+        let Some(mut list) = LIST.try_lock() else { return false };
+        let slot = list.head;
+        if slot.is_null() {
+            return false;
+        }
+        // SAFETY: a slot in the list stays valid until it is taken out under the lock.
+        let epoch = unsafe { (*slot).epoch };
+        let mut late = false;
+        cpus(&mut |index, seen| {
+            if !seen.has_passed(epoch) {
+                late = true;
+                straggler(index);
+            }
+        });
+        if late {
+            return false;
+        }
+        // SAFETY: as above.
+        list.head = unsafe { (*slot).next };
+        if list.head.is_null() {
+            list.tail = ptr::null_mut();
+        }
+        drop(list);
+        // SAFETY: every CPU has passed a quiescent point since the retirement, so this CPU alone knows the object.
+        if unsafe { ((*slot).destroy)(slot) } {
+            PENDING.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            let mut list = LIST.lock();
+            // A piece is left: it goes back to the head, its time has come already.
+            // SAFETY: the slot is still ours alone.
+            unsafe { (*slot).next = list.head };
+            list.head = slot;
+            if list.tail.is_null() {
+                list.tail = slot;
+            }
+        }
+    }
+    pending() != 0
+}

@@ -1,0 +1,223 @@
+//! Locks with a stated order.
+//!
+//! The kernel runs with interrupts off, so a lock needs no irq-saving; what can interrupt it (NMI, machine check)
+//! takes no lock. A CPU that spins serves the requests that must be served anywhere (TLB shoot-down, stop)
+//! through [`Relax`], so that two CPUs which wait for each other can't hang.
+//!
+//! Each lock has a level, and a CPU takes locks in rising levels only. Builds with debug assertions check that at
+//! every lock; [`level`] is the one place where the order is stated.
+
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
+
+use spin::mutex::{SpinMutex, SpinMutexGuard};
+use spin::relax::RelaxStrategy;
+
+/// The lock order: a lock may be taken only while all locks held have a lower level.
+pub mod level {
+    /// The list of all processes, the list of all threads.
+    pub const REGISTRY: u8 = 1;
+    /// A process's list of threads and its state.
+    pub const PROCESS: u8 = 2;
+    /// A process's handle table.
+    pub const TABLE: u8 = 3;
+    /// An endpoint's or a notification's queue; the interrupt lines' bindings.
+    pub const OBJECT: u8 = 4;
+    /// A second endpoint or notification (a notification bound to a thread that waits on an endpoint).
+    pub const OBJECT_SECOND: u8 = 5;
+    /// One thread's wait state.
+    pub const THREAD: u8 = 6;
+    /// A user address space.
+    pub const SPACE: u8 = 8;
+    /// A memory object.
+    pub const MEMORY: u8 = 9;
+    /// The kernel's own address space and stack pool.
+    pub const KERNEL_SPACE: u8 = 10;
+    /// A slab's free list.
+    pub const SLAB: u8 = 11;
+    /// The list of retired objects.
+    pub const RETIRED: u8 = 12;
+    /// Physical frames.
+    pub const FRAMES: u8 = 13;
+    /// I/O APICs and other shared devices of the kernel.
+    pub const DEVICE: u8 = 14;
+    /// The log.
+    pub const LOG: u8 = 15;
+}
+
+/// What a CPU does while it waits for a lock: it serves what must be served anywhere.
+pub struct Relax;
+
+impl RelaxStrategy for Relax {
+    #[inline]
+    fn relax() {
+        #[cfg(target_os = "none")]
+        arch::cpu::relax();
+        #[cfg(not(target_os = "none"))]
+        core::hint::spin_loop();
+    }
+}
+
+/// A spin lock of level `LEVEL` around a `T`.
+pub struct Mutex<const LEVEL: u8, T> {
+    inner: SpinMutex<T, Relax>,
+}
+
+impl<const LEVEL: u8, T> Mutex<LEVEL, T> {
+    /// An open lock around `value`.
+    pub const fn new(value: T) -> Self {
+        Mutex { inner: SpinMutex::new(value) }
+    }
+
+    /// Takes the lock; spins until it is had.
+    ///
+    /// # Panics
+    /// In builds with debug assertions, if this CPU holds a lock of the same or a higher level.
+    #[inline]
+    pub fn lock(&self) -> Guard<'_, LEVEL, T> {
+        order::taking(LEVEL);
+        Guard { inner: self.inner.lock(), _not_send: PhantomData }
+    }
+
+    /// Takes the lock if it is open.
+    ///
+    /// # Panics
+    /// As [`lock`](Self::lock).
+    #[inline]
+    pub fn try_lock(&self) -> Option<Guard<'_, LEVEL, T>> {
+        let inner = self.inner.try_lock()?;
+        order::taking(LEVEL);
+        Some(Guard { inner, _not_send: PhantomData })
+    }
+
+    /// The value, without locking, as nobody else can have it.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.inner.get_mut()
+    }
+
+    /// The value whoever holds the lock.
+    ///
+    /// # Safety
+    /// No other CPU may run code that uses the value: this is for a panic, after the others were stopped.
+    pub unsafe fn force(&self) -> *mut T {
+        self.inner.as_mut_ptr()
+    }
+}
+
+/// A held lock. It opens when it is dropped.
+pub struct Guard<'a, const LEVEL: u8, T> {
+    inner: SpinMutexGuard<'a, T, Relax>,
+    /// A lock belongs to the CPU that took it.
+    _not_send: PhantomData<*mut ()>,
+}
+
+impl<const LEVEL: u8, T> Deref for Guard<'_, LEVEL, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<const LEVEL: u8, T> DerefMut for Guard<'_, LEVEL, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+impl<const LEVEL: u8, T> Drop for Guard<'_, LEVEL, T> {
+    #[inline]
+    fn drop(&mut self) {
+        order::released(LEVEL);
+    }
+}
+
+/// Asserts, in checked builds, that this CPU holds no lock: on the way out of the kernel and before a switch.
+#[inline]
+pub fn assert_none_held() {
+    order::none_held();
+}
+
+/// The check of the order: a mask of held levels for each CPU (each thread on the host).
+mod order {
+    #[cfg(not(any(target_os = "none", test)))]
+    mod mask {
+        pub(super) fn get() -> u64 {
+            0
+        }
+        pub(super) fn set(_: u64) {}
+    }
+
+    #[cfg(target_os = "none")]
+    mod mask {
+        pub(super) fn get() -> u64 {
+            arch::cpu::lock_mask()
+        }
+        pub(super) fn set(mask: u64) {
+            arch::cpu::set_lock_mask(mask);
+        }
+    }
+
+    #[cfg(all(test, not(target_os = "none")))]
+    mod mask {
+        use std::cell::Cell;
+        std::thread_local!(static MASK: Cell<u64> = const { Cell::new(0) });
+        pub(super) fn get() -> u64 {
+            MASK.get()
+        }
+        pub(super) fn set(mask: u64) {
+            MASK.set(mask);
+        }
+    }
+
+    #[inline]
+    pub(super) fn taking(level: u8) {
+        if cfg!(debug_assertions) {
+            let held = mask::get();
+            assert!(held >> level == 0, "lock order: level {level} taken while {held:#b} are held");
+            mask::set(held | 1 << level);
+        }
+    }
+
+    #[inline]
+    pub(super) fn released(level: u8) {
+        if cfg!(debug_assertions) {
+            mask::set(mask::get() & !(1 << level));
+        }
+    }
+
+    #[inline]
+    pub(super) fn none_held() {
+        if cfg!(debug_assertions) {
+            let held = mask::get();
+            assert!(held == 0, "locks {held:#b} are still held");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rising_levels_may_nest_and_levels_are_released() {
+        let low: Mutex<1, u32> = Mutex::new(1);
+        let high: Mutex<2, u32> = Mutex::new(2);
+        for _ in 0..2 {
+            let a = low.lock();
+            let b = high.lock();
+            assert_eq!(*a + *b, 3);
+        }
+        assert_none_held();
+    }
+
+    #[test]
+    #[should_panic(expected = "lock order")]
+    fn falling_levels_are_caught() {
+        let low: Mutex<1, u32> = Mutex::new(1);
+        let high: Mutex<2, u32> = Mutex::new(2);
+        let _b = high.lock();
+        let _a = low.lock();
+    }
+}

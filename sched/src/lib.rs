@@ -1,1 +1,44 @@
-//! To come.
+//! Scheduling policy: who runs next, where, and until when.
+//!
+//! This room knows no register and no lock. It is generic over the *thread reference*, a small `Copy` value
+//! that the kernel chooses (see [`Node`]), and every queue in it is intrusive: the links live in the thread,
+//! so nothing here allocates and nothing here can fail for want of memory.
+//!
+//! | idea | type | who touches it |
+//! |---|---|---|
+//! | who runs next on a CPU | [`RunQueue`] | that CPU only |
+//! | wake-ups from other CPUs | [`Inbox`] | any CPU pushes, the owner drains |
+//! | deadlines of a CPU | [`TimerQueue`] | that CPU only |
+//! | queues of waiting threads | [`List`] | whoever holds the object's lock |
+//! | time slices and preemption | [`Slice`], [`Turn`] | pure values |
+//! | where a new thread goes | [`CpuPicker`] | any CPU |
+//!
+//! Wherever a priority appears it is the *effective* one: the highest of the thread's own and of all that it
+//! inherits. How it comes about is the caller's business; when it changes while the thread is queued, the
+//! caller calls [`RunQueue::requeue`].
+//!
+//! What may go wrong: a queue holds a thread *reference* and keeps nothing alive. A thread must stay allocated
+//! while it is in any queue, and links must not be shared by two queues of one kind at a time. Debug builds
+//! assert the second; the first is the kernel's object-lifetime scheme.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+mod atomic;
+mod inbox;
+mod list;
+mod node;
+mod placement;
+mod priority;
+mod run_queue;
+mod slice;
+mod timer;
+
+pub use inbox::{Inbox, Pushed};
+pub use list::{Iter, List};
+pub use node::{Links, Node};
+pub use placement::{Affinity, CpuLoad, CpuPicker};
+pub use priority::EffectivePriority;
+pub use run_queue::RunQueue;
+pub use slice::{QUANTUM_NS, Slice, Turn, next_interrupt};
+pub use timer::TimerQueue;

@@ -1,0 +1,148 @@
+//! A first-in first-out list of threads, linked through the threads themselves.
+//!
+//! It is the level of a run queue, and as well what an endpoint or a notification keeps its waiters in: a
+//! blocked thread is in no run queue, so both use the same links. Every operation is O(1), the removal of a
+//! thread from the middle (its deadline passed, it was killed) included.
+//!
+//! What may go wrong: a thread removed through another list than the one it is in. Debug builds assert what can
+//! be seen of that at the ends of the list.
+
+use crate::atomic::Ordering;
+use crate::node::{ListLinks, Node};
+
+/// A list of threads. Exclusive use is the caller's affair: `&mut` says so.
+pub struct List<T> {
+    head: Option<T>,
+    tail: Option<T>,
+}
+
+impl<T: Node> List<T> {
+    /// An empty list.
+    pub const fn new() -> List<T> {
+        List { head: None, tail: None }
+    }
+
+    /// Whether nobody is in it.
+    pub const fn is_empty(&self) -> bool {
+        self.head.is_none()
+    }
+
+    /// The first thread, which stays in the list.
+    pub const fn front(&self) -> Option<T> {
+        self.head
+    }
+
+    /// Adds a thread at the end. It must be in no list and no run queue (asserted in debug builds).
+    pub fn push_back(&mut self, thread: T) {
+        self.link_back(thread, ListLinks::<T>::PLAIN_LIST);
+    }
+
+    /// Adds a thread at the front. It must be in no list and no run queue (asserted in debug builds).
+    pub fn push_front(&mut self, thread: T) {
+        self.link_front(thread, ListLinks::<T>::PLAIN_LIST);
+    }
+
+    /// Takes the first thread out.
+    pub fn pop_front(&mut self) -> Option<T> {
+        let thread = self.head?;
+        self.unlink(thread);
+        Some(thread)
+    }
+
+    /// Takes a thread out, wherever it stands; `false` if it is in no list.
+    ///
+    /// A thread that is in *another* list must not be given.
+    pub fn remove(&mut self, thread: T) -> bool {
+        if thread.links().list.place.load(Ordering::Relaxed) != ListLinks::<T>::PLAIN_LIST {
+            debug_assert!(!thread.links().is_listed(), "removing from a list what a run queue holds");
+            return false;
+        }
+        self.unlink(thread);
+        true
+    }
+
+    /// The threads from first to last.
+    pub const fn iter(&self) -> Iter<'_, T> {
+        Iter { list: core::marker::PhantomData, next: self.head }
+    }
+
+    pub(crate) fn link_back(&mut self, thread: T, place: u32) {
+        Self::enter(thread, place);
+        let links = thread.links();
+        links.list.previous.set(self.tail);
+        links.list.next.set(None);
+        match self.tail {
+            Some(tail) => tail.links().list.next.set(Some(thread)),
+            None => self.head = Some(thread),
+        }
+        self.tail = Some(thread);
+    }
+
+    pub(crate) fn link_front(&mut self, thread: T, place: u32) {
+        Self::enter(thread, place);
+        let links = thread.links();
+        links.list.next.set(self.head);
+        links.list.previous.set(None);
+        match self.head {
+            Some(head) => head.links().list.previous.set(Some(thread)),
+            None => self.tail = Some(thread),
+        }
+        self.head = Some(thread);
+    }
+
+    pub(crate) fn unlink(&mut self, thread: T) {
+        let links = &thread.links().list;
+        let (previous, next) = (links.previous.get(), links.next.get());
+        match previous {
+            Some(previous) => previous.links().list.next.set(next),
+            None => {
+                debug_assert!(self.head == Some(thread), "the thread is in another list");
+                self.head = next;
+            }
+        }
+        match next {
+            Some(next) => next.links().list.previous.set(previous),
+            None => {
+                debug_assert!(self.tail == Some(thread), "the thread is in another list");
+                self.tail = previous;
+            }
+        }
+        links.next.set(None);
+        links.previous.set(None);
+        links.place.store(ListLinks::<T>::NOWHERE, Ordering::Relaxed);
+    }
+
+    fn enter(thread: T, place: u32) {
+        debug_assert!(!thread.links().is_listed(), "the thread is in a list or run queue already");
+        thread.links().list.place.store(place, Ordering::Relaxed);
+    }
+}
+
+impl<T: Node> Default for List<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<'a, T: Node> IntoIterator for &'a List<T> {
+    type Item = T;
+    type IntoIter = Iter<'a, T>;
+    fn into_iter(self) -> Iter<'a, T> {
+        self.iter()
+    }
+}
+
+/// The threads of a [`List`] from first to last.
+pub struct Iter<'a, T> {
+    list: core::marker::PhantomData<&'a List<T>>,
+    next: Option<T>,
+}
+
+impl<T: Node> Iterator for Iter<'_, T> {
+    type Item = T;
+    fn next(&mut self) -> Option<T> {
+        let thread = self.next?;
+        self.next = thread.links().list.next.get();
+        Some(thread)
+    }
+}

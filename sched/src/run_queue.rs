@@ -1,0 +1,130 @@
+//! The ready threads of one CPU.
+//!
+//! One first-in first-out list for each priority, and a word with one bit for each list that is not empty: the
+//! highest ready priority is one `lzcnt` away, and every operation is O(1) whatever the number of threads.
+//! Within a level threads take turns; between levels the higher always wins (there is no ageing: a level that
+//! must not starve the others gets a budget, which sits above this queue).
+//!
+//! The running thread is not in the queue. Only the CPU that owns the queue touches it; other CPUs go through
+//! its [`Inbox`](crate::Inbox).
+
+use crate::atomic::Ordering;
+use crate::list::List;
+use crate::node::{ListLinks, Node};
+use crate::priority::EffectivePriority;
+
+/// A run queue with 64 priorities.
+pub struct RunQueue<T> {
+    /// Bit *n*: level *n* is not empty.
+    ready: u64,
+    length: usize,
+    levels: [List<T>; EffectivePriority::LEVELS],
+}
+
+impl<T: Node> RunQueue<T> {
+    /// An empty queue.
+    pub const fn new() -> RunQueue<T> {
+        RunQueue { ready: 0, length: 0, levels: [const { List::new() }; EffectivePriority::LEVELS] }
+    }
+
+    /// How many threads are ready.
+    pub const fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether no thread is ready.
+    pub const fn is_empty(&self) -> bool {
+        self.ready == 0
+    }
+
+    /// The highest priority of all ready threads.
+    #[inline]
+    pub const fn peek_priority(&self) -> Option<EffectivePriority> {
+        match self.ready.checked_ilog2() {
+            Some(level) => EffectivePriority::new(level as u8),
+            None => None,
+        }
+    }
+
+    /// Adds a thread behind all others of its priority. It must be in no list and no run queue (asserted in
+    /// debug builds).
+    pub fn push_back(&mut self, thread: T, priority: EffectivePriority) {
+        self.note_push(priority);
+        self.levels[priority.index()].link_back(thread, place(priority));
+    }
+
+    /// Adds a thread before all others of its priority: one that was preempted and has time left. It must be in
+    /// no list and no run queue (asserted in debug builds).
+    pub fn push_front(&mut self, thread: T, priority: EffectivePriority) {
+        self.note_push(priority);
+        self.levels[priority.index()].link_front(thread, place(priority));
+    }
+
+    /// Takes out the thread that must run next: the first of the highest ready priority.
+    #[must_use = "the thread is in no queue any more"]
+    pub fn pop_highest(&mut self) -> Option<T> {
+        let priority = self.peek_priority()?;
+        let thread = self.levels[priority.index()].front()?;
+        self.unlink(thread, priority);
+        Some(thread)
+    }
+
+    /// Takes a thread out, wherever it stands; `false` if it is not ready.
+    ///
+    /// A thread that is in *another* queue must not be given: take its CPU from the thread first.
+    pub fn remove(&mut self, thread: T) -> bool {
+        match self.priority_of(thread) {
+            Some(priority) => {
+                self.unlink(thread, priority);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The priority at which the thread is queued, `None` if it is in no run queue.
+    pub fn priority_of(&self, thread: T) -> Option<EffectivePriority> {
+        let place = thread.links().list.place.load(Ordering::Relaxed);
+        EffectivePriority::new(place.checked_sub(ListLinks::<T>::LEVEL_0)? as u8)
+    }
+
+    /// Moves a ready thread to the end of another level, as its effective priority changed; `false` if it is not
+    /// ready. A thread that is at this priority already keeps its turn.
+    pub fn requeue(&mut self, thread: T, priority: EffectivePriority) -> bool {
+        match self.priority_of(thread) {
+            None => false,
+            Some(old) if old == priority => true,
+            Some(old) => {
+                self.unlink(thread, old);
+                self.push_back(thread, priority);
+                true
+            }
+        }
+    }
+
+    fn note_push(&mut self, priority: EffectivePriority) {
+        self.ready |= 1 << priority.level();
+        self.length += 1;
+    }
+
+    fn unlink(&mut self, thread: T, priority: EffectivePriority) {
+        let level = &mut self.levels[priority.index()];
+        debug_assert!(!level.is_empty(), "the thread is in another run queue");
+        level.unlink(thread);
+        if level.is_empty() {
+            self.ready &= !(1 << priority.level());
+        }
+        self.length -= 1;
+    }
+}
+
+impl<T: Node> Default for RunQueue<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+const fn place(priority: EffectivePriority) -> u32 {
+    // `ListLinks::LEVEL_0`, which can't be named without a node type.
+    2 + priority.level() as u32
+}

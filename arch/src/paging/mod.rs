@@ -1,1 +1,35 @@
-//! To come.
+//! Four-level page tables: the mechanism.
+//!
+//! [`PageTables`] maps, unmaps, changes and looks up pages in a tree of tables that it reaches through the direct
+//! map, so that the same code runs on the machine and, over an arena, in host tests. Entries and flags are the
+//! `x86_64` crate's. Its `Mapper`s are not used: their `map_to` refuses the PAT bit of 4 KiB pages (it is
+//! the large-page bit of the other levels), and they can't take a whole subtree out at once, which is what keeps
+//! unmapping short.
+//!
+//! What may be mapped is a matter of types: [`Access`] has no writable and executable kind, a page is global exactly if
+//! it is the kernel's, and [`Cache`] names memory types and never bits.
+//!
+//! What may go wrong: an entry is also written by the CPU (accessed and dirty bits) and read by the page walkers of
+//! all CPUs, so every access here is volatile and a whole entry; and nothing here flushes a TLB, which is
+//! [`tlb`](crate::tlb)'s business.
+
+mod attributes;
+#[cfg(target_os = "none")]
+mod root;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+pub use attributes::{Access, Attributes, Cache, Owner, PAT_VALUE, PageSize};
+#[cfg(target_os = "none")]
+pub use root::{current_root, flush_all_but_global, invalidate_page, load_root, supports_1g_pages};
+pub use tables::{FrameSource, MapError, PageTables, Translation};
+
+/// Bytes of a small page and of a table.
+pub const PAGE_BYTES: u64 = 4096;
+/// Entries of a table.
+pub const ENTRIES: usize = 512;
+/// First address of the kernel's half.
+pub const KERNEL_HALF: u64 = 0xFFFF_8000_0000_0000;
+/// The bits of an entry that hold the physical address (Intel SDM vol. 3A §4.5, with the architectural 52 bits).
+pub const ADDRESS_MASK: u64 = 0x000F_FFFF_FFFF_F000;

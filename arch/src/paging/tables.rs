@@ -1,0 +1,360 @@
+//! A tree of page tables and the operations on it.
+
+use x86_64::structures::paging::PageTableFlags as Flags;
+use x86_64::structures::paging::page_table::PageTableEntry;
+
+use super::{ADDRESS_MASK, Attributes, ENTRIES, KERNEL_HALF, PAGE_BYTES, PageSize};
+use crate::addr::{PhysAddr, VirtAddr};
+use crate::memory::phys_to_virt;
+
+/// Where tables come from.
+pub trait FrameSource {
+    /// A zeroed frame for a table, if there is one.
+    fn allocate_table(&mut self) -> Option<PhysAddr>;
+}
+
+/// Why a page could not be mapped, unmapped or changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapError {
+    /// A page (of this or another size) is mapped there.
+    AlreadyMapped,
+    /// No page is mapped there.
+    NotMapped,
+    /// A page of another size is mapped there.
+    OtherSize,
+    /// An address is no multiple of the page size.
+    Unaligned,
+    /// No frame for a table.
+    NoMemory,
+}
+
+impl From<MapError> for abi::Error {
+    fn from(error: MapError) -> abi::Error {
+        match error {
+            MapError::AlreadyMapped => abi::Error::AlreadyMapped,
+            MapError::NotMapped => abi::Error::NotMapped,
+            MapError::OtherSize | MapError::Unaligned => abi::Error::BadArgument,
+            MapError::NoMemory => abi::Error::NoMemory,
+        }
+    }
+}
+
+/// What an address is mapped to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translation {
+    /// The physical address of the very byte.
+    pub physical: PhysAddr,
+    /// The size of the page.
+    pub size: PageSize,
+    /// What the page allows.
+    pub attributes: Attributes,
+}
+
+/// A tree of page tables, named by its root. Copies of the name name the same tree; whoever changes it holds
+/// the lock of the address space.
+#[derive(PartialEq, Eq, Debug)]
+pub struct PageTables {
+    root: PhysAddr,
+}
+
+/// Level of the root table.
+const ROOT_LEVEL: u32 = 4;
+
+impl PageTables {
+    /// The tree with this root.
+    ///
+    /// # Safety
+    /// `root` must be a table whose present entries lead to tables, all within the direct map, and nobody else may change it
+    /// while this value is used.
+    pub unsafe fn from_root(root: PhysAddr) -> PageTables {
+        PageTables { root }
+    }
+
+    /// An empty tree.
+    ///
+    /// # Errors
+    /// [`MapError::NoMemory`]
+    pub fn new(frames: &mut impl FrameSource) -> Result<PageTables, MapError> {
+        Ok(PageTables {
+            root: frames.allocate_table().ok_or(MapError::NoMemory)?,
+        })
+    }
+
+    /// A tree with an empty user half and `kernel`'s upper half. The kernel's upper root entries are all
+    /// filled at boot and never change, so that copying them once shares the whole half.
+    ///
+    /// # Errors
+    /// [`MapError::NoMemory`]
+    pub fn with_kernel_half_of(
+        kernel: &PageTables,
+        frames: &mut impl FrameSource,
+    ) -> Result<PageTables, MapError> {
+        let tables = PageTables::new(frames)?;
+        tables.share_kernel_half(kernel);
+        Ok(tables)
+    }
+
+    /// Copies the upper 256 root entries of `kernel`.
+    pub fn share_kernel_half(&self, kernel: &PageTables) {
+        for index in ENTRIES / 2..ENTRIES {
+            let entry = read(kernel.root, index);
+            debug_assert!(entry != 0, "the kernel half is filled before it is shared");
+            write(self.root, index, entry);
+        }
+    }
+
+    /// The root table.
+    #[inline]
+    pub fn root(&self) -> PhysAddr {
+        self.root
+    }
+
+    /// Puts an empty table behind every upper root entry that has none.
+    ///
+    /// # Errors
+    /// [`MapError::NoMemory`]
+    pub fn fill_kernel_half(&mut self, frames: &mut impl FrameSource) -> Result<(), MapError> {
+        for index in ENTRIES / 2..ENTRIES {
+            if read(self.root, index) == 0 {
+                let table = frames.allocate_table().ok_or(MapError::NoMemory)?;
+                write(self.root, index, table_entry(table, false));
+            }
+        }
+        Ok(())
+    }
+
+    /// Maps a page. On an error nothing is mapped; tables made on the way stay, empty.
+    ///
+    /// # Errors
+    /// [`MapError::Unaligned`], [`MapError::AlreadyMapped`], [`MapError::NoMemory`]
+    ///
+    /// # Safety
+    /// If the tables are in use, nothing may rely on `at` being unmapped, and what the mapping lets anyone do to the frame must
+    /// be sound as long as the mapping is there.
+    pub unsafe fn map(
+        &mut self,
+        at: VirtAddr,
+        frame: PhysAddr,
+        size: PageSize,
+        attributes: Attributes,
+        frames: &mut impl FrameSource,
+    ) -> Result<(), MapError> {
+        if !at.is_aligned(size.bytes()) || !frame.is_aligned(size.bytes()) {
+            return Err(MapError::Unaligned);
+        }
+        let user = at.as_u64() < KERNEL_HALF;
+        let mut table = self.root;
+        let mut level = ROOT_LEVEL;
+        while level > size.level() {
+            let index = index_at(at.as_u64(), level);
+            let entry = read(table, index);
+            table = if entry == 0 {
+                let next = frames.allocate_table().ok_or(MapError::NoMemory)?;
+                write(table, index, table_entry(next, user));
+                next
+            } else if is_leaf(entry, level) {
+                return Err(MapError::AlreadyMapped);
+            } else {
+                address_of(entry)
+            };
+            level -= 1;
+        }
+        let index = index_at(at.as_u64(), level);
+        if read(table, index) != 0 {
+            return Err(MapError::AlreadyMapped);
+        }
+        write(table, index, frame.as_u64() | attributes.leaf_bits(size));
+        Ok(())
+    }
+
+    /// Takes one page out and tells what it was. TLBs may still hold it.
+    ///
+    /// # Errors
+    /// [`MapError::NotMapped`]; [`MapError::OtherSize`] if a page of another size is there.
+    ///
+    /// # Safety
+    /// Nothing may use the mapping any more, and the frame may be reused only after all TLBs forgot it.
+    pub unsafe fn unmap(&mut self, at: VirtAddr, size: PageSize) -> Result<PhysAddr, MapError> {
+        let (table, level) = self.leaf_table(at).ok_or(MapError::NotMapped)?;
+        if level != size.level() {
+            return Err(MapError::OtherSize);
+        }
+        let index = index_at(at.as_u64(), level);
+        let frame = frame_of(read(table, index), level);
+        write(table, index, 0);
+        Ok(frame)
+    }
+
+    /// Changes what a mapped page allows. TLBs may still hold the former rights.
+    ///
+    /// # Errors
+    /// [`MapError::NotMapped`]
+    ///
+    /// # Safety
+    /// As for [`map`](Self::map), for what the page allows now.
+    pub unsafe fn protect(&mut self, at: VirtAddr, attributes: Attributes) -> Result<(), MapError> {
+        let (table, level) = self.leaf_table(at).ok_or(MapError::NotMapped)?;
+        let index = index_at(at.as_u64(), level);
+        let frame = frame_of(read(table, index), level);
+        write(
+            table,
+            index,
+            frame.as_u64() | attributes.leaf_bits(PageSize::of_level(level)),
+        );
+        Ok(())
+    }
+
+    /// What `address` is mapped to.
+    pub fn translate(&self, address: VirtAddr) -> Option<Translation> {
+        let (table, level) = self.leaf_table(address)?;
+        let entry = read(table, index_at(address.as_u64(), level));
+        let size = PageSize::of_level(level);
+        let offset = address.as_u64() & (size.bytes() - 1);
+        Some(Translation {
+            physical: frame_of(entry, level) + offset,
+            size,
+            attributes: Attributes::from_entry(entry, size),
+        })
+    }
+
+    /// Takes everything in `start..end` out. Tables that lie wholly in the range go as a whole, with one write: their
+    /// frames and levels (1 to 3) are told to `taken`, and the tree below them is left as it was. So the
+    /// work is bounded by the edges of the range (some thousand entries), however much is mapped in it.
+    ///
+    /// Returns whether anything was taken out; then TLBs and page walkers may still use it, and the tables
+    /// must stay as they are until those were flushed.
+    ///
+    /// # Panics
+    /// In builds with debug assertions, if a bound is unaligned, or the edge cuts a large page.
+    ///
+    /// # Safety
+    /// Nothing may use the mappings any more, and what they mapped may be reused only after all TLBs forgot it.
+    pub unsafe fn unlink(
+        &mut self,
+        start: u64,
+        end: u64,
+        taken: &mut dyn FnMut(PhysAddr, u32),
+    ) -> bool {
+        debug_assert!(start.is_multiple_of(PAGE_BYTES) && end.is_multiple_of(PAGE_BYTES));
+        debug_assert!(end <= 1 << 47, "only the user half is ever unlinked");
+        start < end && unlink_in(self.root, ROOT_LEVEL, start, end, taken)
+    }
+
+    /// Takes the tables below all lower root entries out, as [`unlink`](Self::unlink) does for a range.
+    ///
+    /// # Safety
+    /// As for [`unlink`](Self::unlink).
+    pub unsafe fn unlink_user_half(&mut self, taken: &mut dyn FnMut(PhysAddr, u32)) {
+        for index in 0..ENTRIES / 2 {
+            let entry = read(self.root, index);
+            if entry != 0 {
+                write(self.root, index, 0);
+                taken(address_of(entry), ROOT_LEVEL - 1);
+            }
+        }
+    }
+
+    /// The table that holds the leaf entry of `address`, and its level.
+    fn leaf_table(&self, address: VirtAddr) -> Option<(PhysAddr, u32)> {
+        let mut table = self.root;
+        let mut level = ROOT_LEVEL;
+        loop {
+            let entry = read(table, index_at(address.as_u64(), level));
+            if entry == 0 {
+                return None;
+            }
+            if is_leaf(entry, level) {
+                return Some((table, level));
+            }
+            table = address_of(entry);
+            level -= 1;
+        }
+    }
+}
+
+fn unlink_in(
+    table: PhysAddr,
+    level: u32,
+    start: u64,
+    end: u64,
+    taken: &mut dyn FnMut(PhysAddr, u32),
+) -> bool {
+    let span = 1u64 << shift(level);
+    let mut changed = false;
+    let mut at = start;
+    while at < end {
+        let base = at & !(span - 1);
+        let next = base + span;
+        let index = index_at(at, level);
+        let entry = read(table, index);
+        if entry != 0 {
+            let whole = base >= start && next <= end;
+            if is_leaf(entry, level) {
+                debug_assert!(whole, "the edge of a range cuts a large page");
+                write(table, index, 0);
+                changed = true;
+            } else if whole {
+                write(table, index, 0);
+                taken(address_of(entry), level - 1);
+                changed = true;
+            } else {
+                changed |= unlink_in(address_of(entry), level - 1, at, next.min(end), taken);
+            }
+        }
+        at = next;
+    }
+    changed
+}
+
+/// Bits of an address below the index into a table of `level`.
+const fn shift(level: u32) -> u32 {
+    12 + 9 * (level - 1)
+}
+
+const fn index_at(address: u64, level: u32) -> usize {
+    (address >> shift(level)) as usize & (ENTRIES - 1)
+}
+
+/// Whether a present entry of a table of `level` maps a page.
+fn is_leaf(entry: u64, level: u32) -> bool {
+    level == 1 || entry & Flags::HUGE_PAGE.bits() != 0
+}
+
+fn address_of(entry: u64) -> PhysAddr {
+    PhysAddr::new(entry & ADDRESS_MASK)
+}
+
+/// The frame that a leaf entry of a table of `level` maps: bit 12 of a large page's entry is its PAT bit.
+fn frame_of(entry: u64, level: u32) -> PhysAddr {
+    PhysAddr::new(entry & ADDRESS_MASK & !(PageSize::of_level(level).bytes() - 1))
+}
+
+/// The entry that leads to a table: it allows everything, the leaf decides (Intel SDM vol. 3A §4.6).
+fn table_entry(table: PhysAddr, user: bool) -> u64 {
+    let mut flags = Flags::PRESENT | Flags::WRITABLE;
+    if user {
+        flags |= Flags::USER_ACCESSIBLE;
+    }
+    let mut entry = PageTableEntry::new();
+    entry.set_addr(table, flags);
+    entry.addr().as_u64() | entry.flags().bits()
+}
+
+fn entry_at(table: PhysAddr, index: usize) -> *mut u64 {
+    const { assert!(size_of::<PageTableEntry>() == 8) };
+    debug_assert!(index < ENTRIES);
+    phys_to_virt(table).cast::<u64>().wrapping_add(index)
+}
+
+/// Reads an entry.
+fn read(table: PhysAddr, index: usize) -> u64 {
+    // SAFETY: `table` is a table of a tree (the promise of whoever made the tree), so its frame is in the direct map;
+    // the index is below 512. Volatile, as the CPU writes accessed and dirty bits.
+    unsafe { entry_at(table, index).read_volatile() }
+}
+
+/// Writes an entry with one store, so that page walkers see the former or the new one.
+fn write(table: PhysAddr, index: usize, entry: u64) {
+    // SAFETY: as in `read`; the tree is changed by one CPU at a time.
+    unsafe { entry_at(table, index).write_volatile(entry) };
+}

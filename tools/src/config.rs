@@ -50,8 +50,12 @@ mod tests {
 
     #[test]
     fn command_line_is_added_where_there_was_none() {
-        let new = with_cmdline("/One\n    protocol: limine\n/Two\n    cmdline: keep\n", "z").unwrap();
-        assert_eq!(new, "/One\n    cmdline: z\n    protocol: limine\n/Two\n    cmdline: keep\n");
+        let new =
+            with_cmdline("/One\n    protocol: limine\n/Two\n    cmdline: keep\n", "z").unwrap();
+        assert_eq!(
+            new,
+            "/One\n    cmdline: z\n    protocol: limine\n/Two\n    cmdline: keep\n"
+        );
     }
 
     #[test]

@@ -61,7 +61,9 @@ pub fn write(path: &Path, files: &Files) -> Result<()> {
     let serial = (print.as_u128() >> 96) as u32;
     esp::write(BufStream::new(volume), files, serial, FIRST_SECTOR)?;
     file.as_file_mut().flush()?;
-    let file = file.persist(path).with_context(|| path.display().to_string())?;
+    let file = file
+        .persist(path)
+        .with_context(|| path.display().to_string())?;
     make_readable(&file)
 }
 
@@ -73,7 +75,8 @@ fn make_readable(file: &std::fs::File) -> Result<()> {
 }
 
 fn write_table(file: &mut std::fs::File, print: Uuid) -> Result<()> {
-    let last = u32::try_from(SIZE / SECTOR - 1).context("the image is too big for a protective MBR")?;
+    let last =
+        u32::try_from(SIZE / SECTOR - 1).context("the image is too big for a protective MBR")?;
     ProtectiveMBR::with_lb_size(last)
         .overwrite_lba0(file)
         .context("protective MBR")?;
@@ -128,6 +131,7 @@ pub fn read(path: &Path) -> Result<Files> {
     let mut copy = Vec::new();
     let mut file = std::fs::File::open(path)?;
     file.seek(std::io::SeekFrom::Start(first * SECTOR))?;
-    file.take((last + 1 - first) * SECTOR).read_to_end(&mut copy)?;
+    file.take((last + 1 - first) * SECTOR)
+        .read_to_end(&mut copy)?;
     esp::read(std::io::Cursor::new(copy))
 }

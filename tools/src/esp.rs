@@ -27,7 +27,12 @@ const BACKUP_BOOT_SECTOR: u64 = 6;
 ///
 /// # Errors
 /// If the files don't fit or the volume can't be written.
-pub fn write<V: Read + Write + Seek>(mut volume: V, files: &Files, serial: u32, first_sector: u64) -> Result<()> {
+pub fn write<V: Read + Write + Seek>(
+    mut volume: V,
+    files: &Files,
+    serial: u32,
+    first_sector: u64,
+) -> Result<()> {
     let bytes: u64 = files.values().map(|f| f.len() as u64).sum();
     ensure!(
         bytes < SIZE - (4 << 20),
@@ -47,13 +52,16 @@ pub fn write<V: Read + Write + Seek>(mut volume: V, files: &Files, serial: u32, 
     }
     volume.rewind()?;
 
-    let fs = fatfs::FileSystem::new(&mut volume, fatfs::FsOptions::new()).context("the new EFI system partition")?;
+    let fs = fatfs::FileSystem::new(&mut volume, fatfs::FsOptions::new())
+        .context("the new EFI system partition")?;
     for (name, bytes) in files {
         let mut folder = fs.root_dir();
         let mut parts = name.split('/').filter(|p| !p.is_empty()).peekable();
         while let Some(part) = parts.next() {
             if parts.peek().is_some() {
-                folder = folder.create_dir(part).with_context(|| format!("folder {part} of {name}"))?;
+                folder = folder
+                    .create_dir(part)
+                    .with_context(|| format!("folder {part} of {name}"))?;
             } else {
                 let mut file = folder.create_file(part).with_context(|| name.clone())?;
                 file.truncate()?;
@@ -71,7 +79,8 @@ pub fn write<V: Read + Write + Seek>(mut volume: V, files: &Files, serial: u32, 
 /// # Errors
 /// If the volume is no FAT32 volume or can't be read.
 pub fn read<V: Read + Write + Seek>(volume: V) -> Result<Files> {
-    let fs = fatfs::FileSystem::new(volume, fatfs::FsOptions::new()).context("EFI system partition")?;
+    let fs =
+        fatfs::FileSystem::new(volume, fatfs::FsOptions::new()).context("EFI system partition")?;
     ensure!(
         fs.fat_type() == fatfs::FatType::Fat32,
         "the EFI system partition is {:?}, not FAT32",
@@ -82,7 +91,11 @@ pub fn read<V: Read + Write + Seek>(volume: V) -> Result<Files> {
     Ok(files)
 }
 
-fn read_below<V: Read + Write + Seek>(folder: &fatfs::Dir<V>, prefix: &str, files: &mut Files) -> Result<()> {
+fn read_below<V: Read + Write + Seek>(
+    folder: &fatfs::Dir<V>,
+    prefix: &str,
+    files: &mut Files,
+) -> Result<()> {
     for entry in folder.iter() {
         let entry = entry?;
         let name = entry.file_name();

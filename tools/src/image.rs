@@ -66,10 +66,14 @@ impl Plan {
 pub fn archive_files(ws: &Workspace, archive: Archive, profile: Profile) -> Result<Files> {
     let mut files = initrd::collect(&ws.root.join("initrd"), archive)?;
     for program in &ws.programs {
-        let packed = program.name != INIT && (archive == Archive::Test || program.archive == Archive::Product);
+        let packed = program.name != INIT
+            && (archive == Archive::Test || program.archive == Archive::Product);
         if packed {
             let path = cargo::artefact(ws, USER, profile, &program.name);
-            files.insert(format!("bin/{}", program.name), cargo::read_stripped(ws, &path)?);
+            files.insert(
+                format!("bin/{}", program.name),
+                cargo::read_stripped(ws, &path)?,
+            );
         }
     }
     Ok(files)
@@ -84,14 +88,16 @@ pub fn contents(ws: &Workspace, plan: &Plan) -> Result<Files> {
         None => cargo::artefact(ws, UEFI, Profile::Release, "bootx64.efi"),
         Some(folder) => stock_loader(folder)?,
     };
-    let mut config_text = std::fs::read_to_string(ws.root.join("limine.cfg")).context("can't read limine.cfg")?;
+    let mut config_text =
+        std::fs::read_to_string(ws.root.join("limine.cfg")).context("can't read limine.cfg")?;
     if let Some(cmdline) = &plan.cmdline {
         config_text = config::with_cmdline(&config_text, cmdline)?;
     }
     let kernel = cargo::artefact(ws, BARE, plan.profile, "kernel");
     let init = cargo::artefact(ws, USER, plan.profile, INIT);
     let archive = archive_files(ws, plan.archive, plan.profile)?;
-    let loader = std::fs::read(&loader).with_context(|| format!("can't read {}", loader.display()))?;
+    let loader =
+        std::fs::read(&loader).with_context(|| format!("can't read {}", loader.display()))?;
     Ok(Files::from([
         (LOADER.into(), loader),
         (CONFIG.into(), config_text.into_bytes()),
@@ -149,7 +155,10 @@ pub fn make(ws: &Workspace, plan: &Plan, name: &str) -> Result<PathBuf> {
     });
     if wrote {
         let bytes: usize = files.values().map(Vec::len).sum();
-        eprintln!("image: wrote {shown} ({} KiB of files{loader})", bytes / 1024);
+        eprintln!(
+            "image: wrote {shown} ({} KiB of files{loader})",
+            bytes / 1024
+        );
     } else {
         eprintln!("image: {shown} is up to date{loader}");
     }

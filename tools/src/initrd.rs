@@ -59,7 +59,8 @@ fn collect_below(folder: &Path, prefix: &str, files: &mut Files) -> Result<()> {
 /// The plain files of one folder; hidden ones are left out.
 fn read_folder(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();
-    let entries = std::fs::read_dir(folder).with_context(|| format!("can't read {}", folder.display()))?;
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("can't read {}", folder.display()))?;
     for entry in entries {
         let entry = entry?;
         let name = file_name(&entry)?;
@@ -67,7 +68,8 @@ fn read_folder(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
             continue;
         }
         let path = entry.path();
-        let bytes = std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
+        let bytes =
+            std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
         found.push((name, bytes));
     }
     Ok(found)
@@ -76,7 +78,7 @@ fn read_folder(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
 fn file_name(entry: &std::fs::DirEntry) -> Result<String> {
     match entry.file_name().into_string() {
         Ok(name) => Ok(name),
-        Err(name) => bail!("file name {name:?} is not UTF-8"),
+        Err(name) => bail!("file name {} is not UTF-8", name.display()),
     }
 }
 
@@ -91,7 +93,9 @@ pub fn pack(files: &Files) -> Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, bytes) in files {
         ensure!(
-            !name.is_empty() && !name.starts_with('/') && name.bytes().all(|b| b.is_ascii_graphic()),
+            !name.is_empty()
+                && !name.starts_with('/')
+                && name.bytes().all(|b| b.is_ascii_graphic()),
             "'{name}' can't be a name in the archive: it must be relative, printable ASCII without spaces"
         );
         ensure!(
@@ -100,7 +104,11 @@ pub fn pack(files: &Files) -> Result<Vec<u8>> {
         );
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(tar::EntryType::Regular);
-        header.set_mode(if name.starts_with("bin/") { 0o755 } else { 0o644 });
+        header.set_mode(if name.starts_with("bin/") {
+            0o755
+        } else {
+            0o644
+        });
         header.set_uid(0);
         header.set_gid(0);
         header.set_mtime(0);
@@ -152,7 +160,13 @@ mod tests {
 
     #[test]
     fn bad_names_are_refused() {
-        for name in ["", "/etc/passwd", "with space", "umlaut\u{e4}", &"x".repeat(100)] {
+        for name in [
+            "",
+            "/etc/passwd",
+            "with space",
+            "umlaut\u{e4}",
+            &"x".repeat(100),
+        ] {
             let files: Files = [(name.to_owned(), vec![])].into();
             assert!(pack(&files).is_err(), "{name:?}");
         }
@@ -161,13 +175,27 @@ mod tests {
     #[test]
     fn test_manifests_stay_out_of_the_product() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["services.toml", "tests.toml", "bench.toml", "README.md", ".hidden.toml"] {
+        for name in [
+            "services.toml",
+            "tests.toml",
+            "bench.toml",
+            "README.md",
+            ".hidden.toml",
+        ] {
             std::fs::write(folder.path().join(name), name).unwrap();
         }
         std::fs::create_dir_all(folder.path().join("files/etc")).unwrap();
         std::fs::write(folder.path().join("files/etc/motd"), "hello").unwrap();
-        let names = |archive| collect(folder.path(), archive).unwrap().into_keys().collect::<Vec<_>>();
+        let names = |archive| {
+            collect(folder.path(), archive)
+                .unwrap()
+                .into_keys()
+                .collect::<Vec<_>>()
+        };
         assert_eq!(names(Archive::Product), ["etc/motd", "services.toml"]);
-        assert_eq!(names(Archive::Test), ["bench.toml", "etc/motd", "services.toml", "tests.toml"]);
+        assert_eq!(
+            names(Archive::Test),
+            ["bench.toml", "etc/motd", "services.toml", "tests.toml"]
+        );
     }
 }

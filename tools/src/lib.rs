@@ -11,7 +11,7 @@
 //! | what is in the workspace, and building it | [`workspace`], [`cargo`] |
 //! | the image | [`initrd`], [`config`], [`esp`], [`disk`], [`image`] |
 //! | the machine | [`firmware`], [`accel`], [`machine`], [`qmp`], [`ending`] |
-//! | what a machine says | [`ansi`], [`transcript`], [`noise`] |
+//! | what a machine says | [`ansi`], [`transcript`], [`noise`], [`play`] |
 //! | a person at the machine | [`feeder`], [`keys`], [`terminal`], [`run`], [`screenshot`] |
 //! | tests and figures | [`report`], [`host_tests`], [`machine_tests`], [`qemu10`], [`bench`], [`lint`] |
 //! | getting ready | [`setup`] |
@@ -34,6 +34,7 @@ pub mod lint;
 pub mod machine;
 pub mod machine_tests;
 pub mod noise;
+pub mod play;
 pub mod qemu10;
 pub mod qmp;
 pub mod report;

@@ -1,0 +1,62 @@
+//! `just lint`: clippy on every package, for the target it is written for, with no warning let through.
+
+use anyhow::Result;
+
+use crate::cargo::{self, BARE, UEFI, USER};
+use crate::workspace::Workspace;
+
+/// Runs clippy over the workspace.
+///
+/// # Errors
+/// If clippy can't be run or finds something.
+pub fn run() -> Result<()> {
+    let ws = Workspace::find()?;
+    let mut programs: Vec<&str> = ws.programs.iter().map(|p| p.package.as_str()).collect();
+    programs.dedup();
+    clippy(&ws, Some(BARE), &["kernel", "boot-foreign"])?;
+    clippy(&ws, Some(UEFI), &["boot-uefi"])?;
+    clippy(&ws, Some(USER), &programs)?;
+    // Libraries, with their tests, as the host tests build them.
+    let libraries: Vec<&str> = ws
+        .metadata
+        .packages
+        .iter()
+        .filter(|p| {
+            p.targets
+                .iter()
+                .any(|t| t.kind.contains(&cargo_metadata::TargetKind::Lib))
+        })
+        .map(|p| p.name.as_str())
+        .collect();
+    let mut command = cargo::command(&ws);
+    command.args(["clippy", "--lib", "--profile", "test"]);
+    for package in libraries {
+        command.args(["--package", package]);
+    }
+    command.args(["--", "--deny", "warnings"]);
+    cargo::run(command)?;
+    let mut command = cargo::command(&ws);
+    command.args([
+        "clippy",
+        "--package",
+        "tools",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ]);
+    cargo::run(command)
+}
+
+fn clippy(ws: &Workspace, target: Option<&str>, packages: &[&str]) -> Result<()> {
+    let mut command = cargo::command(ws);
+    command.arg("clippy");
+    if let Some(target) = target {
+        command.args(["--target", target]);
+    }
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    command.args(["--", "--deny", "warnings"]);
+    cargo::run(command)
+}

@@ -1,0 +1,318 @@
+//! One QEMU: how it is started, spoken to and got rid of.
+//!
+//! The serial line is QEMU's standard input and output, owned by this program through pipes, so that nothing reaches the
+//! guest or the user unseen. Disk and variable store are opened as snapshots: a run never changes the image, and every
+//! boot starts from the same firmware state. A machine never outlives this program: it is killed on drop, and on Linux
+//! by the kernel when the thread that started it is gone (so that thread must stay until the machine has ended).
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context, Result};
+
+use crate::accel::Accel;
+use crate::ending::{DEBUG_EXIT_PORT, Ending};
+use crate::firmware::Firmware;
+use crate::qmp::Qmp;
+
+/// Which QEMU.
+#[derive(Clone, Debug)]
+pub struct Qemu {
+    /// The program, a path or a name on PATH.
+    pub program: PathBuf,
+    /// Folder with its data files, where it is not the built-in one.
+    pub data: Option<PathBuf>,
+    /// Folders with the shared libraries it needs, where they are not the system's.
+    pub libraries: Vec<PathBuf>,
+}
+
+impl Qemu {
+    /// The system's own.
+    pub fn system() -> Self {
+        Self {
+            program: "qemu-system-x86_64".into(),
+            data: None,
+            libraries: Vec::new(),
+        }
+    }
+
+    /// A command that runs it.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        if let Some(data) = &self.data {
+            command.arg("-L").arg(data);
+        }
+        if !self.libraries.is_empty()
+            && let Ok(paths) = std::env::join_paths(&self.libraries)
+        {
+            command.env("LD_LIBRARY_PATH", paths);
+        }
+        command
+    }
+}
+
+/// What happens when the guest resets the machine (a triple fault does, too).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnReset {
+    /// It boots again, as a real machine.
+    Boot,
+    /// QEMU ends.
+    End,
+}
+
+/// A machine to be started.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// The emulator.
+    pub qemu: Qemu,
+    /// Its firmware.
+    pub firmware: Firmware,
+    /// Image it boots from.
+    pub image: PathBuf,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// Memory, in QEMU's notation (`512M`).
+    pub mem: String,
+    /// CPU model and features, in QEMU's notation.
+    pub cpu: String,
+    /// The accelerator.
+    pub accel: Accel,
+    /// Options of the accelerator (`thread=single`), or empty.
+    pub accel_options: &'static str,
+    /// QEMU's display; `none` still has a framebuffer.
+    pub display: String,
+    /// Whether the time-stamp counter counts guest instructions (one CPU at a time runs, then).
+    pub icount: bool,
+    /// What a reset does.
+    pub on_reset: OnReset,
+}
+
+impl Spec {
+    /// QEMU's arguments.
+    fn arguments(&self, qmp: &Path) -> Vec<String> {
+        let flash = |unit: u8, path: &Path, mode: &str| {
+            format!(
+                "if=pflash,format=raw,unit={unit},{mode},file={}",
+                escape(path)
+            )
+        };
+        let mut accel = self.accel.name().to_owned();
+        if !self.accel_options.is_empty() {
+            accel = format!("{accel},{}", self.accel_options);
+        }
+        let mut arguments: Vec<String> = [
+            "-machine",
+            "q35",
+            "-nodefaults",
+            "-vga",
+            "std",
+            "-display",
+            &self.display,
+            "-accel",
+            &accel,
+            "-cpu",
+            &self.cpu,
+            "-smp",
+            &self.cpus.to_string(),
+            "-m",
+            &self.mem,
+            "-drive",
+            &flash(0, &self.firmware.code, "readonly=on"),
+            "-drive",
+            &flash(1, &self.firmware.vars, "snapshot=on"),
+            "-drive",
+            &format!(
+                "if=none,id=image,format=raw,snapshot=on,file={}",
+                escape(&self.image)
+            ),
+            "-device",
+            "nvme,drive=image,serial=switchyard,bootindex=0",
+            "-device",
+            &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x04"),
+            "-chardev",
+            "stdio,id=serial,signal=off",
+            "-serial",
+            "chardev:serial",
+            "-qmp",
+            &format!("unix:{},server=on,wait=off", escape(qmp)),
+        ]
+        .map(str::to_owned)
+        .into();
+        if self.icount {
+            arguments.extend(["-icount", "shift=0,sleep=off"].map(str::to_owned));
+        }
+        if self.on_reset == OnReset::End {
+            arguments.push("-no-reboot".into());
+        }
+        arguments
+    }
+}
+
+/// A path inside one of QEMU's option lists, where a comma ends a value unless it is doubled.
+fn escape(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// Something that happened to a session with a machine.
+#[derive(Debug)]
+pub enum Event {
+    /// The machine wrote to its serial line.
+    Said(Vec<u8>),
+    /// The serial line is closed: QEMU has ended or is about to.
+    Closed,
+    /// The user gave input.
+    Typed(Vec<u8>),
+    /// The user's input is at its end.
+    InputEnded,
+}
+
+/// A running QEMU.
+#[derive(Debug)]
+pub struct Machine {
+    child: Child,
+    serial: ChildStdin,
+    complaints: Arc<Mutex<VecDeque<String>>>,
+    qmp: Option<Qmp>,
+    /// Holds the QMP socket's folder.
+    _scratch: tempfile::TempDir,
+}
+
+/// How many of QEMU's own lines are kept.
+const COMPLAINTS: usize = 20;
+
+impl Machine {
+    /// Starts the machine; what it says goes to `events`.
+    ///
+    /// # Errors
+    /// If QEMU can't be started. If it starts and then refuses its arguments, [`Machine::wait`] says so.
+    pub fn start(spec: &Spec, events: Sender<Event>) -> Result<Self> {
+        let scratch = tempfile::tempdir().context("temporary folder")?;
+        let socket = scratch.path().join("qmp");
+        let mut command = spec.qemu.command();
+        command
+            .args(spec.arguments(&socket))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        die_with_parent(&mut command);
+        let mut child = command.spawn().with_context(|| {
+            format!("can't run {} (./justw setup)", spec.qemu.program.display())
+        })?;
+        let taken = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(serial), Some(mut said), Some(stderr)) = taken else {
+            unreachable!("all three were asked for as pipes");
+        };
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = said.read(&mut buffer) {
+                if events.send(Event::Said(buffer[..n].to_vec())).is_err() {
+                    break;
+                }
+            }
+            let _ = events.send(Event::Closed);
+        });
+        let complaints = Arc::new(Mutex::new(VecDeque::new()));
+        let kept = Arc::clone(&complaints);
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                // A CPU model has features that TCG lacks; QEMU leaves them out and says so for each.
+                if line.contains("TCG doesn't support requested feature") {
+                    continue;
+                }
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.push_back(line);
+                if kept.len() > COMPLAINTS {
+                    kept.pop_front();
+                }
+            }
+        });
+        let qmp = Qmp::connect(&socket, || matches!(child.try_wait(), Ok(None)));
+        Ok(Self {
+            child,
+            serial,
+            complaints,
+            qmp,
+            _scratch: scratch,
+        })
+    }
+
+    /// Sends bytes down the serial line. A machine that has ended swallows them.
+    pub fn send(&mut self, bytes: &[u8]) {
+        // An error means that QEMU is gone, which the reader reports in its own words.
+        let _ = self
+            .serial
+            .write_all(bytes)
+            .and_then(|()| self.serial.flush());
+    }
+
+    /// The control channel, if QEMU opened one.
+    pub fn qmp(&mut self) -> Option<&mut Qmp> {
+        self.qmp.as_mut()
+    }
+
+    /// Waits for a machine whose serial line is closed, and says how it ended.
+    ///
+    /// # Errors
+    /// If the process can't be waited for.
+    pub fn wait(&mut self) -> Result<Ending> {
+        let status = self.child.wait().context("waiting for QEMU")?;
+        let reset = self.qmp.as_mut().is_some_and(Qmp::saw_reset);
+        Ok(match Ending::of(status) {
+            Ending::PoweredOff if reset => Ending::Reset,
+            ending => ending,
+        })
+    }
+
+    /// Ends the machine at once.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// QEMU's own last lines.
+    pub fn complaints(&self) -> Vec<String> {
+        let kept = self
+            .complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        kept.iter().cloned().collect()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Has Linux kill the child when its parent is gone, however that ended.
+#[cfg(target_os = "linux")]
+fn die_with_parent(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+
+    use rustix::process::{Signal, set_parent_process_death_signal};
+
+    // SAFETY: the closure runs in the child between `fork` and `exec`, where only async-signal-safe calls are allowed.
+    // It makes one system call (prctl), allocates nothing and takes no lock; the error it may return is a plain number.
+    unsafe {
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn die_with_parent(_command: &mut Command) {}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    #[test]
+    fn comma_in_a_path_does_not_end_the_option() {
+        assert_eq!(super::escape(Path::new("/a,b/c.img")), "/a,,b/c.img");
+    }
+}

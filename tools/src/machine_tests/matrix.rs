@@ -1,0 +1,70 @@
+//! Which machines the suite of test programs runs on: the table, and nothing else.
+//!
+//! All run under TCG, so that the matrix is the same everywhere. A CPU model's features that TCG lacks are left out by
+//! QEMU: what a model adds here is its vendor (which decides the meaning of `sysenter`, `sysret` and null selectors),
+//! its family, and what it does *not* have.
+
+/// One machine of the matrix.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// Short name of the CPU.
+    pub name: &'static str,
+    /// QEMU's CPU model and features.
+    pub cpu: &'static str,
+    /// TCG's options; empty: one thread a CPU.
+    pub tcg: &'static str,
+}
+
+/// Everything TCG has; it reports AMD as its vendor.
+const MAX: (&str, &str) = ("max", "max");
+/// Next to nothing: no FSGSBASE, no XSAVE, no SMEP or SMAP.
+const QEMU64: (&str, &str) = ("qemu64", "qemu64");
+/// An AMD machine.
+const AMD: (&str, &str) = ("amd", "EPYC");
+/// An Intel machine.
+const INTEL: (&str, &str) = ("intel", "Skylake-Client");
+
+const fn on(cpus: u32, (name, cpu): (&'static str, &'static str)) -> Config {
+    Config {
+        cpus,
+        name,
+        cpu,
+        tcg: "",
+    }
+}
+
+/// The matrix.
+pub const MATRIX: [Config; 17] = [
+    on(1, MAX),
+    on(1, QEMU64),
+    on(1, AMD),
+    on(1, INTEL),
+    on(2, MAX),
+    on(2, QEMU64),
+    on(2, AMD),
+    on(2, INTEL),
+    on(4, MAX),
+    on(4, QEMU64),
+    on(4, AMD),
+    on(4, INTEL),
+    on(8, MAX),
+    on(8, QEMU64),
+    on(8, AMD),
+    on(8, INTEL),
+    // All CPUs in one thread, in turn: other interleavings, and long ones.
+    Config {
+        cpus: 4,
+        name: "max-one-thread",
+        cpu: "max",
+        tcg: "thread=single",
+    },
+];
+
+/// The machines of the lane that needs a QEMU whose TCG has x2APIC (9 and later).
+pub const X2APIC: [Config; 3] = [
+    on(1, ("x2apic", "max,+x2apic")),
+    on(4, ("x2apic", "max,+x2apic")),
+    on(8, ("x2apic-intel", "Skylake-Client,+x2apic")),
+];

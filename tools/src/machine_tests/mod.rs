@@ -1,0 +1,123 @@
+//! The tests that boot machines.
+//!
+//! A lane is a kind of test, a module here; it gives jobs, and a job is one boot. Two boots run at a time. Each prints
+//! one line when it ends; what failed is explained under it, and the whole serial log is in `build/logs/`.
+
+mod boot;
+mod foreign;
+mod lab;
+mod matrix;
+mod panic;
+mod protocol;
+mod shell;
+mod suite;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::report::{Counts, Outcome};
+use crate::workspace::Workspace;
+pub use lab::Lab;
+
+/// How many machines run at the same time.
+const AT_ONCE: usize = 2;
+
+type Action = Box<dyn Fn(&Lab) -> Result<Outcome> + Send + Sync>;
+
+/// One boot.
+pub struct Job {
+    name: String,
+    prepare: fn(&Lab) -> Result<()>,
+    action: Action,
+}
+
+impl Job {
+    /// A job called `LANE/...`: `prepare` builds what it needs, before any machine starts; `action` boots and judges.
+    fn new(
+        name: String,
+        prepare: fn(&Lab) -> Result<()>,
+        action: impl Fn(&Lab) -> Result<Outcome> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            name,
+            prepare,
+            action: Box::new(action),
+        }
+    }
+}
+
+/// All jobs, the slowest kind first so that none is left alone at the end.
+fn all() -> Vec<Job> {
+    let mut jobs = suite::jobs();
+    jobs.extend(suite::x2apic_jobs());
+    jobs.extend(shell::jobs());
+    jobs.extend(panic::jobs());
+    jobs.extend(foreign::jobs());
+    jobs.extend(boot::jobs());
+    jobs
+}
+
+/// The names of all machine tests.
+pub fn names() -> Vec<String> {
+    all().into_iter().map(|job| job.name).collect()
+}
+
+/// Runs the jobs whose name contains `filter`.
+///
+/// # Errors
+/// If no name does, or what they need can't be built. Failures are counted, not errors.
+pub fn run(ws: Workspace, filter: &str) -> Result<Counts> {
+    let jobs: Vec<Job> = all()
+        .into_iter()
+        .filter(|j| j.name.contains(filter))
+        .collect();
+    if jobs.is_empty() {
+        bail!("no machine test's name contains '{filter}' (just test-list)");
+    }
+    let lab = Lab::new(ws)?;
+    for job in &jobs {
+        (job.prepare)(&lab)?;
+    }
+    eprintln!("machine tests: {} boots, {AT_ONCE} at a time", jobs.len());
+    let next = AtomicUsize::new(0);
+    let total = Mutex::new(Counts::default());
+    // A machine is bound to the thread that started it, so each worker plays its sessions itself.
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let started = Instant::now();
+                    let outcome =
+                        (job.action)(&lab).unwrap_or_else(|e| Outcome::failed(format!("{e:#}")));
+                    let seconds = started.elapsed().as_secs_f64();
+                    let mut total = total
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                    *total += outcome.counts;
+                    println!("{:<24} {}  ({seconds:.1} s)", job.name, outcome.counts);
+                    for detail in &outcome.details {
+                        println!("  {}", detail.replace('\n', "\n  "));
+                    }
+                }
+            });
+        }
+    });
+    Ok(total
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_are_unique_and_say_their_lane() {
+        let mut names = super::names();
+        names.sort();
+        assert!(names.windows(2).all(|w| w[0] != w[1]));
+        assert!(names.iter().all(|n| n.contains('/')));
+    }
+}

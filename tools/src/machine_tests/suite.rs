@@ -1,0 +1,68 @@
+//! The suite of test programs on every machine of the matrix, and on a newer QEMU for x2APIC.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::lab::Lab;
+use super::matrix::{Config, MATRIX, X2APIC};
+use super::{Job, protocol};
+use crate::ending::Ending;
+use crate::feeder::Feeder;
+use crate::machine::Qemu;
+use crate::play::Over;
+use crate::report::Outcome;
+
+/// How long one boot with all its tests may take. Eight CPUs on two take their time.
+const LIMIT: Duration = Duration::from_mins(4);
+
+/// A job for each machine of the matrix.
+pub fn jobs() -> Vec<Job> {
+    MATRIX
+        .iter()
+        .map(|config| {
+            let name = format!("suite/{}/{}", config.cpus, config.name);
+            Job::new(
+                name.clone(),
+                |lab| lab.tests().map(drop),
+                move |lab| boot(lab, &name, config, &Qemu::system()),
+            )
+        })
+        .collect()
+}
+
+/// A job for each machine that needs the newer QEMU.
+pub fn x2apic_jobs() -> Vec<Job> {
+    X2APIC
+        .iter()
+        .map(|config| {
+            let name = format!("qemu10/{}/{}", config.cpus, config.name);
+            let prepare = |lab: &Lab| {
+                // Whether it is there is the test's business; here it is only fetched in time.
+                let _ = lab.qemu10();
+                lab.tests().map(drop)
+            };
+            Job::new(name.clone(), prepare, move |lab| match lab.qemu10() {
+                Ok(qemu) => boot(lab, &name, config, qemu),
+                Err(why) => Ok(Outcome::skipped(format!(
+                    "no QEMU with x2APIC under TCG: {why:#}"
+                ))),
+            })
+        })
+        .collect()
+}
+
+fn boot(lab: &Lab, name: &str, config: &Config, qemu: &Qemu) -> Result<Outcome> {
+    let mut spec = lab.machine(lab.tests()?.clone(), config.cpus, config.cpu);
+    spec.accel_options = config.tcg;
+    spec.qemu = qemu.clone();
+    let played = lab.play(name, &spec, Feeder::default(), LIMIT, |_| false)?;
+    let mut outcome = protocol::judge(played.transcript().lines());
+    if played.over != Over::Ended(Ending::PoweredOff) {
+        outcome.fail(format!("the machine did not power off: {}", played.over));
+    }
+    if outcome.counts.failed > 0 {
+        outcome.details.push(played.tail());
+    }
+    Ok(outcome)
+}

@@ -1,0 +1,279 @@
+//! `just qemu-smp`: boots the product and connects the user to its serial line.
+//!
+//! A terminal goes to raw mode and every key to the guest (see [`crate::keys`] for the way out). A pipe is fed line by
+//! line as the shell asks for it (see [`crate::feeder`]); at its end, when the shell asks once more, the machine is
+//! ended with status 0. The exit status is the machine's: 0 for a power-off, not 0 for a panic.
+
+use std::io::{BufRead, IsTerminal, Read, Write, stderr, stdin, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::accel::Accel;
+use crate::ending::Ending;
+use crate::feeder::{Feeder, Step};
+use crate::firmware;
+use crate::image::{self, Plan};
+use crate::keys::Keys;
+use crate::machine::{Event, Machine, OnReset, Qemu, Spec};
+use crate::noise::Filter;
+use crate::terminal::Raw;
+use crate::workspace::Workspace;
+
+/// The machine a person asks for.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Number of CPUs
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub cpus: u32,
+    /// Memory, in QEMU's notation
+    #[arg(long, default_value = "512M")]
+    pub mem: String,
+    /// QEMU's CPU model
+    #[arg(long, default_value = "max")]
+    pub cpu: String,
+    /// auto, kvm or tcg
+    #[arg(long, default_value = "auto")]
+    pub accel: String,
+    /// QEMU's display
+    #[arg(long, default_value = "none")]
+    pub display: String,
+    /// The kernel's command line; empty: as in limine.cfg
+    #[arg(long, default_value = "")]
+    pub cmdline: String,
+    /// A folder with stock Limine's BOOTX64.EFI; empty: the project's own loader
+    #[arg(long, default_value = "")]
+    pub limine_dir: String,
+}
+
+impl Options {
+    /// The image these options ask for, and the name of its file.
+    pub fn plan(&self) -> (Plan, &'static str) {
+        plan(&self.cmdline, &self.limine_dir)
+    }
+
+    /// The machine these options ask for, with `image`.
+    ///
+    /// # Errors
+    /// If an option is not understood or the firmware is missing.
+    pub fn spec(&self, image: PathBuf, on_reset: OnReset) -> Result<Spec> {
+        let (accel, why) = Accel::choose(&self.accel)?;
+        eprintln!(
+            "qemu: {} CPUs ({}), {}, {} ({why})",
+            self.cpus,
+            self.cpu,
+            self.mem,
+            accel.name()
+        );
+        Ok(Spec {
+            qemu: Qemu::system(),
+            firmware: firmware::find().context("no OVMF firmware found (./justw setup)")?,
+            image,
+            cpus: self.cpus,
+            mem: self.mem.clone(),
+            cpu: self.cpu.clone(),
+            accel,
+            accel_options: "",
+            display: self.display.clone(),
+            icount: false,
+            on_reset,
+        })
+    }
+}
+
+/// The product's image with a command line and a loader, and the name of its file. The plain product keeps its name for
+/// itself, so that what goes on a USB stick is never a leftover of some experiment.
+pub fn plan(cmdline: &str, limine_dir: &str) -> (Plan, &'static str) {
+    let plan = Plan {
+        cmdline: (!cmdline.is_empty()).then(|| cmdline.to_owned()),
+        limine_dir: (!limine_dir.is_empty()).then(|| PathBuf::from(limine_dir)),
+        ..Plan::product()
+    };
+    let name = if cmdline.is_empty() {
+        "switchyard"
+    } else {
+        "switchyard-cmdline"
+    };
+    (plan, name)
+}
+
+/// Boots, and stays until the machine ends or the user leaves.
+///
+/// # Errors
+/// If something can't be built or started. How the machine ended is in the exit code.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let ws = Workspace::find()?;
+    let (plan, name) = options.plan();
+    let image = image::make(&ws, &plan, name)?;
+    let stop = stop_flag()?;
+    if stdin().is_terminal() {
+        let spec = options.spec(image, OnReset::Boot)?;
+        eprintln!("qemu: keys go to the machine; Ctrl-A X ends it");
+        at_terminal(&spec, &stop)
+    } else {
+        piped(&options.spec(image, OnReset::End)?, &stop)
+    }
+}
+
+/// Raised by a signal that asks this program to end.
+fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGHUP,
+        signal_hook::consts::SIGINT,
+    ] {
+        signal_hook::flag::register(signal, Arc::clone(&flag)).context("signal handler")?;
+    }
+    Ok(flag)
+}
+
+/// How often a quiet session looks at the stop flag and the clock.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The next event, or none after a tick of silence.
+fn next_event(events: &Receiver<Event>, stop: &AtomicBool) -> Result<Option<Event>> {
+    if stop.load(Ordering::Relaxed) {
+        bail!("stopped by a signal");
+    }
+    match events.recv_timeout(TICK) {
+        Ok(event) => Ok(Some(event)),
+        Err(RecvTimeoutError::Timeout) => Ok(None),
+        Err(RecvTimeoutError::Disconnected) => bail!("the machine's serial line is gone"),
+    }
+}
+
+fn show(bytes: &[u8]) -> Result<()> {
+    let mut out = stdout().lock();
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .context("standard output")
+}
+
+fn at_terminal(spec: &Spec, stop: &AtomicBool) -> Result<ExitCode> {
+    let (sender, events) = mpsc::channel();
+    let mut machine = Machine::start(spec, sender.clone())?;
+    let raw = Raw::enter()?;
+    thread::spawn(move || read_keys(&sender));
+    let mut filter = Filter::default();
+    let mut keys = Keys::default();
+    loop {
+        match next_event(&events, stop)? {
+            Some(Event::Said(bytes)) => show(&filter.push(&bytes))?,
+            Some(Event::Typed(bytes)) => {
+                let typed = keys.typed(&bytes);
+                machine.send(&typed.send);
+                if typed.quit {
+                    machine.kill();
+                    drop(raw);
+                    eprintln!("\nqemu: ended by Ctrl-A X");
+                    return Ok(ExitCode::SUCCESS);
+                }
+            }
+            Some(Event::Closed) => break,
+            Some(Event::InputEnded) | None => {}
+        }
+    }
+    drop(raw);
+    Ok(report(&mut machine, machine_ending)?.into())
+}
+
+fn read_keys(sender: &Sender<Event>) {
+    let mut buffer = [0; 1024];
+    while let Ok(n @ 1..) = stdin().lock().read(&mut buffer) {
+        if sender.send(Event::Typed(buffer[..n].to_vec())).is_err() {
+            return;
+        }
+    }
+    let _ = sender.send(Event::InputEnded);
+}
+
+/// How long a machine may take to its first prompt when nobody sits at it to judge for himself.
+const BOOT_LIMIT: Duration = Duration::from_mins(10);
+
+fn piped(spec: &Spec, stop: &AtomicBool) -> Result<ExitCode> {
+    let (sender, events) = mpsc::channel();
+    let mut machine = Machine::start(spec, sender.clone())?;
+    thread::spawn(move || read_lines(&sender));
+    let started = Instant::now();
+    let mut filter = Filter::default();
+    let mut feeder = Feeder::default();
+    loop {
+        match next_event(&events, stop)? {
+            Some(Event::Said(bytes)) => {
+                show(&filter.push(&bytes))?;
+                feeder.said(&bytes);
+            }
+            Some(Event::Typed(line)) => feeder.input(&String::from_utf8_lossy(&line)),
+            Some(Event::InputEnded) => feeder.input_ended(),
+            Some(Event::Closed) => break,
+            None if !feeder.reached_prompt() && started.elapsed() > BOOT_LIMIT => {
+                machine.kill();
+                bail!("no prompt within {} seconds", BOOT_LIMIT.as_secs());
+            }
+            None => {}
+        }
+        match feeder.step() {
+            Step::Wait => {}
+            Step::Send(bytes) => machine.send(&bytes),
+            Step::Done => {
+                machine.kill();
+                show(b"\n")?;
+                eprintln!("qemu: end of input at the prompt; the machine was ended");
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+    }
+    let rebooted = feeder.last_sent().trim() == "reboot";
+    let code = report(&mut machine, |ending| match ending {
+        Ending::Reset if rebooted => (
+            0,
+            "the machine was reset, as asked; piped input ends there".into(),
+        ),
+        Ending::Reset => (1, "the machine reset itself (a triple fault?)".into()),
+        other => machine_ending(other),
+    })?;
+    Ok(code.into())
+}
+
+fn read_lines(sender: &Sender<Event>) {
+    let mut input = stdin().lock();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match input.read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {
+                while line.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
+                    line.pop();
+                }
+                if sender.send(Event::Typed(line.clone())).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+    let _ = sender.send(Event::InputEnded);
+}
+
+fn machine_ending(ending: Ending) -> (u8, String) {
+    (ending.exit_code(), ending.to_string())
+}
+
+/// Says how the machine ended; its exit code.
+fn report(machine: &mut Machine, judge: impl FnOnce(Ending) -> (u8, String)) -> Result<u8> {
+    let ending = machine.wait()?;
+    let (code, text) = judge(ending);
+    for line in machine.complaints() {
+        eprintln!("{line}");
+    }
+    let mut err = stderr().lock();
+    writeln!(err, "\nqemu: {text}").context("standard error")?;
+    Ok(code)
+}

@@ -1,0 +1,153 @@
+//! `just setup`: what a machine needs besides Rust, and how it gets there.
+//!
+//! Rust's own targets and the C compiler are seen to before this program can be compiled (`tools/bootstrap.sh`). Here:
+//! QEMU and OVMF, which are required, and helpers that make things nicer. Where apt may be used (as root or through
+//! `sudo -n`, never with a password prompt that would eat piped input) the required ones are installed; elsewhere the
+//! packages are named. When all is there it says nothing and costs a few milliseconds.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+use crate::firmware;
+use crate::machine::Qemu;
+use crate::qemu10;
+
+/// Something that must be there, and the packages that bring it.
+struct Need {
+    name: &'static str,
+    here: fn() -> bool,
+    apt: &'static str,
+    dnf: &'static str,
+    pacman: &'static str,
+    brew: &'static str,
+}
+
+const NEEDS: [Need; 2] = [
+    Need {
+        name: "QEMU (qemu-system-x86_64)",
+        here: || qemu10::version(&Qemu::system()).is_some(),
+        apt: "qemu-system-x86",
+        dnf: "qemu-system-x86-core",
+        pacman: "qemu-system-x86",
+        brew: "qemu",
+    },
+    Need {
+        name: "OVMF (UEFI firmware for QEMU)",
+        here: || firmware::find().is_some(),
+        apt: "ovmf",
+        dnf: "edk2-ovmf",
+        pacman: "edk2-ovmf",
+        brew: "qemu",
+    },
+];
+
+/// Checks, and installs what is missing if that is possible here.
+///
+/// # Errors
+/// If something is missing and can't be installed; the message names the packages.
+pub fn run() -> Result<()> {
+    if missing().is_empty() {
+        return Ok(());
+    }
+    let before = missing();
+    for need in &before {
+        eprintln!("setup: {} is missing", need.name);
+    }
+    if let Some(apt) = usable_apt() {
+        let packages: Vec<&str> = before.iter().map(|n| n.apt).collect();
+        eprintln!("setup: installing {}", packages.join(" "));
+        // Lists may be old or absent; if they can't be renewed, the install says what is wrong.
+        apt_get(apt, &["update"]);
+        let mut arguments = vec!["install", "--assume-yes", "--no-install-recommends"];
+        arguments.extend(&packages);
+        apt_get(apt, &arguments);
+    }
+    let left = missing();
+    if left.is_empty() {
+        eprintln!("setup: all there");
+        return Ok(());
+    }
+    bail!("{}", advice(&left));
+}
+
+fn missing() -> Vec<&'static Need> {
+    NEEDS.iter().filter(|n| !(n.here)()).collect()
+}
+
+/// What to type, on each kind of system.
+fn advice(left: &[&Need]) -> String {
+    let list = |of: fn(&Need) -> &'static str| {
+        let mut packages: Vec<&str> = left.iter().map(|n| of(n)).collect();
+        packages.dedup();
+        packages.join(" ")
+    };
+    let names: Vec<&str> = left.iter().map(|n| n.name).collect();
+    format!(
+        "still missing: {}. Install:\n    apt:    sudo apt install {}\n    dnf:    sudo dnf install {}\n    \
+         pacman: sudo pacman -S {}\n    brew:   brew install {}",
+        names.join(", "),
+        list(|n| n.apt),
+        list(|n| n.dnf),
+        list(|n| n.pacman),
+        list(|n| n.brew),
+    )
+}
+
+/// How apt-get is called here, if it may be.
+fn usable_apt() -> Option<&'static [&'static str]> {
+    let works = |command: &[&str]| {
+        Command::new(command[0])
+            .args(&command[1..])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
+    };
+    if !works(&["apt-get", "--version"]) {
+        None
+    } else if rustix::process::geteuid().is_root() {
+        Some(&["apt-get"])
+    } else if works(&["sudo", "-n", "true"]) {
+        Some(&["sudo", "-n", "apt-get"])
+    } else {
+        None
+    }
+}
+
+/// Runs apt-get; whether it did its work is seen by what is there afterwards.
+fn apt_get(apt: &[&str], arguments: &[&str]) {
+    let status = Command::new(apt[0])
+        .args(&apt[1..])
+        .arg("-q")
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .status();
+    match status {
+        Ok(status) if status.success() => {}
+        Ok(status) => eprintln!("setup: apt-get {} failed ({status})", arguments[0]),
+        Err(error) => eprintln!("setup: apt-get can't be run: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_names_each_package_once_for_every_system() {
+        let all: Vec<&Need> = NEEDS.iter().collect();
+        let text = advice(&all);
+        for line in [
+            "apt install qemu-system-x86 ovmf",
+            "dnf install qemu-system-x86-core edk2-ovmf",
+            "pacman -S qemu-system-x86 edk2-ovmf",
+            "brew install qemu",
+        ] {
+            assert!(text.contains(line), "{line} is not in: {text}");
+        }
+        assert!(text.ends_with("brew install qemu"));
+    }
+}

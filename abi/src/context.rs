@@ -49,6 +49,8 @@ pub struct UserContext {
     pub fs: u16,
     /// GS selector.
     pub gs: u16,
+    /// DR6 at the last debug trap.
+    pub debug_status: u64,
     /// Faulting address of the last page fault.
     pub cr2: u64,
     /// The system call number as entered; `u64::MAX` if the last entry was none.

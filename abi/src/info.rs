@@ -289,7 +289,7 @@ impl PowerAction {
 }
 
 const _: () = {
-    assert!(size_of::<UserContext>() == 27 * 8);
+    assert!(size_of::<UserContext>() == 28 * 8);
     assert!(size_of::<HandleInfo>() == 24);
     assert!(size_of::<CpuInfo>() == 56);
     assert!(size_of::<ThreadInfo>() == 72);

@@ -1,1 +1,133 @@
-//! To come.
+//! What may stand in a [`UserContext`] that goes back to user mode.
+//!
+//! A bad RIP, CS, SS or flag faults in the kernel at `iretq` or `sysretq`, so every place that sets a context
+//! (thread start, set-context, a supervisor's answer) passes through [`sanitise`]; what the entries saved themselves
+//! is right by construction.
+
+pub use abi::UserContext;
+use abi::layout::USER_END;
+
+/// 64-bit user code selector (see `cpu/gdt.rs`).
+pub const USER_CODE64: u16 = 0x28 | 3;
+/// 32-bit user code selector.
+pub const USER_CODE32: u16 = 0x18 | 3;
+/// User data selector.
+pub const USER_DATA: u16 = 0x20 | 3;
+
+/// Vector number that stands for `syscall` in a context.
+pub const VECTOR_SYSCALL: u64 = 256;
+/// What [`UserContext::call_number`] holds when the last entry was no system call.
+pub const NO_CALL: u64 = u64::MAX;
+
+/// Flags that user code may set itself: CF, PF, AF, ZF, SF, TF, DF, OF, AC, ID. Not IOPL, IF, NT, RF, VM, VIF, VIP.
+pub const USER_FLAGS: u64 = 0x0024_0DD5;
+/// IF and the bit that is always one.
+pub const FIXED_FLAGS: u64 = 0x202;
+
+/// Which field of a context can't be let into user mode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BadContext {
+    /// RIP is not below the end of user addresses.
+    Rip,
+    /// RSP is not canonical.
+    Rsp,
+    /// CS is not a user code selector.
+    Cs,
+    /// SS is not the user data selector.
+    Ss,
+    /// A base is not canonical, or points into the kernel's half.
+    Base,
+}
+
+/// Checks a context that somebody set, and forces the flags that user mode may not choose.
+///
+/// # Errors
+/// The first field that would fault or let user code where it must not be.
+pub fn sanitise(context: &mut UserContext) -> Result<(), BadContext> {
+    if context.rip >= USER_END {
+        return Err(BadContext::Rip);
+    }
+    if !is_canonical(context.rsp) {
+        return Err(BadContext::Rsp);
+    }
+    if context.cs != u64::from(USER_CODE64) && context.cs != u64::from(USER_CODE32) {
+        return Err(BadContext::Cs);
+    }
+    if context.ss != u64::from(USER_DATA) {
+        return Err(BadContext::Ss);
+    }
+    if !is_user_base(context.fs_base) || !is_user_base(context.gs_base) {
+        return Err(BadContext::Base);
+    }
+    context.rflags = context.rflags & USER_FLAGS | FIXED_FLAGS;
+    Ok(())
+}
+
+/// Whether bits 47 to 63 are equal (4-level paging).
+pub const fn is_canonical(address: u64) -> bool {
+    let upper = address as i64 >> 47;
+    upper == 0 || upper == -1
+}
+
+/// Whether an FS or GS base can be user mode's: below the hole.
+pub const fn is_user_base(address: u64) -> bool {
+    address < 1 << 47
+}
+
+/// The context of a thread that has not run yet.
+pub fn fresh(entry: u64, stack: u64, argument: u64, second: u64, fs_base: u64) -> UserContext {
+    UserContext {
+        rip: entry,
+        rsp: stack,
+        rdi: argument,
+        rsi: second,
+        fs_base,
+        cs: u64::from(USER_CODE64),
+        ss: u64::from(USER_DATA),
+        rflags: FIXED_FLAGS,
+        call_number: NO_CALL,
+        ..UserContext::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_context_may_enter_user_mode() {
+        let mut context = fresh(0x20_0000, 0x7FFF_0000, 1, 2, 3);
+        assert_eq!(sanitise(&mut context), Ok(()));
+        assert_eq!((context.rdi, context.rsi, context.fs_base), (1, 2, 3));
+    }
+
+    #[test]
+    fn what_would_fault_in_the_kernel_is_refused() {
+        let good = fresh(0x20_0000, 0x7FFF_0000, 0, 0, 0);
+        for (want, context) in [
+            (BadContext::Rip, UserContext { rip: USER_END, ..good }),
+            (BadContext::Rip, UserContext { rip: 1 << 47, ..good }),
+            (BadContext::Rip, UserContext { rip: u64::MAX, ..good }),
+            (BadContext::Rsp, UserContext { rsp: 1 << 47, ..good }),
+            (BadContext::Cs, UserContext { cs: 0x08, ..good }),
+            (BadContext::Cs, UserContext { cs: 0x28, ..good }),
+            (BadContext::Cs, UserContext { cs: 0x1_002B, ..good }),
+            (BadContext::Ss, UserContext { ss: 0, ..good }),
+            (BadContext::Base, UserContext { fs_base: 1 << 47, ..good }),
+            (BadContext::Base, UserContext { gs_base: u64::MAX, ..good }),
+        ] {
+            let mut context = context;
+            assert_eq!(sanitise(&mut context), Err(want), "{want:?}");
+        }
+    }
+
+    #[test]
+    fn flags_that_are_not_the_users_are_forced() {
+        let mut context = fresh(0x20_0000, 0, 0, 0, 0);
+        context.rflags = u64::MAX;
+        sanitise(&mut context).unwrap();
+        assert_eq!(context.rflags & 0x3000, 0, "IOPL");
+        assert_eq!(context.rflags & (1 << 14 | 1 << 16 | 1 << 17), 0, "NT, RF, VM");
+        assert_ne!(context.rflags & 1 << 9, 0, "IF");
+    }
+}

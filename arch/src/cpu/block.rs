@@ -1,0 +1,319 @@
+//! The per-CPU block: what a CPU finds through GS while it runs the kernel.
+//!
+//! The first fields are the entry paths' own, at offsets that the assembly uses and that are asserted here. The kernel
+//! hangs its own per-CPU data at `extension`. A block belongs to one CPU; the few fields that others touch are atomic.
+//!
+//! IST stacks carry the block's address at their top, because an NMI, #DB, #MC or #DF can come before `swapgs` and must
+//! find the block without trusting GS (see `entry/paranoid.rs`).
+
+use core::arch::asm;
+use core::cell::{Cell, UnsafeCell};
+use core::mem::offset_of;
+use core::ptr;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use super::gdt::{self, Gdt};
+use super::idt::Idt;
+use super::msr::Msr;
+use super::tss::{self, Ist, Tss};
+use crate::addr::{ApicId, CpuIndex};
+use crate::switch::ThreadState;
+
+/// Reasons why a CPU must not return to user mode at once. Bits of [`CpuBlock::pending`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Pending(pub u32);
+
+impl Pending {
+    /// Another thread should run.
+    pub const RESCHEDULE: Pending = Pending(1);
+    /// The scheduler inbox has something.
+    pub const INBOX: Pending = Pending(2);
+    /// The current thread was asked to end or stop.
+    pub const THREAD: Pending = Pending(4);
+    /// Retired objects can be destroyed.
+    pub const RECLAIM: Pending = Pending(8);
+    /// A deadline has passed.
+    pub const TIMER: Pending = Pending(16);
+}
+
+/// One CPU's block.
+#[repr(C, align(4096))]
+pub struct CpuBlock {
+    /// The block's own address, so that `mov reg, gs:0` finds it.
+    self_pointer: Cell<*const CpuBlock>,
+    /// Top of the current thread's kernel stack, for `syscall`. Always equal to TSS.RSP0.
+    stack_top: Cell<u64>,
+    /// Where the entries keep the user's RSP, or a register, while there is no stack.
+    scratch: Cell<u64>,
+    /// The current thread's switch state.
+    current: Cell<*mut ThreadState>,
+    /// [`Pending`] bits.
+    pending: AtomicU32,
+    /// The CPU's index.
+    index: u32,
+    /// The CPU's local APIC id.
+    apic_id: Cell<u32>,
+    /// Whether CR0.TS is set, so that CR0 is written only when that changes.
+    pub(crate) fpu_trapped: Cell<bool>,
+    /// The thread whose state the FPU registers hold.
+    pub(crate) fpu_owner: Cell<*mut ThreadState>,
+    /// The root that CR3 holds.
+    pub(crate) root: Cell<u64>,
+    /// The kernel's per-CPU data.
+    extension: Cell<*const ()>,
+    /// Levels of locks held.
+    pub(super) lock_mask: Cell<u64>,
+    /// Whether the port map in the TSS is in force, and whose it is.
+    pub(crate) ports: Cell<*const super::IoBitmap>,
+    pub(super) gdt: UnsafeCell<Gdt>,
+    pub(super) tss: Tss,
+    pub(super) idt: UnsafeCell<Idt>,
+}
+
+/// Offsets that the assembly uses.
+pub(crate) mod offsets {
+    use super::{CpuBlock, offset_of};
+
+    /// The stack top of `syscall`.
+    pub(crate) const STACK_TOP: usize = offset_of!(CpuBlock, stack_top);
+    /// The scratch word.
+    pub(crate) const SCRATCH: usize = offset_of!(CpuBlock, scratch);
+}
+
+const _: () = {
+    assert!(offset_of!(CpuBlock, self_pointer) == 0);
+    assert!(offsets::STACK_TOP == 8);
+    assert!(offsets::SCRATCH == 16);
+    assert!(offset_of!(CpuBlock, current) == 24);
+    assert!(offset_of!(CpuBlock, pending) == 32);
+    assert!(offset_of!(CpuBlock, index) == 36);
+};
+
+/// Pages of a block.
+pub const BLOCK_PAGES: u64 = (size_of::<CpuBlock>() / 4096) as u64;
+
+/// Bytes at the top of an IST stack that hold the block's address, 16 to keep the stack aligned.
+pub(crate) const IST_BLOCK_POINTER: u64 = 16;
+
+impl CpuBlock {
+    const fn empty(index: u32) -> CpuBlock {
+        CpuBlock {
+            self_pointer: Cell::new(ptr::null()),
+            stack_top: Cell::new(0),
+            scratch: Cell::new(0),
+            current: Cell::new(ptr::null_mut()),
+            pending: AtomicU32::new(0),
+            index,
+            apic_id: Cell::new(0),
+            fpu_trapped: Cell::new(false),
+            fpu_owner: Cell::new(ptr::null_mut()),
+            root: Cell::new(0),
+            extension: Cell::new(ptr::null()),
+            lock_mask: Cell::new(0),
+            ports: Cell::new(ptr::null()),
+            gdt: UnsafeCell::new(Gdt::new(0, 0, 0)),
+            tss: Tss::new(),
+            idt: UnsafeCell::new(Idt::new()),
+        }
+    }
+
+    /// Lays out the block of CPU `index` at `place`.
+    ///
+    /// `ist_tops` are the tops (one past the last byte, 16-byte aligned) of the IST stacks, in the order of [`Ist`].
+    ///
+    /// # Safety
+    /// `place` must point to [`BLOCK_PAGES`] pages of kernel memory, and each top to a stack, that belong to this CPU for ever.
+    pub unsafe fn create(place: *mut CpuBlock, index: CpuIndex, ist_tops: &[u64; 4]) -> &'static CpuBlock {
+        // SAFETY: the caller gives the memory; the block is written whole before it is referred to. It is filled in place,
+        // as it is larger than an early stack likes.
+        unsafe {
+            ptr::write_bytes(place.cast::<u8>(), 0, size_of::<CpuBlock>());
+            (&raw mut (*place).index).write(index.0);
+            (&raw mut (*place).tss).write(Tss::new());
+            let block = &*place;
+            block.self_pointer.set(place);
+            for (slot, top) in [Ist::DoubleFault, Ist::Nmi, Ist::MachineCheck, Ist::Debug].into_iter().zip(ist_tops) {
+                let stack = top - IST_BLOCK_POINTER;
+                *(stack as *mut u64) = place as u64;
+                block.tss.set_ist(slot, stack);
+            }
+            *block.gdt.get() = Gdt::new(index.0, &raw const block.tss as u64, tss::LIMIT);
+            Idt::fill(block.idt.get());
+            block
+        }
+    }
+
+    /// The CPU's index.
+    #[inline]
+    pub fn index(&self) -> CpuIndex {
+        CpuIndex(self.index)
+    }
+
+    /// The CPU's local APIC id.
+    pub fn apic_id(&self) -> ApicId {
+        ApicId(self.apic_id.get())
+    }
+
+    /// Notes the CPU's local APIC id.
+    pub fn set_apic_id(&self, id: ApicId) {
+        self.apic_id.set(id.0);
+    }
+
+    /// The kernel's per-CPU data; null before it was set.
+    #[inline]
+    pub fn extension(&self) -> *const () {
+        self.extension.get()
+    }
+
+    /// Hangs in the kernel's per-CPU data.
+    pub fn set_extension(&self, extension: *const ()) {
+        self.extension.set(extension);
+    }
+
+    /// The current thread's switch state; null before the first.
+    #[inline]
+    pub fn current(&self) -> *mut ThreadState {
+        self.current.get()
+    }
+
+    #[inline]
+    pub(crate) fn set_current(&self, thread: *mut ThreadState) {
+        self.current.set(thread);
+    }
+
+    /// Asks the CPU to do something before it returns to user mode. Any CPU may ask.
+    #[inline]
+    pub fn request(&self, what: Pending) {
+        self.pending.fetch_or(what.0, Ordering::Release);
+    }
+
+    /// Whether anything is asked.
+    #[inline]
+    pub fn has_requests(&self) -> bool {
+        self.pending.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes all that is asked.
+    #[inline]
+    pub fn take_requests(&self) -> Pending {
+        Pending(self.pending.swap(0, Ordering::Acquire))
+    }
+
+    /// Sets the kernel stack for the next entry from user mode, by `syscall` and by everything else alike.
+    ///
+    /// # Safety
+    /// To be called by this CPU only; `top` is the top of the stack of the thread that it runs next.
+    #[inline]
+    pub(crate) unsafe fn set_stack_top(&self, top: u64) {
+        self.stack_top.set(top);
+        // SAFETY: the caller's promise.
+        unsafe { self.tss.set_rsp0(top) };
+    }
+
+    /// The two places that must agree: the stack of `syscall` and TSS.RSP0.
+    pub fn entry_stacks(&self) -> (u64, u64) {
+        (self.stack_top.get(), self.tss.rsp0())
+    }
+
+    /// The segment that the CPU's task register names.
+    pub(crate) fn tss(&self) -> &Tss {
+        &self.tss
+    }
+
+    /// Loads GDT, IDT, task register and segment selectors, and points GS at this block.
+    ///
+    /// # Safety
+    /// This CPU must be the block's, with interrupts off, running on a kernel stack.
+    pub(super) unsafe fn load(&self) {
+        let gdtr = Pointer { limit: gdt::LIMIT, base: self.gdt.get() as u64 };
+        let idtr = Pointer { limit: super::idt::LIMIT, base: self.idt.get() as u64 };
+        // SAFETY: both tables are complete and live for ever. The far return reloads CS with the kernel code
+        // selector of the new table; DS, ES, FS and SS get null or kernel data; the TSS descriptor is fresh, so `ltr` finds it
+        // available. Loading GS last clears its base, which is written right after.
+        unsafe {
+            asm!(
+                "lgdt [{gdtr}]",
+                "push {cs}",
+                "lea {t}, [rip + 2f]",
+                "push {t}",
+                "retfq",
+                "2:",
+                "mov ss, {ss:e}",
+                "xor {t:e}, {t:e}",
+                "mov ds, {t:e}",
+                "mov es, {t:e}",
+                "mov fs, {t:e}",
+                "mov gs, {t:e}",
+                "lidt [{idtr}]",
+                "ltr {tr:x}",
+                gdtr = in(reg) &raw const gdtr,
+                idtr = in(reg) &raw const idtr,
+                cs = in(reg) u64::from(gdt::KERNEL_CODE),
+                ss = in(reg) u64::from(gdt::KERNEL_DATA),
+                tr = in(reg) u64::from(gdt::TSS),
+                t = out(reg) _,
+            );
+            Msr::FS_BASE.write(0);
+            Msr::GS_BASE.write(self.self_pointer.get() as u64);
+            Msr::KERNEL_GS_BASE.write(0);
+        }
+    }
+}
+
+/// What `lgdt` and `lidt` read.
+#[repr(C, packed(2))]
+struct Pointer {
+    limit: u16,
+    base: u64,
+}
+
+/// The first CPU's block until its real one can be allocated: enough for logging, locks and a panic.
+struct BootBlock(UnsafeCell<CpuBlock>);
+
+// SAFETY: it is used by the first CPU only, before any other runs.
+unsafe impl Sync for BootBlock {}
+
+static BOOT: BootBlock = BootBlock(UnsafeCell::new(CpuBlock::empty(0)));
+static INSTALLED: core::sync::atomic::AtomicBool = core::sync::atomic::AtomicBool::new(false);
+
+/// Points GS of the first CPU at a static block, so that [`block`] works from the kernel's first lines on. Its IDT catches
+/// exceptions on the loader's stack.
+///
+/// # Safety
+/// To be called once, first of all, on the first CPU with interrupts off, on a stack that is kernel memory.
+pub unsafe fn install_boot_block() {
+    // SAFETY: nobody else refers to the boot block yet.
+    let block = unsafe { &*BOOT.0.get() };
+    block.self_pointer.set(block);
+    // SAFETY: as above; the block is static. IST slots are empty, so the IDT is filled without them.
+    unsafe {
+        *block.gdt.get() = Gdt::new(0, &raw const block.tss as u64, tss::LIMIT);
+        Idt::fill_without_ist(block.idt.get());
+        block.load();
+    }
+    INSTALLED.store(true, Ordering::Release);
+}
+
+/// Whether GS points at a block on the first CPU.
+pub fn is_installed() -> bool {
+    INSTALLED.load(Ordering::Acquire)
+}
+
+/// This CPU's block.
+#[inline]
+pub fn block() -> &'static CpuBlock {
+    let pointer: *const CpuBlock;
+    // SAFETY: in the kernel GS points at this CPU's block, whose first word is its address. `pure` and `readonly` are left
+    // out on purpose: a thread that blocks may go on on another CPU, so the address must be read again.
+    unsafe {
+        asm!("mov {}, gs:[0]", out(reg) pointer, options(nostack, preserves_flags));
+        &*pointer
+    }
+}
+
+/// This CPU's index.
+#[inline]
+pub fn current_index() -> CpuIndex {
+    block().index()
+}

@@ -1,0 +1,118 @@
+//! What the CPU can do, read once on the first CPU.
+//!
+//! The other CPUs are compared with it (`init.rs`): a feature is used everywhere or nowhere.
+
+use raw_cpuid::CpuId;
+use spin::Once;
+
+/// The features that change what the kernel does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one CPUID bit with its own name")]
+pub struct Features {
+    /// `rdfsbase` and its kin (CPUID 7.0 EBX bit 0).
+    pub fsgsbase: bool,
+    /// Supervisor-mode execution prevention.
+    pub smep: bool,
+    /// Supervisor-mode access prevention.
+    pub smap: bool,
+    /// User-mode instruction prevention.
+    pub umip: bool,
+    /// XSAVE and XCR0.
+    pub xsave: bool,
+    /// XSAVEOPT.
+    pub xsaveopt: bool,
+    /// 1 GiB pages.
+    pub gigabyte_pages: bool,
+    /// Global pages.
+    pub global_pages: bool,
+    /// RDTSCP, and with it the TSC_AUX register.
+    pub rdtscp: bool,
+    /// Memory type range registers.
+    pub mtrr: bool,
+    /// Runs under a hypervisor (CPUID 1 ECX bit 31).
+    pub hypervisor: bool,
+    /// AMD or Hygon: null selectors keep the segment's base.
+    pub amd: bool,
+    /// The CPU says that it needs no page-table isolation (IA32_ARCH_CAPABILITIES.RDCL_NO), or is AMD's.
+    pub meltdown_safe: bool,
+    /// The bits of XCR0 that are set: x87, SSE, AVX and AVX-512 as far as the CPU has them.
+    pub xcr0: u64,
+    /// Bytes of the standard-format XSAVE area for `xcr0`, or 512 for FXSAVE.
+    pub fpu_bytes: u32,
+}
+
+/// XCR0: x87, SSE, AVX (Intel SDM vol. 1 §13.3).
+const XCR0_BASE: u64 = 0b111;
+/// XCR0: opmask, upper ZMM halves, upper ZMM registers: all three or none.
+const XCR0_AVX512: u64 = 0b1110_0000;
+/// Bytes of the FXSAVE image.
+const FXSAVE_BYTES: u32 = 512;
+/// IA32_ARCH_CAPABILITIES and its RDCL_NO bit.
+const ARCH_CAPABILITIES: super::Msr = super::Msr(0x10A);
+
+static FEATURES: Once<Features> = Once::new();
+
+/// The features of the first CPU.
+///
+/// # Panics
+/// Before [`detect`](super::detect) ran on the first CPU: a kernel bug.
+#[inline]
+pub fn features() -> &'static Features {
+    FEATURES.get().expect("features are detected before they are asked for")
+}
+
+/// Reads the features of this CPU.
+pub(super) fn read() -> Features {
+    let cpuid = CpuId::new();
+    let basic = cpuid.get_feature_info();
+    let extended = cpuid.get_extended_feature_info();
+    let processor = cpuid.get_extended_processor_and_feature_identifiers();
+    let amd = cpuid.get_vendor_info().is_some_and(|v| matches!(v.as_str(), "AuthenticAMD" | "HygonGenuine"));
+    let xsave = basic.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_xsave);
+    let (mut xcr0, mut fpu_bytes, mut xsaveopt) = (0, FXSAVE_BYTES, false);
+    if xsave && let Some(leaf) = cpuid.get_extended_state_info() {
+        // Leaf 0Dh, sub-leaf 0: EDX:EAX are the bits XCR0 can have (Intel SDM vol. 1 §13.2).
+        let leaf0 = raw_cpuid::cpuid!(0xD, 0);
+        let offered = u64::from(leaf0.edx) << 32 | u64::from(leaf0.eax);
+        xcr0 = offered & XCR0_BASE;
+        if offered & XCR0_AVX512 == XCR0_AVX512 && xcr0 & 0b100 != 0 {
+            xcr0 |= XCR0_AVX512;
+        }
+        fpu_bytes = area_bytes(xcr0);
+        xsaveopt = leaf.has_xsaveopt();
+    }
+    let arch_capabilities = extended.as_ref().is_some_and(raw_cpuid::ExtendedFeatures::has_ia32_arch_capabilities);
+    // SAFETY: CPUID says that the register exists.
+    let meltdown_safe = amd || arch_capabilities && unsafe { ARCH_CAPABILITIES.read() } & 1 != 0;
+    Features {
+        fsgsbase: extended.as_ref().is_some_and(raw_cpuid::ExtendedFeatures::has_fsgsbase),
+        smep: extended.as_ref().is_some_and(raw_cpuid::ExtendedFeatures::has_smep),
+        smap: extended.as_ref().is_some_and(raw_cpuid::ExtendedFeatures::has_smap),
+        umip: extended.as_ref().is_some_and(raw_cpuid::ExtendedFeatures::has_umip),
+        xsave,
+        xsaveopt,
+        gigabyte_pages: processor.as_ref().is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_1gib_pages),
+        global_pages: basic.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_pge),
+        rdtscp: processor.as_ref().is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_rdtscp),
+        mtrr: basic.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_mtrr),
+        hypervisor: basic.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_hypervisor),
+        amd,
+        meltdown_safe,
+        xcr0,
+        fpu_bytes,
+    }
+}
+
+/// Bytes of a standard-format area for these components: the end of the one that lies last (Intel SDM vol. 1 §13.4.3).
+fn area_bytes(xcr0: u64) -> u32 {
+    const LEGACY_AND_HEADER: u32 = 576;
+    (2..63).filter(|bit| xcr0 >> bit & 1 != 0).fold(LEGACY_AND_HEADER, |end, bit| {
+        let component = raw_cpuid::cpuid!(0xD, bit as u32);
+        end.max(component.ebx + component.eax)
+    })
+}
+
+/// Remembers the first CPU's features.
+pub(super) fn remember(found: Features) -> &'static Features {
+    FEATURES.call_once(|| found)
+}

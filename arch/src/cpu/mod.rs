@@ -1,0 +1,71 @@
+//! One CPU: its block, its tables, its control registers.
+
+mod block;
+mod features;
+mod gdt;
+mod idt;
+mod init;
+mod msr;
+mod mtrr;
+mod tss;
+
+pub use block::{BLOCK_PAGES, CpuBlock, Pending, block, current_index, install_boot_block, is_installed};
+pub(crate) use block::offsets;
+pub use features::{Features, features};
+pub use gdt::{KERNEL_CODE, KERNEL_DATA, USER_CODE32, USER_CODE64, USER_DATA};
+pub use init::{ControlState, InitError, cpu_init, detect};
+pub use msr::Msr;
+pub use tss::{IO_BITMAP_BYTES, IoBitmap};
+
+use core::arch::asm;
+
+/// What a CPU does while it waits for another: it serves the requests that must be served anywhere, and pauses.
+#[inline]
+pub fn relax() {
+    crate::hooks::serve_requests();
+    core::hint::spin_loop();
+}
+
+/// The levels of the locks that this CPU holds, for the kernel's check of the lock order.
+#[inline]
+pub fn lock_mask() -> u64 {
+    block().lock_mask.get()
+}
+
+/// Sets what [`lock_mask`] returns.
+#[inline]
+pub fn set_lock_mask(mask: u64) {
+    block().lock_mask.set(mask);
+}
+
+/// Lets interrupts in and stops the CPU until one comes, then shuts them out again.
+///
+/// `sti` holds interrupts back for one more instruction (Intel SDM vol. 2B, STI), so none can slip in between it and `hlt`
+/// and leave the CPU asleep with work to do. The caller tested for work with interrupts off.
+#[inline]
+pub fn halt_until_interrupt() {
+    // SAFETY: the handlers that run meanwhile keep every register; memory may change, so no `nomem`.
+    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+}
+
+/// Shuts interrupts out.
+#[inline]
+pub fn disable_interrupts() {
+    // SAFETY: clearing IF touches no memory and no register but the flags; no `nomem`, so that nothing moves across.
+    unsafe { asm!("cli", options(nostack)) };
+}
+
+/// Stops this CPU for good. NMIs still arrive.
+pub fn halt_forever() -> ! {
+    loop {
+        // SAFETY: with interrupts off nothing but an NMI ends `hlt`, and then the loop halts again.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}
+
+/// The time-stamp counter.
+#[inline]
+pub fn read_tsc() -> u64 {
+    // SAFETY: RDTSC has no effect but its result; CR4.TSD is never set.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}

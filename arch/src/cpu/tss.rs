@@ -1,0 +1,119 @@
+//! The task state segment of one CPU.
+//!
+//! In 64-bit mode it holds no task: it holds the stack for entries from user mode (RSP0), the seven stacks that vectors
+//! can ask for by number (IST), and the map of I/O ports that user mode may use (Intel SDM vol. 3A §8.7, vol. 1 §19.5.2).
+//!
+//! The map has a bit for each of the 65,536 ports and one byte of ones behind it, because the CPU always reads two
+//! bytes; both lie within the segment's limit. A process without ports gets `iomap_base` past the limit, so that nothing
+//! is copied for it.
+
+use core::cell::UnsafeCell;
+
+use x86_64::VirtAddr;
+use x86_64::structures::tss::TaskStateSegment;
+
+/// Bytes of the map proper.
+pub const IO_BITMAP_BYTES: usize = 8192;
+
+/// A map of I/O ports: a clear bit allows the port.
+pub type IoBitmap = [u8; IO_BITMAP_BYTES];
+
+/// The segment with its map.
+#[repr(C, align(16))]
+pub struct Tss {
+    hardware: UnsafeCell<TaskStateSegment>,
+    bitmap: UnsafeCell<IoBitmap>,
+    /// All ones; the CPU reads it for ports at the end of the map.
+    end: u8,
+}
+
+const HARDWARE_BYTES: usize = size_of::<TaskStateSegment>();
+const BITMAP_OFFSET: u16 = HARDWARE_BYTES as u16;
+
+/// Offset of the segment's last byte.
+pub const LIMIT: u32 = (HARDWARE_BYTES + IO_BITMAP_BYTES) as u32;
+/// An offset past the limit: no port is allowed.
+const NO_BITMAP: u16 = LIMIT as u16 + 1;
+
+const _: () = {
+    assert!(HARDWARE_BYTES == 104);
+    assert!(core::mem::offset_of!(Tss, bitmap) == HARDWARE_BYTES);
+    assert!(core::mem::offset_of!(Tss, end) == LIMIT as usize);
+};
+
+/// Which IST slot (1 to 7) a vector uses; each has its own, as a second event on one slot overwrites the first frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Ist {
+    /// #DF.
+    DoubleFault = 1,
+    /// NMI.
+    Nmi = 2,
+    /// #MC.
+    MachineCheck = 3,
+    /// #DB.
+    Debug = 4,
+}
+
+impl Ist {
+    /// How many there are.
+    pub const COUNT: usize = 4;
+}
+
+impl Tss {
+    /// A segment without stacks and without ports.
+    pub const fn new() -> Tss {
+        let mut hardware = TaskStateSegment::new();
+        hardware.iomap_base = NO_BITMAP;
+        Tss { hardware: UnsafeCell::new(hardware), bitmap: UnsafeCell::new([0xFF; IO_BITMAP_BYTES]), end: 0xFF }
+    }
+
+    /// Sets the stack for entries from user mode.
+    ///
+    /// # Safety
+    /// Only the CPU that owns the segment may call it, and `top` must be the top of the stack of the thread that it will run.
+    #[inline]
+    pub unsafe fn set_rsp0(&self, top: u64) {
+        // SAFETY: the owning CPU alone writes; the field is packed, so it is written unaligned.
+        unsafe { (&raw mut (*self.hardware.get()).privilege_stack_table[0]).write_unaligned(VirtAddr::new_unsafe(top)) };
+    }
+
+    /// The stack for entries from user mode.
+    pub fn rsp0(&self) -> u64 {
+        // SAFETY: the owning CPU alone writes; the field is packed.
+        unsafe { (&raw const (*self.hardware.get()).privilege_stack_table[0]).read_unaligned().as_u64() }
+    }
+
+    /// Sets an IST stack, before the segment is loaded.
+    ///
+    /// # Safety
+    /// `top` must be the top of a stack that nothing else uses.
+    pub unsafe fn set_ist(&self, slot: Ist, top: u64) {
+        // SAFETY: nobody uses the segment yet.
+        unsafe {
+            (&raw mut (*self.hardware.get()).interrupt_stack_table[slot as usize - 1]).write_unaligned(VirtAddr::new_unsafe(top));
+        }
+    }
+
+    /// Forbids user mode every port.
+    ///
+    /// # Safety
+    /// Only the CPU that owns the segment may call it.
+    #[inline]
+    pub unsafe fn forbid_ports(&self) {
+        // SAFETY: the owning CPU alone writes.
+        unsafe { (&raw mut (*self.hardware.get()).iomap_base).write_unaligned(NO_BITMAP) };
+    }
+
+    /// Allows user mode the ports of a map.
+    ///
+    /// # Safety
+    /// Only the CPU that owns the segment may call it.
+    pub unsafe fn allow_ports(&self, map: &IoBitmap) {
+        // SAFETY: the owning CPU alone writes.
+        unsafe {
+            (*self.bitmap.get()).copy_from_slice(map);
+            (&raw mut (*self.hardware.get()).iomap_base).write_unaligned(BITMAP_OFFSET);
+        }
+    }
+}

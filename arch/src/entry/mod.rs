@@ -1,0 +1,58 @@
+//! The ways into the kernel and out of it.
+//!
+//! | file | entries | stack |
+//! |---|---|---|
+//! | `syscall.rs` | `syscall` from 64-bit code | the thread's |
+//! | `vectors.rs` | exceptions, interrupts, `int 0x80` | the thread's, or the one that was interrupted |
+//! | `paranoid.rs` | #DB, NMI, #DF, #MC: may come at any instruction | one of their own each |
+//!
+//! Each builds a [`UserContext`] at the top of its stack; from user mode that is always the top of the thread's kernel stack,
+//! so that the context can be found from outside. `frame.rs` holds the layout for the assembly.
+
+mod alternatives;
+mod frame;
+mod paranoid;
+mod syscall;
+mod vectors;
+
+pub use alternatives::patch;
+pub use vectors::{EXIT_TRAP, return_to_user};
+
+use abi::UserContext;
+
+/// Address of the stub for a vector.
+pub(crate) fn vector_address(vector: u8) -> u64 {
+    vectors::stubs as *const () as u64 + u64::from(vector) * vectors::STUB_BYTES
+}
+
+/// Where `syscall` goes.
+pub(crate) fn syscall_address() -> u64 {
+    syscall::entry as *const () as u64
+}
+
+/// Where `syscall` from 32-bit code goes (AMD).
+pub(crate) fn compat_syscall_address() -> u64 {
+    syscall::compat_entry as *const () as u64
+}
+
+pub(crate) fn debug_address() -> u64 {
+    paranoid::debug as *const () as u64
+}
+
+pub(crate) fn nmi_address() -> u64 {
+    paranoid::nmi as *const () as u64
+}
+
+pub(crate) fn double_fault_address() -> u64 {
+    paranoid::double_fault as *const () as u64
+}
+
+pub(crate) fn machine_check_address() -> u64 {
+    paranoid::machine_check as *const () as u64
+}
+
+/// The user context of the thread whose kernel stack ends at `stack_top`.
+#[inline]
+pub const fn context_at(stack_top: u64) -> *mut UserContext {
+    (stack_top - size_of::<UserContext>() as u64) as *mut UserContext
+}

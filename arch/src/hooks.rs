@@ -1,0 +1,32 @@
+//! The few places where mechanism calls policy: symbols that the kernel supplies.
+//!
+//! They are plain symbols and not function pointers, so that an entry costs no indirect call. Each is entered with
+//! interrupts off, GS at this CPU's block, and DF clear.
+
+use abi::UserContext;
+
+unsafe extern "C" {
+    /// A system call came, by any entry; `context.call_number` says which. On return the context is what user mode gets.
+    #[link_name = "switchyard_system_call"]
+    pub(crate) safe fn system_call(context: &mut UserContext);
+
+    /// An exception or interrupt came from user mode.
+    #[link_name = "switchyard_user_trap"]
+    pub(crate) safe fn user_trap(context: &mut UserContext);
+
+    /// An exception came from the kernel itself, or an interrupt to the idle loop.
+    #[link_name = "switchyard_kernel_trap"]
+    pub(crate) safe fn kernel_trap(context: &mut UserContext);
+
+    /// An NMI came, at any instruction whatever: no lock may be taken.
+    #[link_name = "switchyard_nmi"]
+    pub(crate) safe fn nmi(context: &mut UserContext);
+
+    /// A thread runs for the first time: do what is due on the way to user mode.
+    #[link_name = "switchyard_thread_begin"]
+    pub(crate) safe fn thread_begin();
+
+    /// Serves what other CPUs want served at once: TLB shoot-downs. Called while waiting for a lock or an answer.
+    #[link_name = "switchyard_serve_requests"]
+    pub safe fn serve_requests();
+}

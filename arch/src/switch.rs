@@ -1,0 +1,297 @@
+//! `switch_to`: one thread leaves a CPU, another comes.
+//!
+//! The kernel keeps no thread in hardware: a switch is a handful of loads and stores in a stated order (see
+//! [`switch_to`]). Each thread has a kernel stack of its own. A thread that is not running has its callee-saved registers on
+//! that stack, and its stack pointer in its [`ThreadState`]; its user registers lie at the top of the stack, where the entry
+//! put them.
+//!
+//! What may go wrong: two places hold the kernel stack's top (TSS.RSP0 for interrupts, the per-CPU block for `syscall`), and
+//! both must change at each switch; a base or selector that is not saved is another thread's afterwards.
+
+use core::arch::{asm, naked_asm};
+use core::cell::Cell;
+use core::ptr;
+
+use abi::UserContext;
+
+use crate::addr::PhysAddr;
+use crate::cpu::{self, CpuBlock, IoBitmap, Msr, features};
+use crate::entry::{context_at, return_to_user};
+use crate::fpu::{self, FpuState};
+use crate::paging;
+
+/// What the switch knows of a thread.
+///
+/// It belongs to the CPU on which the thread runs or is queued.
+#[repr(C)]
+pub struct ThreadState {
+    /// Stack pointer while the thread is not running.
+    rsp: Cell<u64>,
+    /// Top of its kernel stack; the thread's user context lies right below.
+    stack_top: u64,
+    /// Root of its page tables.
+    root: PhysAddr,
+    /// Its I/O port map; null if it may use no port.
+    ports: Cell<*const IoBitmap>,
+    pub(crate) fpu: FpuState,
+    /// Whether it ever runs in user mode; a CPU's idle thread does not.
+    user: bool,
+}
+
+// SAFETY: the cells are touched by one CPU at a time, as the type's documentation says; the scheduler sees to it.
+unsafe impl Sync for ThreadState {}
+// SAFETY: it is data; the pointers in it are valid on every CPU.
+unsafe impl Send for ThreadState {}
+
+/// Room for the first switch: six callee-saved registers and the address to "return" to.
+#[repr(C)]
+struct FirstFrame {
+    callee_saved: [u64; 6],
+    return_address: u64,
+}
+
+impl ThreadState {
+    /// A user thread that has not run: its first switch leads to user mode with `context`.
+    ///
+    /// # Safety
+    /// `stack_top` is the 16-byte aligned top of a mapped stack of the thread's own; `root` maps the kernel; `context` was
+    /// checked (`context::sanitise`). The state must not outlive stack and tables.
+    pub unsafe fn for_user(stack_top: u64, root: PhysAddr, fpu: FpuState, context: UserContext) -> ThreadState {
+        let place = context_at(stack_top);
+        let frame = (place as u64 - size_of::<FirstFrame>() as u64) as *mut FirstFrame;
+        // SAFETY: the stack is the caller's and large enough.
+        unsafe {
+            place.write(context);
+            frame.write(FirstFrame { callee_saved: [0; 6], return_address: first_run as *const () as u64 });
+        }
+        ThreadState {
+            rsp: Cell::new(frame as u64),
+            stack_top,
+            root,
+            ports: Cell::new(ptr::null()),
+            fpu,
+            user: true,
+        }
+    }
+
+    /// The state of a thread that is already running: a CPU's idle thread, which never sees user mode.
+    pub const fn for_idle(stack_top: u64, root: PhysAddr) -> ThreadState {
+        ThreadState {
+            rsp: Cell::new(0),
+            stack_top,
+            root,
+            ports: Cell::new(ptr::null()),
+            fpu: FpuState::none(),
+            user: false,
+        }
+    }
+
+    /// The thread's user context, as its last entry left it. Bases and selectors are right while it is not running.
+    #[inline]
+    pub fn context(&self) -> *mut UserContext {
+        context_at(self.stack_top)
+    }
+
+    /// Top of its kernel stack.
+    pub fn stack_top(&self) -> u64 {
+        self.stack_top
+    }
+
+    /// Sets the ports that it may use from its next switch on; null for none.
+    ///
+    /// # Safety
+    /// The map must live and stay the same as long as the thread runs with it.
+    pub unsafe fn set_ports(&self, ports: *const IoBitmap) {
+        self.ports.set(ports);
+    }
+}
+
+/// Makes a state this CPU's current thread without a switch: for the idle thread that grows out of the boot code.
+///
+/// # Safety
+/// The caller runs on the state's stack, and the state lives for ever.
+pub unsafe fn adopt(state: &'static ThreadState) {
+    let block = cpu::block();
+    block.set_current(ptr::from_ref(state).cast_mut());
+    // SAFETY: the stack is the state's own.
+    unsafe { block.set_stack_top(state.stack_top) };
+}
+
+/// Leaves `previous` and goes on where `next` left; returns when somebody switches back.
+///
+/// Order: FPU of the one that leaves, selectors and bases, page tables, ports, the two stack tops, the current thread, FPU
+/// of the one that comes, callee-saved registers and stack.
+///
+/// # Safety
+/// Interrupts are off and no lock is held. `previous` is this CPU's current thread; `next` runs nowhere and belongs to this CPU.
+/// Both live until the switch is done; nobody frees `previous` before this CPU's next quiescent point.
+#[inline]
+pub unsafe fn switch_to(previous: &ThreadState, next: &ThreadState) {
+    let block = cpu::block();
+    // SAFETY: the caller's promises are those of the parts.
+    unsafe {
+        fpu::leave(block, previous);
+        if previous.user {
+            save_segments(previous);
+        }
+        if next.user {
+            load_segments(next);
+        }
+        if block.root.get() != next.root.as_u64() {
+            block.root.set(next.root.as_u64());
+            paging::load_root(next.root);
+        }
+        load_ports(block, next);
+        block.set_stack_top(next.stack_top);
+        block.set_current(ptr::from_ref(next).cast_mut());
+        fpu::enter(block, next);
+        exchange_stacks(previous.rsp.as_ptr(), next.rsp.get());
+    }
+}
+
+/// Puts the port map that the current thread may use into the TSS at once.
+///
+/// # Safety
+/// As [`ThreadState::set_ports`], for this CPU's current thread.
+pub unsafe fn refresh_ports() {
+    let block = cpu::block();
+    // SAFETY: there is a current thread once the scheduler runs.
+    unsafe {
+        block.ports.set(ptr::dangling());
+        load_ports(block, &*block.current());
+    }
+}
+
+/// # Safety
+/// To be called by the CPU of `block`; `next`'s map is valid.
+#[inline]
+unsafe fn load_ports(block: &CpuBlock, next: &ThreadState) {
+    let map = next.ports.get();
+    if block.ports.get() != map {
+        block.ports.set(map);
+        // SAFETY: the caller's promise.
+        unsafe {
+            if map.is_null() {
+                block.tss().forbid_ports();
+            } else {
+                block.tss().allow_ports(&*map);
+            }
+        }
+    }
+}
+
+/// Saves what user mode may have changed without the kernel's knowledge: selectors, and with them or by `wrfsbase`, bases.
+///
+/// # Safety
+/// `thread` is the current user thread.
+#[inline]
+unsafe fn save_segments(thread: &ThreadState) {
+    // SAFETY: the context is the thread's own; KERNEL_GS_BASE holds the user's base while the kernel runs.
+    unsafe {
+        let context = &mut *thread.context();
+        let (ds, es, fs, gs): (u16, u16, u16, u16);
+        asm!("mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",
+            out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack, preserves_flags));
+        (context.ds, context.es, context.fs, context.gs) = (ds, es, fs, gs);
+        if features().fsgsbase {
+            asm!("rdfsbase {}", out(reg) context.fs_base, options(nomem, nostack, preserves_flags));
+        } else {
+            context.fs_base = Msr::FS_BASE.read();
+        }
+        context.gs_base = Msr::KERNEL_GS_BASE.read();
+    }
+}
+
+/// Loads a thread's selectors, then its bases: loading a selector changes the base (or, on AMD, a null one does not), so the
+/// bases come last.
+///
+/// # Safety
+/// The context holds selectors that can be loaded and canonical bases.
+#[inline]
+unsafe fn load_segments(next: &ThreadState) {
+    // SAFETY: the caller's promise. GS is loaded between two `swapgs`, as its base is overwritten and the kernel's must survive; no
+    // interrupt can come, and an NMI does not trust GS.
+    unsafe {
+        let context = &*next.context();
+        let (ds, es): (u16, u16);
+        let (fs, gs): (u16, u16);
+        asm!("mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",
+            out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack, preserves_flags));
+        if (ds | context.ds) != 0 {
+            asm!("mov ds, {0:x}", in(reg) context.ds, options(nostack, preserves_flags));
+        }
+        if (es | context.es) != 0 {
+            asm!("mov es, {0:x}", in(reg) context.es, options(nostack, preserves_flags));
+        }
+        if (fs | context.fs) != 0 {
+            asm!("mov fs, {0:x}", in(reg) context.fs, options(nostack, preserves_flags));
+        }
+        if (gs | context.gs) != 0 {
+            asm!("swapgs", "mov gs, {0:x}", "swapgs", in(reg) context.gs, options(nostack, preserves_flags));
+        }
+        if features().fsgsbase {
+            asm!("wrfsbase {}", in(reg) context.fs_base, options(nostack, preserves_flags));
+        } else {
+            Msr::FS_BASE.write(context.fs_base);
+        }
+        Msr::KERNEL_GS_BASE.write(context.gs_base);
+    }
+}
+
+/// Sets the FS base of the running thread.
+///
+/// # Safety
+/// To be called in a system call of the current user thread; the base is canonical and the user's.
+pub unsafe fn set_current_fs_base(base: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { Msr::FS_BASE.write(base) };
+}
+
+/// Brings the bases and selectors of the running thread into its context.
+///
+/// # Safety
+/// `thread` is this CPU's current user thread.
+pub unsafe fn complete_context(thread: &ThreadState) {
+    // SAFETY: the caller's promise.
+    unsafe { save_segments(thread) };
+}
+
+/// Saves the callee-saved registers on the current stack, stores RSP in `*previous`, and pops the same from `next`.
+///
+/// ```text
+/// previous stack:  return address | rbp rbx r12 r13 r14 r15   <- *previous
+/// ```
+///
+/// In: RDI where to store RSP, RSI the RSP to go on with. Out: returns on the other stack. Flags are not kept; interrupts stay
+/// off. Clobbers what a C call may.
+#[unsafe(naked)]
+unsafe extern "C" fn exchange_stacks(previous: *mut u64, next: u64) {
+    naked_asm!(
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "mov [rdi], rsp",
+        "mov rsp, rsi",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+    )
+}
+
+/// Where a thread's first switch comes out: RSP is at its context. Does what is due on the way to user mode, then goes there.
+#[unsafe(naked)]
+unsafe extern "C" fn first_run() {
+    naked_asm!(
+        "call {begin}",
+        "jmp {return_to_user}",
+        begin = sym crate::hooks::thread_begin,
+        return_to_user = sym return_to_user,
+    )
+}

@@ -1,0 +1,151 @@
+//! Messages: on the firmware's console, and on the first serial port if the console does not reach it.
+//!
+//! Most firmware of virtual machines and servers shows its console on a serial port as well, and then writing there
+//! too would print everything twice. The firmware's `ConOut` variable lists the devices its console consists of
+//! (UEFI specification 2.10 §3.3); if none of them is a UART, the loader drives COM1 itself, provided there is one.
+
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+use uefi::runtime::VariableVendor;
+use uefi::{Status, boot, cstr16, system};
+
+/// COM1's first register.
+const COM1: u16 = 0x3f8;
+
+static MIRROR: AtomicBool = AtomicBool::new(false);
+static EXITED: AtomicBool = AtomicBool::new(false);
+
+/// Prints a line.
+#[macro_export]
+macro_rules! say {
+    ($($part:tt)*) => { $crate::console::line(format_args!($($part)*)) };
+}
+
+/// Finds out where messages go.
+pub fn init() {
+    MIRROR.store(!console_is_serial() && com1_present(), Ordering::Relaxed);
+}
+
+/// Prints one line.
+pub fn line(text: fmt::Arguments<'_>) {
+    // A console that fails leaves nobody to tell.
+    let _ = system::with_stdout(|out| out.write_fmt(format_args!("{text}\n")));
+    if MIRROR.load(Ordering::Relaxed) {
+        let _ = Com1.write_fmt(format_args!("{text}\n"));
+    }
+}
+
+/// From now on the firmware's console is gone.
+pub fn firmware_has_left() {
+    EXITED.store(true, Ordering::Relaxed);
+}
+
+/// Prints when little can be relied on: on the firmware's console if it is still there, else on COM1.
+pub fn emergency(text: fmt::Arguments<'_>) {
+    if EXITED.load(Ordering::Relaxed) {
+        if com1_present() {
+            let _ = Com1.write_fmt(text);
+        }
+    } else {
+        line(text);
+    }
+}
+
+/// The end of the road after a fault of the loader itself: back to the firmware by a reset, after a while to read.
+pub fn halt_or_reset() -> ! {
+    if !EXITED.load(Ordering::Relaxed) {
+        boot::stall(Duration::from_secs(5));
+    }
+    uefi::runtime::reset(uefi::runtime::ResetType::COLD, Status::ABORTED, None)
+}
+
+/// Waits for a key, at most `tenths` tenths of a second.
+pub fn wait_for_key(tenths: Option<u32>) {
+    // What was typed before the question is not an answer.
+    let _ = system::with_stdin(|input| input.reset(false));
+    let mut left = tenths;
+    loop {
+        if let Ok(Some(_)) = system::with_stdin(uefi::proto::console::text::Input::read_key) {
+            return;
+        }
+        match &mut left {
+            Some(0) => return,
+            Some(n) => *n -= 1,
+            None => {}
+        }
+        boot::stall(Duration::from_millis(100));
+    }
+}
+
+/// Whether one of the console's output devices is a UART.
+fn console_is_serial() -> bool {
+    let Ok((path, _)) =
+        uefi::runtime::get_variable_boxed(cstr16!("ConOut"), &VariableVendor::GLOBAL_VARIABLE)
+    else {
+        return false;
+    };
+    // Device path nodes: type, subtype, 16-bit length; messaging type 3, UART subtype 14 (UEFI specification 2.10
+    // §10.3.4.15).
+    let mut rest = &path[..];
+    while let [kind, subtype, low, high, ..] = *rest {
+        if (kind, subtype) == (3, 14) {
+            return true;
+        }
+        let length = usize::from(u16::from_le_bytes([low, high]));
+        if length < 4 || length > rest.len() {
+            return false;
+        }
+        rest = &rest[length..];
+    }
+    false
+}
+
+/// Whether a UART answers at COM1: its scratch register keeps what is written.
+fn com1_present() -> bool {
+    outb(COM1 + 7, 0x5a);
+    inb(COM1 + 7) == 0x5a
+}
+
+/// COM1, with whatever speed the firmware left it at.
+struct Com1;
+
+impl Write for Com1 {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                send(b'\r');
+            }
+            send(byte);
+        }
+        Ok(())
+    }
+}
+
+fn send(byte: u8) {
+    // Bit 5 of the line status register: room for a byte. Bounded, so that a stuck port costs time and not the boot.
+    for _ in 0..100_000 {
+        if inb(COM1 + 5) & 0x20 != 0 {
+            break;
+        }
+    }
+    outb(COM1, byte);
+}
+
+/// Writes a byte to an I/O port. Only ports of devices that the loader may drive: COM1 and the legacy PICs.
+pub fn outb(port: u16, value: u8) {
+    // SAFETY: port output touches no memory. The callers use the UART at COM1 and the PICs, which a loader owns.
+    unsafe {
+        core::arch::asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags));
+    }
+}
+
+fn inb(port: u16) -> u8 {
+    let value: u8;
+    // SAFETY: port input touches no memory; reading the UART's line status or scratch register has no side effect
+    // that matters here.
+    unsafe {
+        core::arch::asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags));
+    }
+    value
+}

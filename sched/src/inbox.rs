@@ -85,7 +85,10 @@ impl<T: Node> Inbox<T> {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             links.next.set(Self::thread(head));
-            match self.head.compare_exchange_weak(head, word, Ordering::Release, Ordering::Relaxed) {
+            match self
+                .head
+                .compare_exchange_weak(head, word, Ordering::Release, Ordering::Relaxed)
+            {
                 Ok(EMPTY) => return Pushed::First,
                 Ok(_) => return Pushed::More,
                 Err(now) => head = now,
@@ -131,21 +134,30 @@ impl<T: Node> Inbox<T> {
     /// The owner begins to spin on [`Inbox::is_empty`]: producers need not tell it of a first push. `false`,
     /// and nothing changed, if there is something inside.
     pub fn start_polling(&self) -> bool {
-        self.head.compare_exchange(EMPTY, POLLED, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.head
+            .compare_exchange(EMPTY, POLLED, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// The owner ends its polling. `true` if nothing is inside: it may go on to halt, and will be told of the
     /// next push. `false` if there is: drain it.
     #[must_use = "what was pushed while polling is announced by nobody else"]
     pub fn stop_polling(&self) -> bool {
-        match self.head.compare_exchange(POLLED, EMPTY, Ordering::Relaxed, Ordering::Relaxed) {
+        match self
+            .head
+            .compare_exchange(POLLED, EMPTY, Ordering::Relaxed, Ordering::Relaxed)
+        {
             Ok(_) => true,
             Err(head) => head == EMPTY,
         }
     }
 
     fn thread(head: usize) -> Option<T> {
-        if head == POLLED { None } else { NonZeroUsize::new(head).map(T::from_word) }
+        if head == POLLED {
+            None
+        } else {
+            NonZeroUsize::new(head).map(T::from_word)
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 //! be seen of that at the ends of the list.
 
 use crate::atomic::Ordering;
-use crate::node::{ListLinks, Node};
+use crate::node::{Node, place};
 
 /// A list of threads. Exclusive use is the caller's affair: `&mut` says so.
 pub struct List<T> {
@@ -19,7 +19,10 @@ pub struct List<T> {
 impl<T: Node> List<T> {
     /// An empty list.
     pub const fn new() -> List<T> {
-        List { head: None, tail: None }
+        List {
+            head: None,
+            tail: None,
+        }
     }
 
     /// Whether nobody is in it.
@@ -34,12 +37,12 @@ impl<T: Node> List<T> {
 
     /// Adds a thread at the end. It must be in no list and no run queue (asserted in debug builds).
     pub fn push_back(&mut self, thread: T) {
-        self.link_back(thread, ListLinks::<T>::PLAIN_LIST);
+        self.link_back(thread, place::PLAIN_LIST);
     }
 
     /// Adds a thread at the front. It must be in no list and no run queue (asserted in debug builds).
     pub fn push_front(&mut self, thread: T) {
-        self.link_front(thread, ListLinks::<T>::PLAIN_LIST);
+        self.link_front(thread, place::PLAIN_LIST);
     }
 
     /// Takes the first thread out.
@@ -53,8 +56,11 @@ impl<T: Node> List<T> {
     ///
     /// A thread that is in *another* list must not be given.
     pub fn remove(&mut self, thread: T) -> bool {
-        if thread.links().list.place.load(Ordering::Relaxed) != ListLinks::<T>::PLAIN_LIST {
-            debug_assert!(!thread.links().is_listed(), "removing from a list what a run queue holds");
+        if thread.links().list.place.load(Ordering::Relaxed) != place::PLAIN_LIST {
+            debug_assert!(
+                !thread.links().is_listed(),
+                "removing from a list what a run queue holds"
+            );
             return false;
         }
         self.unlink(thread);
@@ -63,7 +69,10 @@ impl<T: Node> List<T> {
 
     /// The threads from first to last.
     pub const fn iter(&self) -> Iter<'_, T> {
-        Iter { list: core::marker::PhantomData, next: self.head }
+        Iter {
+            list: core::marker::PhantomData,
+            next: self.head,
+        }
     }
 
     pub(crate) fn link_back(&mut self, thread: T, place: u32) {
@@ -93,27 +102,28 @@ impl<T: Node> List<T> {
     pub(crate) fn unlink(&mut self, thread: T) {
         let links = &thread.links().list;
         let (previous, next) = (links.previous.get(), links.next.get());
-        match previous {
-            Some(previous) => previous.links().list.next.set(next),
-            None => {
-                debug_assert!(self.head == Some(thread), "the thread is in another list");
-                self.head = next;
-            }
+        if let Some(previous) = previous {
+            previous.links().list.next.set(next);
+        } else {
+            debug_assert!(self.head == Some(thread), "the thread is in another list");
+            self.head = next;
         }
-        match next {
-            Some(next) => next.links().list.previous.set(previous),
-            None => {
-                debug_assert!(self.tail == Some(thread), "the thread is in another list");
-                self.tail = previous;
-            }
+        if let Some(next) = next {
+            next.links().list.previous.set(previous);
+        } else {
+            debug_assert!(self.tail == Some(thread), "the thread is in another list");
+            self.tail = previous;
         }
         links.next.set(None);
         links.previous.set(None);
-        links.place.store(ListLinks::<T>::NOWHERE, Ordering::Relaxed);
+        links.place.store(place::NOWHERE, Ordering::Relaxed);
     }
 
     fn enter(thread: T, place: u32) {
-        debug_assert!(!thread.links().is_listed(), "the thread is in a list or run queue already");
+        debug_assert!(
+            !thread.links().is_listed(),
+            "the thread is in a list or run queue already"
+        );
         thread.links().list.place.store(place, Ordering::Relaxed);
     }
 }

@@ -74,7 +74,7 @@ impl<T: Node> Links<T> {
 
     /// Whether the thread is in a run queue or a list.
     pub fn is_listed(&self) -> bool {
-        self.list.place.load(Ordering::Relaxed) != ListLinks::<T>::NOWHERE
+        self.list.place.load(Ordering::Relaxed) != place::NOWHERE
     }
 
     /// Whether the thread has a deadline in a timer queue.
@@ -117,23 +117,30 @@ impl<T: Node> Link<T> {
 
     #[inline]
     pub(crate) fn set(&self, thread: Option<T>) {
-        self.word.store(thread.map_or(0, |t| t.into_word().get()), Ordering::Relaxed);
+        self.word
+            .store(thread.map_or(0, |t| t.into_word().get()), Ordering::Relaxed);
     }
+}
+
+/// What [`ListLinks::place`] says.
+pub(crate) mod place {
+    /// In no list and no run queue.
+    pub(crate) const NOWHERE: u32 = 0;
+    /// In a list that is no level of a run queue.
+    pub(crate) const PLAIN_LIST: u32 = 1;
+    /// In level 0 of a run queue; level *n* is this plus *n*.
+    pub(crate) const LEVEL_0: u32 = 2;
 }
 
 /// Links of a doubly linked list.
 pub(crate) struct ListLinks<T> {
     pub(crate) next: Link<T>,
     pub(crate) previous: Link<T>,
-    /// [`Self::NOWHERE`], [`Self::PLAIN_LIST`], or `LEVEL_0` plus the level of the run queue it is in.
+    /// Where the thread is: one of [`place`].
     pub(crate) place: AtomicU32,
 }
 
 impl<T: Node> ListLinks<T> {
-    pub(crate) const NOWHERE: u32 = 0;
-    pub(crate) const PLAIN_LIST: u32 = 1;
-    pub(crate) const LEVEL_0: u32 = 2;
-
     const_unless_loom! {
         fn new() -> ListLinks<T> {
             ListLinks { next: Link::new(), previous: Link::new(), place: AtomicU32::new(0) }

@@ -10,7 +10,7 @@
 
 use crate::atomic::Ordering;
 use crate::list::List;
-use crate::node::{ListLinks, Node};
+use crate::node::{Node, place};
 use crate::priority::EffectivePriority;
 
 /// A run queue with 64 priorities.
@@ -24,7 +24,11 @@ pub struct RunQueue<T> {
 impl<T: Node> RunQueue<T> {
     /// An empty queue.
     pub const fn new() -> RunQueue<T> {
-        RunQueue { ready: 0, length: 0, levels: [const { List::new() }; EffectivePriority::LEVELS] }
+        RunQueue {
+            ready: 0,
+            length: 0,
+            levels: [const { List::new() }; EffectivePriority::LEVELS],
+        }
     }
 
     /// How many threads are ready.
@@ -50,14 +54,14 @@ impl<T: Node> RunQueue<T> {
     /// debug builds).
     pub fn push_back(&mut self, thread: T, priority: EffectivePriority) {
         self.note_push(priority);
-        self.levels[priority.index()].link_back(thread, place(priority));
+        self.levels[priority.index()].link_back(thread, place_at(priority));
     }
 
     /// Adds a thread before all others of its priority: one that was preempted and has time left. It must be in
     /// no list and no run queue (asserted in debug builds).
     pub fn push_front(&mut self, thread: T, priority: EffectivePriority) {
         self.note_push(priority);
-        self.levels[priority.index()].link_front(thread, place(priority));
+        self.levels[priority.index()].link_front(thread, place_at(priority));
     }
 
     /// Takes out the thread that must run next: the first of the highest ready priority.
@@ -85,7 +89,7 @@ impl<T: Node> RunQueue<T> {
     /// The priority at which the thread is queued, `None` if it is in no run queue.
     pub fn priority_of(&self, thread: T) -> Option<EffectivePriority> {
         let place = thread.links().list.place.load(Ordering::Relaxed);
-        EffectivePriority::new(place.checked_sub(ListLinks::<T>::LEVEL_0)? as u8)
+        EffectivePriority::new(place.checked_sub(place::LEVEL_0)? as u8)
     }
 
     /// Moves a ready thread to the end of another level, as its effective priority changed; `false` if it is not
@@ -124,7 +128,6 @@ impl<T: Node> Default for RunQueue<T> {
     }
 }
 
-const fn place(priority: EffectivePriority) -> u32 {
-    // `ListLinks::LEVEL_0`, which can't be named without a node type.
-    2 + priority.level() as u32
+const fn place_at(priority: EffectivePriority) -> u32 {
+    place::LEVEL_0 + priority.level() as u32
 }

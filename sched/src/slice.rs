@@ -20,7 +20,9 @@ pub struct Slice {
 
 impl Slice {
     /// A whole quantum.
-    pub const FULL: Slice = Slice { left_ns: QUANTUM_NS };
+    pub const FULL: Slice = Slice {
+        left_ns: QUANTUM_NS,
+    };
     /// Nothing left.
     pub const SPENT: Slice = Slice { left_ns: 0 };
 
@@ -38,7 +40,9 @@ impl Slice {
     /// backwards charges nothing.
     #[must_use]
     pub const fn charge(self, start_ns: u64, now_ns: u64) -> Slice {
-        Slice { left_ns: self.left_ns.saturating_sub(now_ns.saturating_sub(start_ns)) }
+        Slice {
+            left_ns: self.left_ns.saturating_sub(now_ns.saturating_sub(start_ns)),
+        }
     }
 
     /// The absolute time at which a thread that is given the CPU at `start_ns` has had its turn.
@@ -105,7 +109,9 @@ pub fn next_interrupt(
     ready: Option<EffectivePriority>,
     earliest_deadline_ns: Option<u64>,
 ) -> Option<u64> {
-    let slice_end = ready.is_some_and(|ready| ready >= priority).then_some(slice_end_ns);
+    let slice_end = ready
+        .is_some_and(|ready| ready >= priority)
+        .then_some(slice_end_ns);
     match (slice_end, earliest_deadline_ns) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (one, None) | (None, one) => one,

@@ -21,7 +21,10 @@ pub struct TimerQueue<T> {
 impl<T: Node> TimerQueue<T> {
     /// An empty queue.
     pub const fn new() -> TimerQueue<T> {
-        TimerQueue { root: None, length: 0 }
+        TimerQueue {
+            root: None,
+            length: 0,
+        }
     }
 
     /// How many deadlines are in it.
@@ -38,7 +41,10 @@ impl<T: Node> TimerQueue<T> {
     /// builds). Among equal deadlines the order is open.
     pub fn insert(&mut self, thread: T, deadline_ns: u64) {
         let links = &thread.links().timer;
-        debug_assert!(!thread.links().is_timed(), "the thread has a deadline already");
+        debug_assert!(
+            !thread.links().is_timed(),
+            "the thread has a deadline already"
+        );
         links.deadline.store(deadline_ns, Ordering::Relaxed);
         links.rank.store(1, Ordering::Relaxed);
         links.parent.set(None);
@@ -69,12 +75,19 @@ impl<T: Node> TimerQueue<T> {
         }
         match parent {
             None => {
-                debug_assert!(self.root == Some(thread), "the deadline is in another queue");
+                debug_assert!(
+                    self.root == Some(thread),
+                    "the deadline is in another queue"
+                );
                 self.root = rest;
             }
             Some(parent) => {
                 let links = &parent.links().timer;
-                let side = if links.left.get() == Some(thread) { &links.left } else { &links.right };
+                let side = if links.left.get() == Some(thread) {
+                    &links.left
+                } else {
+                    &links.right
+                };
                 side.set(rest);
                 repair_upwards(parent);
             }

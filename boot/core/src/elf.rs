@@ -103,7 +103,8 @@ impl Plan {
                     loads.push((index, h));
                 }
                 PT_LOAD if h.p_filesz > 0 => return Err(Fault::SegmentShrinks { index }),
-                PT_DYNAMIC => dynamic = Some((h.p_vaddr, h.p_memsz)),
+                // Linkers leave an empty one in static files when their script names it.
+                PT_DYNAMIC if h.p_memsz > 0 => dynamic = Some((h.p_vaddr, h.p_memsz)),
                 _ => {}
             }
         }

@@ -16,7 +16,7 @@ use boot_core::acpi::Extent;
 use boot_core::addr::{Hhdm, PAGE_SIZE, PhysAddr, VirtAddr};
 use boot_core::arena::Arena;
 use boot_core::config::{Config, Entry};
-use boot_core::elf::Plan;
+use boot_core::elf::{PageRun, Plan};
 use boot_core::error::{BootError, Fault, InFile};
 use boot_core::memmap::{Kind, MemoryMap, Paint, Region, capacity_for};
 use boot_core::paging::{Access, Features, PageTables, Root, tables_for};
@@ -39,6 +39,8 @@ const HHDM: Hhdm = Hhdm(HHDM_BASE);
 struct Kernel {
     file: LoadedFile,
     plan: Plan,
+    /// The plan's pages by permission, worked out while there is a heap.
+    runs: Vec<PageRun>,
     image: Pages,
     requests: Requests,
     entry: VirtAddr,
@@ -127,6 +129,7 @@ fn load_kernel(config: &Config, home: &Volume, entry: &Entry) -> Result<Kernel, 
     );
     Ok(Kernel {
         file,
+        runs: plan.page_runs(),
         plan,
         image,
         requests,
@@ -407,7 +410,7 @@ fn map_all(
         direct(0, 4 * GIB, Access::DIRECT)?;
     }
     for_each_direct_run(regions, revision, &mut direct)?;
-    for run in kernel.plan.page_runs() {
+    for run in &kernel.runs {
         let access = Access {
             write: run.writable,
             execute: run.executable,

@@ -1,0 +1,154 @@
+//! Memory objects, and mappings of them into this process.
+//!
+//! A mapping keeps its pages alive by itself: the handle can be closed. What is shared can change under a reader's
+//! hands, which is why a mapping gives out raw pointers, and slices only to a caller who vouches for the peace.
+
+use abi::layout::PAGE_SIZE;
+use abi::{Call, Handle, Protection};
+
+use crate::handle::object;
+use crate::{AsHandle, OwnedHandle, Result, process, sys};
+
+object! {
+    /// A run of pages, zeroed on demand, or device memory.
+    Memory
+}
+
+impl Memory {
+    /// New memory of `bytes`, rounded up to whole pages.
+    ///
+    /// # Errors
+    /// `BadArgument` for 0, `NoMemory`, `QuotaExceeded`.
+    pub fn create(bytes: u64) -> Result<Memory> {
+        // SAFETY: makes an object that nothing maps yet.
+        let values = unsafe { sys::call(Call::MemoryCreate, [bytes, 0, 0, 0, 0, 0]) }?;
+        Ok(Memory(OwnedHandle::from_raw(Handle(values[0]))))
+    }
+
+    /// Its size in bytes.
+    ///
+    /// # Errors
+    /// `BadHandle`.
+    pub fn size(&self) -> Result<u64> {
+        self.query().map(|info| info.size)
+    }
+
+    /// Copies from the object, beginning at `offset`.
+    ///
+    /// # Errors
+    /// `OutOfRange` past its end, `NoRight` without READ.
+    pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+        let arguments = [
+            self.handle().0,
+            offset,
+            into.as_mut_ptr() as u64,
+            into.len() as u64,
+            0,
+            0,
+        ];
+        // SAFETY: the kernel writes into `into` and nowhere else.
+        unsafe { sys::call(Call::MemoryRead, arguments) }.map(|_| ())
+    }
+
+    /// Copies into the object, beginning at `offset`.
+    ///
+    /// # Errors
+    /// `OutOfRange` past its end, `NoRight` without WRITE.
+    pub fn write(&self, offset: u64, from: &[u8]) -> Result<()> {
+        let arguments = [
+            self.handle().0,
+            offset,
+            from.as_ptr() as u64,
+            from.len() as u64,
+            0,
+            0,
+        ];
+        // SAFETY: the kernel reads `from`. Whoever maps the object sees it change; that is what sharing means, and no
+        // reference into a mapping exists without an unsafe promise (`Mapping::as_slice`).
+        unsafe { sys::call(Call::MemoryWrite, arguments) }.map(|_| ())
+    }
+
+    /// Maps all of it into this process, where there is room.
+    ///
+    /// # Errors
+    /// `NoRight` if the handle doesn't allow the protection, `NoMemory`, `QuotaExceeded`.
+    pub fn map(&self, protection: Protection) -> Result<Mapping> {
+        let bytes = self.size()?;
+        self.map_part(0, bytes, protection)
+    }
+
+    /// Maps `bytes` of it from `offset` on, both multiples of the page size.
+    ///
+    /// # Errors
+    /// `BadArgument` if unaligned, `OutOfRange`, `NoRight`, `NoMemory`, `QuotaExceeded`.
+    pub fn map_part(&self, offset: u64, bytes: u64, protection: Protection) -> Result<Mapping> {
+        let address = process::current().map(self, 0, offset, bytes, protection)?;
+        Ok(Mapping {
+            address: address as usize as *mut u8,
+            bytes: bytes as usize,
+        })
+    }
+}
+
+/// Memory mapped into this process; dropping it unmaps it.
+#[derive(Debug)]
+pub struct Mapping {
+    address: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: a mapping is an address range of the process, which all of its threads share; every access through it is the
+// unsafe promise of whoever makes it.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Where it begins.
+    pub const fn as_ptr(&self) -> *mut u8 {
+        self.address
+    }
+
+    /// Its length in bytes, a multiple of the page size.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Its contents.
+    ///
+    /// # Safety
+    /// Nobody, in any process, writes to the object while the slice lives.
+    pub const unsafe fn as_slice(&self) -> &[u8] {
+        // SAFETY: mapped readable while self lives (all protections read); the rest is the caller's promise.
+        unsafe { core::slice::from_raw_parts(self.address, self.bytes) }
+    }
+
+    /// Its contents, to write.
+    ///
+    /// # Safety
+    /// It was mapped writable, and nobody else, in any process, reads or writes the object while the slice lives.
+    pub const unsafe fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: mapped while self lives; the rest is the caller's promise.
+        unsafe { core::slice::from_raw_parts_mut(self.address, self.bytes) }
+    }
+
+    /// Leaves it mapped for the rest of the process's life.
+    pub fn leak(self) -> *mut u8 {
+        core::mem::ManuallyDrop::new(self).address
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this range was mapped for this value alone, and slices of it can't outlive it.
+        let _ = unsafe { process::current().unmap(self.address as u64, self.bytes as u64) };
+    }
+}
+
+/// Rounds up to whole pages; `None` if that is past 2^64.
+pub(crate) const fn page_up(bytes: u64) -> Option<u64> {
+    match bytes.checked_add(PAGE_SIZE - 1) {
+        Some(sum) => Some(sum & !(PAGE_SIZE - 1)),
+        None => None,
+    }
+}

@@ -1,0 +1,186 @@
+//! Processes: this one, and those that it makes.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use abi::info::ProcessInfo;
+use abi::{Call, Handle, Protection, Rights};
+
+use crate::handle::object;
+use crate::{AsHandle, Memory, Notification, OwnedHandle, Result, Thread, sys};
+
+object! {
+    /// An address space, a table of handles, and the threads in it.
+    Process
+}
+
+/// The calling process's own handle; 0 until somebody asked.
+static OWN: AtomicU64 = AtomicU64::new(0);
+
+/// The calling process.
+#[derive(Clone, Copy, Debug)]
+pub struct Current(Handle);
+
+/// The calling process, by a handle that is made once and lives as long as it does.
+pub fn current() -> Current {
+    let known = OWN.load(Ordering::Relaxed);
+    if known != 0 {
+        return Current(Handle(known));
+    }
+    // SAFETY: touches no memory. Two threads may both make a handle here; one of the two is then merely spare.
+    match unsafe { sys::call(Call::ProcessSelf, [0; 6]) } {
+        Ok([handle, ..]) => {
+            OWN.store(handle, Ordering::Relaxed);
+            Current(Handle(handle))
+        }
+        // With no room for a handle, every use names the cause by failing with `BadHandle`.
+        Err(_) => Current(Handle::NONE),
+    }
+}
+
+/// Sets the own handle that the start block brought.
+pub(crate) fn set_current(handle: Handle) {
+    OWN.store(handle.0, Ordering::Relaxed);
+}
+
+/// Ends the calling process with an exit code.
+pub fn exit(code: u64) -> ! {
+    // SAFETY: ends the process, after which nothing is owed.
+    let _ = unsafe { sys::call(Call::ProcessExit, [code, 0, 0, 0, 0, 0]) };
+    unreachable!("the kernel returned from process_exit")
+}
+
+impl AsHandle for Current {
+    fn handle(&self) -> Handle {
+        self.0
+    }
+}
+
+macro_rules! space_operations {
+    ($($type:ty),*) => {$(
+        impl $type {
+            /// Maps `bytes` of memory from `offset` on at `address` (0: where there is room); all three are multiples
+            /// of the page size. Returns the address.
+            ///
+            /// # Errors
+            /// `AlreadyMapped`, `BadArgument`, `OutOfRange`, `NoRight`, `NoMemory`, `QuotaExceeded`, `Ended`.
+            pub fn map(
+                &self,
+                memory: &Memory,
+                address: u64,
+                offset: u64,
+                bytes: u64,
+                protection: Protection,
+            ) -> Result<u64> {
+                let arguments =
+                    [self.handle().0, memory.handle().0, address, offset, bytes, u64::from(protection.0)];
+                // SAFETY: a mapping only adds memory where none was: the kernel refuses what is mapped already.
+                unsafe { sys::call(Call::MemoryMap, arguments) }.map(|values| values[0])
+            }
+
+            /// Unmaps whole pages.
+            ///
+            /// # Safety
+            /// If this is the calling process, nothing in it may use the range any more.
+            ///
+            /// # Errors
+            /// `BadArgument` if unaligned, `OutOfRange`, `NoRight`.
+            pub unsafe fn unmap(&self, address: u64, bytes: u64) -> Result<()> {
+                // SAFETY: the caller's promise.
+                unsafe { sys::call(Call::MemoryUnmap, [self.handle().0, address, bytes, 0, 0, 0]) }.map(|_| ())
+            }
+
+            /// Changes how mapped pages are protected.
+            ///
+            /// # Safety
+            /// If this is the calling process, nothing in it may use the range in a way that becomes forbidden.
+            ///
+            /// # Errors
+            /// `NotMapped`, `NoRight` beyond what the memory handle allowed, `BadArgument`, `OutOfRange`.
+            pub unsafe fn protect(&self, address: u64, bytes: u64, protection: Protection) -> Result<()> {
+                let arguments = [self.handle().0, address, bytes, u64::from(protection.0), 0, 0];
+                // SAFETY: the caller's promise.
+                unsafe { sys::call(Call::MemoryProtect, arguments) }.map(|_| ())
+            }
+
+            /// A thread in it, not yet started, and the address of its IPC area there. It will begin at `entry` with
+            /// `rdi` = `argument`, `rsi` = its IPC area and the stack pointer given.
+            ///
+            /// # Safety
+            /// If this is the calling process, `entry` is code that can run on that stack with that argument.
+            ///
+            /// # Errors
+            /// `BadArgument`, `NoRight`, `NoMemory`, `QuotaExceeded`, `Ended`.
+            pub unsafe fn create_thread(&self, entry: u64, stack: u64, argument: u64) -> Result<(Thread, u64)> {
+                let arguments = [self.handle().0, entry, stack, argument, 0, 0];
+                // SAFETY: the caller's promise.
+                let values = unsafe { sys::call(Call::ThreadCreate, arguments) }?;
+                Ok((Thread::from_handle(OwnedHandle::from_raw(Handle(values[0]))), values[1]))
+            }
+
+            /// What is known of it.
+            ///
+            /// # Errors
+            /// `NoRight` without QUERY.
+            pub fn info(&self) -> Result<ProcessInfo> {
+                let mut info = ProcessInfo::default();
+                // SAFETY: the kernel writes one ProcessInfo through the pointer, which is to a live one of ours.
+                unsafe { sys::call(Call::ProcessInfo, [self.handle().0, &raw mut info as u64, 0, 0, 0, 0]) }?;
+                Ok(info)
+            }
+
+            /// Puts a copy of a handle with `rights` into its table, and returns the number that it has there.
+            ///
+            /// # Errors
+            /// `NoRight` without MANAGE here or TRANSFER on the handle, or if `rights` is more than the handle has;
+            /// `NoMemory`, `QuotaExceeded`, `Ended`.
+            pub fn grant(&self, handle: &impl AsHandle, rights: Rights) -> Result<Handle> {
+                let arguments = [self.handle().0, handle.handle().0, u64::from(rights.0), 0, 0, 0];
+                // SAFETY: touches no memory.
+                unsafe { sys::call(Call::HandleGrant, arguments) }.map(|values| Handle(values[0]))
+            }
+        }
+    )*};
+}
+space_operations!(Process, Current);
+
+impl Process {
+    /// An empty process; `name` is what lists show (up to 32 bytes).
+    ///
+    /// # Errors
+    /// `BadArgument` for a name too long, `NoMemory`, `QuotaExceeded`.
+    pub fn create(name: &str) -> Result<Process> {
+        // SAFETY: the kernel reads the name.
+        let values = unsafe {
+            sys::call(
+                Call::ProcessCreate,
+                [name.as_ptr() as u64, name.len() as u64, 0, 0, 0, 0],
+            )
+        }?;
+        Ok(Process(OwnedHandle::from_raw(Handle(values[0]))))
+    }
+
+    /// Ends it with all of its threads.
+    ///
+    /// # Errors
+    /// `NoRight` without MANAGE, `Ended`.
+    pub fn kill(&self, code: u64) -> Result<()> {
+        // SAFETY: ends another process; by this type it is the caller's own only if it asked for such a handle, and
+        // then nothing is owed any more.
+        unsafe { sys::call(Call::ProcessKill, [self.handle().0, code, 0, 0, 0, 0]) }.map(|_| ())
+    }
+
+    /// Has `bits` signalled when it has ended, at once if it has.
+    ///
+    /// # Errors
+    /// `NoRight` without QUERY here or SIGNAL there, `NoMemory`, `QuotaExceeded`.
+    pub fn watch(&self, notification: &Notification, bits: u64) -> Result<()> {
+        // SAFETY: touches no memory.
+        unsafe {
+            sys::call(
+                Call::ProcessWatch,
+                [self.handle().0, notification.handle().0, bits, 0, 0, 0],
+            )
+        }
+        .map(|_| ())
+    }
+}

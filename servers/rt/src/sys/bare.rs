@@ -1,0 +1,86 @@
+//! System calls by `syscall`.
+//!
+//! `rbx` and `rbp` can't be operands of inline assembly (LLVM keeps both for itself), which the register map respects.
+//! `syscall` pushes nothing onto the user's stack, hence `nostack`; the kernel reads and writes memory, hence no `nomem`.
+
+use core::arch::asm;
+
+use abi::ipc_area::IpcHeader;
+
+use super::{IpcRegisters, Results};
+
+/// See [`super::raw`].
+///
+/// # Safety
+/// As for [`super::raw`].
+#[inline]
+pub unsafe fn raw(number: u64, arguments: [u64; 6], deadline: u64) -> Results {
+    let [mut rdi, mut rsi, mut rdx, r10, r8, r9] = arguments;
+    let status;
+    // SAFETY: registers as `abi::register` lays down for any call: rax number and status; rdi, rsi, rdx arguments and
+    // results; r10, r8, r9, r14 kept; rcx and r11 overwritten by `syscall` itself (Intel SDM vol. 2B). What the call
+    // does to memory is the caller's promise. The others are kept by the kernel, vector registers too.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => status,
+            inlateout("rdi") rdi,
+            inlateout("rsi") rsi,
+            inlateout("rdx") rdx,
+            in("r10") r10,
+            in("r8") r8,
+            in("r9") r9,
+            in("r14") deadline,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    Results {
+        status,
+        values: [rdi, rsi, rdx],
+    }
+}
+
+/// See [`super::ipc`].
+///
+/// # Safety
+/// As for [`super::raw`].
+#[inline]
+pub unsafe fn ipc(number: u64, registers: &mut IpcRegisters) -> u64 {
+    let status;
+    // SAFETY: registers as `abi::register` lays down for the IPC calls: all eleven in and out, rcx and r11 overwritten
+    // by `syscall` itself. Beyond that the kernel touches only the thread's IPC area.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => status,
+            inlateout("rdi") registers.handle,
+            inlateout("rsi") registers.tag,
+            inlateout("rdx") registers.words[0],
+            inlateout("r10") registers.words[1],
+            inlateout("r8") registers.words[2],
+            inlateout("r9") registers.words[3],
+            inlateout("r12") registers.words[4],
+            inlateout("r13") registers.words[5],
+            inlateout("r14") registers.deadline,
+            inlateout("r15") registers.reply,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    status
+}
+
+/// See [`super::area`].
+#[inline]
+pub fn area() -> *mut IpcHeader {
+    let area;
+    // SAFETY: the kernel sets FS base to the thread's IPC area, whose first word is its own address
+    // (`abi::ipc_area`); the SDK never changes FS base. Reads one word, touches no flag and no stack.
+    unsafe {
+        asm!("mov {}, fs:[0]", out(reg) area, options(nostack, preserves_flags, readonly));
+    }
+    area
+}

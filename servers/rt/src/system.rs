@@ -1,0 +1,143 @@
+//! The machine as a whole, as far as the rights of one's handle reach.
+
+use alloc::vec::Vec;
+
+use abi::info::{CpuInfo, MachineInfo, MemoryInfo, PowerAction, SystemQuery, ThreadInfo};
+use abi::{Call, Error, Handle};
+
+use crate::handle::object;
+use crate::{AsHandle, Memory, OwnedHandle, Result, sys};
+
+object! {
+    /// Hardware, introspection, power.
+    System
+}
+
+/// A record that [`Call::SystemQuery`] writes.
+///
+/// # Safety
+/// The kernel writes exactly this type for [`QUERY`](Record::QUERY), and any bits make a value of it.
+unsafe trait Record: Default + Clone {
+    /// The query that lists such records.
+    const QUERY: SystemQuery;
+}
+
+// SAFETY: `abi::info` says so; all fields are plain numbers.
+unsafe impl Record for CpuInfo {
+    const QUERY: SystemQuery = SystemQuery::Cpus;
+}
+// SAFETY: as above.
+unsafe impl Record for ThreadInfo {
+    const QUERY: SystemQuery = SystemQuery::Threads;
+}
+// SAFETY: as above.
+unsafe impl Record for MemoryInfo {
+    const QUERY: SystemQuery = SystemQuery::Memory;
+}
+// SAFETY: as above.
+unsafe impl Record for MachineInfo {
+    const QUERY: SystemQuery = SystemQuery::Machine;
+}
+
+impl System {
+    fn list<R: Record>(&self) -> Result<Vec<R>> {
+        const BATCH: usize = 32;
+        let mut list = Vec::new();
+        loop {
+            let mut batch = alloc::vec![R::default(); BATCH];
+            let bytes = (BATCH * size_of::<R>()) as u64;
+            let arguments = [
+                self.handle().0,
+                R::QUERY as u64,
+                list.len() as u64,
+                batch.as_mut_ptr() as u64,
+                bytes,
+                0,
+            ];
+            // SAFETY: the kernel writes whole records into the batch, which has `bytes` of room.
+            let [written, total, _] = unsafe { sys::call(Call::SystemQuery, arguments) }?;
+            let written = (written as usize).min(BATCH);
+            batch.truncate(written);
+            list.append(&mut batch);
+            if written == 0 || list.len() as u64 >= total {
+                return Ok(list);
+            }
+        }
+    }
+
+    fn one<R: Record>(&self) -> Result<R> {
+        self.list()?.into_iter().next().ok_or(Error::NotSupported)
+    }
+
+    /// All CPUs that run.
+    ///
+    /// # Errors
+    /// `NoRight` without QUERY.
+    pub fn cpus(&self) -> Result<Vec<CpuInfo>> {
+        self.list()
+    }
+
+    /// All threads. The list is taken in pieces, so that one that comes or goes meanwhile may be missed or seen twice.
+    ///
+    /// # Errors
+    /// `NoRight` without QUERY.
+    pub fn threads(&self) -> Result<Vec<ThreadInfo>> {
+        self.list()
+    }
+
+    /// The machine's memory.
+    ///
+    /// # Errors
+    /// `NoRight` without QUERY.
+    pub fn memory(&self) -> Result<MemoryInfo> {
+        self.one()
+    }
+
+    /// The machine.
+    ///
+    /// # Errors
+    /// `NoRight` without QUERY.
+    pub fn machine(&self) -> Result<MachineInfo> {
+        self.one()
+    }
+
+    /// Device memory.
+    ///
+    /// # Errors
+    /// `NoRight` without HARDWARE, `BadArgument` if unaligned, `OutOfRange`, `Busy` for what is the kernel's own.
+    pub fn physical_memory(
+        &self,
+        address: u64,
+        bytes: u64,
+        write_combining: bool,
+    ) -> Result<Memory> {
+        let arguments = [
+            self.handle().0,
+            address,
+            bytes,
+            u64::from(write_combining),
+            0,
+            0,
+        ];
+        // SAFETY: makes an object that nothing maps yet.
+        let values = unsafe { sys::call(Call::MemoryCreatePhysical, arguments) }?;
+        Ok(Memory::from_handle(OwnedHandle::from_raw(Handle(
+            values[0],
+        ))))
+    }
+
+    /// Powers off or restarts the machine; returns only with an error.
+    ///
+    /// # Errors
+    /// `NoRight` without POWER, `NotSupported`.
+    pub fn power(&self, action: PowerAction) -> Result<()> {
+        // SAFETY: ends the machine, after which nothing is owed.
+        unsafe {
+            sys::call(
+                Call::SystemPower,
+                [self.handle().0, action as u64, 0, 0, 0, 0],
+            )
+        }
+        .map(|_| ())
+    }
+}

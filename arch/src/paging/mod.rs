@@ -33,3 +33,11 @@ pub const ENTRIES: usize = 512;
 pub const KERNEL_HALF: u64 = 0xFFFF_8000_0000_0000;
 /// The bits of an entry that hold the physical address (Intel SDM vol. 3A §4.5, with the architectural 52 bits).
 pub const ADDRESS_MASK: u64 = 0x000F_FFFF_FFFF_F000;
+
+/// How many bits a physical address has on this CPU (CPUID 80000008h, EAX bits 7 to 0; 36 where there is no such leaf,
+/// Intel SDM vol. 3A §4.1.4). At most 52.
+pub fn physical_address_bits() -> u32 {
+    let highest = core::arch::x86_64::__cpuid(0x8000_0000).eax;
+    let bits = if highest >= 0x8000_0008 { core::arch::x86_64::__cpuid(0x8000_0008).eax & 0xFF } else { 36 };
+    bits.clamp(32, 52)
+}

@@ -1,1 +1,47 @@
-//! To come.
+//! Memory: physical frames, the kernel's own address space, memory objects and user address spaces.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `map` | the machine's memory map, as the boot sequence hands it over |
+//! | `frame_table`, `buddy`, `frames` | what is known of each frame; which are free; the one allocator of the kernel |
+//! | `discard` | trees of frames that wait to be freed, a bounded piece at a time |
+//! | `radix` | a growable array of frames, made of frames |
+//! | `kernel_space`, `stacks` | the kernel half: direct map, image, devices, kernel stacks |
+//! | `account` | what a process is charged for |
+//! | `object` | memory objects |
+//! | `regions`, `space` | a process's mappings, and its page tables |
+//! | `user` | user memory as system calls see it: an allegation to be checked |
+//!
+//! Boot order: [`frames::init`], [`frames::reserve_low_page`], [`kernel_space::build`], `kernel_space::activate`, then
+//! [`frames::add_region`] for what the boot loader left, and [`start_shoot_downs`] before a second CPU runs.
+
+pub mod account;
+mod buddy;
+mod discard;
+mod frame_table;
+pub mod frames;
+pub mod kernel_space;
+pub mod map;
+pub mod object;
+mod radix;
+mod regions;
+pub mod space;
+pub mod stacks;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod user;
+
+pub use kernel_space::start_shoot_downs;
+
+/// Bytes of a page and a frame.
+pub const PAGE_BYTES: u64 = abi::layout::PAGE_SIZE;
+
+/// How a piece of bounded work left things.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "work may be left to do"]
+pub enum Progress {
+    /// All is done.
+    Done,
+    /// There is more to do: call again.
+    More,
+}

@@ -1,0 +1,126 @@
+//! Trees of frames that wait to be freed.
+//!
+//! Page tables and [radix arrays](super::radix) have the same shape: a frame of 512 words, each empty or the
+//! address of a frame one level below. Freeing such a tree may take a million steps, so it is put here whole, in constant
+//! time, and taken apart a bounded piece at a time. What has to be remembered (the stack of tables on the way
+//! down, and how far each is done) lies in the frame table's records of the tables themselves, so that freeing memory
+//! never needs memory.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use arch::addr::PhysAddr;
+use arch::memory::phys_to_virt;
+use arch::paging::{ADDRESS_MASK, ENTRIES};
+
+use super::frame_table::FrameList;
+use super::{PAGE_BYTES, Progress, frames};
+
+/// Who owns the frames to which the lowest tables of a tree point.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Leaves {
+    /// The tree: they are freed with it.
+    Owned,
+    /// Somebody else: they are left alone.
+    Foreign,
+}
+
+const OWNED: u8 = 0x80;
+
+/// What freeing a frame counts in entries looked at.
+const FREE_COST: usize = 8;
+
+/// A stack of trees.
+#[derive(Debug)]
+pub(super) struct Discard {
+    frames: FrameList,
+}
+
+impl Discard {
+    pub(super) const fn new() -> Discard {
+        Discard {
+            frames: FrameList::new(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Puts a tree in. `level` is how many tables lie on the way to a leaf: 0 for a plain frame.
+    ///
+    /// The tree must be out of everyone's reach, also of page walkers.
+    pub(super) fn push(&mut self, root: PhysAddr, level: u32, leaves: Leaves) {
+        let table = frames::table();
+        let record = table.record(root.as_u64() / PAGE_BYTES);
+        record.note.store(
+            level as u8 | if leaves == Leaves::Owned { OWNED } else { 0 },
+            Relaxed,
+        );
+        record.tag.store(0, Relaxed);
+        self.frames.push(&table, root);
+    }
+
+    /// Takes all trees of `other` over.
+    pub(super) fn append(&mut self, mut other: Discard) {
+        let table = frames::table();
+        while let Some(frame) = other.frames.pop(&table) {
+            self.frames.push(&table, frame);
+        }
+    }
+
+    /// Frees a piece: about `budget` entries are looked at. `freed` grows by the frames that were freed.
+    pub(super) fn step(&mut self, budget: usize, freed: &mut u64) -> Progress {
+        let table = frames::table();
+        let mut left = budget;
+        while let Some(node) = self.frames.peek() {
+            if left == 0 {
+                return Progress::More;
+            }
+            let record = table.record(node.as_u64() / PAGE_BYTES);
+            let note = record.note.load(Relaxed);
+            let (level, owned) = (note & !OWNED, note & OWNED != 0);
+            let mut below = None;
+            if level > 1 || level == 1 && owned {
+                let mut index = record.tag.load(Relaxed) as usize;
+                while index < ENTRIES && left > 0 && below.is_none() {
+                    // SAFETY: the frame is a table of a tree that is ours alone, in the direct map; the index is below 512.
+                    let entry = unsafe { phys_to_virt(node).cast::<u64>().add(index).read() };
+                    index += 1;
+                    left -= 1;
+                    if entry == 0 {
+                        continue;
+                    }
+                    let child = PhysAddr::new(entry & ADDRESS_MASK);
+                    if level == 1 {
+                        frames::free_frame(child);
+                        *freed += 1;
+                        left = left.saturating_sub(FREE_COST);
+                    } else {
+                        below = Some(child);
+                    }
+                }
+                record.tag.store(index as u32, Relaxed);
+                if let Some(child) = below {
+                    self.push(
+                        child,
+                        u32::from(level) - 1,
+                        if owned {
+                            Leaves::Owned
+                        } else {
+                            Leaves::Foreign
+                        },
+                    );
+                    continue;
+                }
+                if index < ENTRIES {
+                    return Progress::More;
+                }
+            }
+            self.frames.pop(&table);
+            frames::free_frame(node);
+            *freed += 1;
+            left = left.saturating_sub(FREE_COST);
+        }
+        Progress::Done
+    }
+}

@@ -1,0 +1,232 @@
+//! The physical frame allocator: the one source of memory of the kernel.
+//!
+//! It is a [buddy allocator](super::buddy) behind one lock. Everything that can be had here can be refused, so each
+//! function gives an `Option`. Frame 0 is never handed out (a physical address of 0 means *none* in tables), and memory below
+//! 1 MiB is the last to go. Where the one lock hurts, a cache of frames for each CPU fits between [`allocate`] and the
+//! lock without a change for callers.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use abi::Error;
+use arch::addr::PhysAddr;
+use arch::memory::phys_to_virt;
+use arch::paging::FrameSource;
+
+use super::PAGE_BYTES;
+use super::buddy::{Buddy, Zone};
+pub use super::buddy::{FrameKind, Statistics};
+use super::frame_table::FrameTable;
+use super::map::{MemoryKind, MemoryRange};
+use crate::sync::{Mutex, level};
+
+static FRAMES: Mutex<{ level::FRAMES }, Buddy> = Mutex::new(Buddy::new(FrameTable::NONE));
+
+/// The frame table, readable without the lock: it is written once, before anything is handed out.
+static TABLE: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+
+/// Takes the machine's memory over: all usable ranges are free from now on, and reclaimable ones can be
+/// [added](add_region) later. Called once, with the loader's direct map in force. Order and overlap of other kinds don't matter.
+///
+/// # Errors
+/// [`Error::NoMemory`] if no usable range can hold the table of frames; [`Error::BadArgument`] if usable or reclaimable ranges
+/// overlap; [`Error::WrongState`] the second time.
+pub fn init(map: impl Iterator<Item = MemoryRange> + Clone) -> Result<(), Error> {
+    let mut frames = FRAMES.lock();
+    if frames.statistics().total != 0 {
+        return Err(Error::WrongState);
+    }
+    let (table, first, count) = FrameTable::place(map.clone())?;
+    for (word, value) in TABLE.iter().zip(table.to_words()) {
+        word.store(value, Ordering::Release);
+    }
+    *frames = Buddy::new(table);
+    frames.count_held(count, FrameKind::Kernel);
+    for range in map.filter(|range| range.kind == MemoryKind::Usable) {
+        // The table lies at the end of one of them.
+        let holds_table = range.start <= first && first < range.end();
+        let end = if holds_table { first } else { range.end() };
+        frames.add(
+            MemoryRange {
+                frames: end - range.start,
+                ..range
+            },
+            false,
+        );
+    }
+    Ok(())
+}
+
+/// Takes over a range that was reclaimable at [`init`] and that nobody uses any more.
+///
+/// # Errors
+/// [`Error::OutOfRange`] if the range was not in the map given at the start.
+///
+/// # Safety
+/// Nothing may use the memory any more, and each range may be added once.
+pub unsafe fn add_region(range: MemoryRange) -> Result<(), Error> {
+    let Some(clipped) = super::frame_table::clip(range) else {
+        return Ok(());
+    };
+    if !table().is_managed(clipped.start, clipped.end()) {
+        return Err(Error::OutOfRange);
+    }
+    FRAMES.lock().add(range, true);
+    Ok(())
+}
+
+/// Takes a page below 1 MiB, for the code with which other CPUs start (it begins at a page that has an 8-bit number).
+///
+/// Low memory is handed out last, so one is left as long as this is asked for before memory runs short.
+pub fn reserve_low_page() -> Option<PhysAddr> {
+    take(0, Zone::Low, FrameKind::Kernel)
+}
+
+/// A frame for the kernel's own use, with arbitrary contents.
+#[inline]
+pub fn allocate_frame() -> Option<PhysAddr> {
+    allocate(FrameKind::Kernel)
+}
+
+/// A frame with arbitrary contents.
+#[inline]
+pub fn allocate(kind: FrameKind) -> Option<PhysAddr> {
+    take(0, Zone::High, kind)
+}
+
+/// A frame full of zeros.
+pub fn allocate_zeroed(kind: FrameKind) -> Option<PhysAddr> {
+    let frame = allocate(kind)?;
+    zero(frame);
+    Some(frame)
+}
+
+/// 2^`order` frames in a row, aligned to their size, with arbitrary contents. `order` is at most 10 (4 MiB).
+pub fn allocate_order(order: u8, kind: FrameKind) -> Option<PhysAddr> {
+    take(order, Zone::High, kind)
+}
+
+/// A frame below 4 GiB, with arbitrary contents.
+pub fn allocate_below_4g(kind: FrameKind) -> Option<PhysAddr> {
+    take(0, Zone::Below4G, kind)
+}
+
+/// Gives back what was allocated, by its first frame.
+///
+/// # Panics
+/// In builds with debug assertions, if it is not held: a double free. Otherwise that is ignored.
+pub fn free_frame(frame: PhysAddr) {
+    let freed = FRAMES.lock().free(frame.as_u64() / PAGE_BYTES);
+    debug_assert!(
+        freed.is_ok(),
+        "frame {frame:?} was given back but is not held"
+    );
+}
+
+/// How many frames there are, and what for.
+pub fn statistics() -> Statistics {
+    FRAMES.lock().statistics()
+}
+
+/// Whether any byte of the range is RAM that is or will be this allocator's. Bounds are physical addresses.
+pub fn overlaps_managed(start: u64, end: u64) -> bool {
+    table().overlaps_managed(start / PAGE_BYTES, end.div_ceil(PAGE_BYTES))
+}
+
+/// Fills a frame with zeros.
+pub(super) fn zero(frame: PhysAddr) {
+    // SAFETY: the callers hold the frame, which is RAM in the direct map. Eight bytes a step.
+    unsafe {
+        phys_to_virt(frame)
+            .cast::<u64>()
+            .write_bytes(0, (PAGE_BYTES / 8) as usize)
+    };
+}
+
+/// The frame table.
+#[inline]
+pub(super) fn table() -> FrameTable {
+    FrameTable::from_words([0, 1, 2, 3].map(|word: usize| TABLE[word].load(Ordering::Acquire)))
+}
+
+fn take(order: u8, highest: Zone, kind: FrameKind) -> Option<PhysAddr> {
+    let number = FRAMES.lock().allocate(order, highest, kind)?;
+    Some(PhysAddr::new(number * PAGE_BYTES))
+}
+
+/// Page tables come from the frame allocator.
+pub struct TableFrames;
+
+impl FrameSource for TableFrames {
+    fn allocate_table(&mut self) -> Option<PhysAddr> {
+        allocate_zeroed(FrameKind::PageTable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::testing;
+
+    #[test]
+    fn frames_are_counted_by_kind_and_zeroed_when_asked() {
+        testing::machine();
+        let frame = allocate(FrameKind::User).unwrap();
+        // SAFETY: the frame is ours.
+        unsafe { phys_to_virt(frame).write_bytes(0xA5, 4096) };
+        free_frame(frame);
+        let zeroed = allocate_zeroed(FrameKind::User).unwrap();
+        // SAFETY: as above.
+        let bytes = unsafe { std::slice::from_raw_parts(phys_to_virt(zeroed), 4096) };
+        assert!(bytes.iter().all(|&byte| byte == 0));
+        assert!(statistics().held[FrameKind::User as usize] > 0);
+        free_frame(zeroed);
+    }
+
+    #[test]
+    fn zones_are_kept() {
+        testing::machine();
+        let below = allocate_below_4g(FrameKind::Kernel).unwrap();
+        assert!(below.as_u64() < 1 << 32);
+        free_frame(below);
+        let low = reserve_low_page().unwrap();
+        assert!(low.as_u64() < 0x10_0000 && low.as_u64() != 0);
+        free_frame(low);
+    }
+
+    #[test]
+    fn a_large_block_is_aligned_to_its_size() {
+        testing::machine();
+        let block = allocate_order(9, FrameKind::User).unwrap();
+        assert!(block.is_aligned(2u64 << 20));
+        free_frame(block);
+        assert_eq!(allocate_order(11, FrameKind::User), None);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "not held")]
+    fn a_double_free_is_caught() {
+        testing::machine();
+        free_frame(PhysAddr::new(0));
+    }
+
+    #[test]
+    fn device_memory_is_told_from_ram() {
+        testing::machine();
+        assert!(!overlaps_managed(0xA000_0000, 0xA000_1000));
+        assert!(overlaps_managed(
+            testing::RAM_START + 1,
+            testing::RAM_START + 2
+        ));
+        // SAFETY: the range is refused.
+        let refused = unsafe {
+            add_region(MemoryRange {
+                start: 0xFEE00,
+                frames: 1,
+                kind: MemoryKind::Reclaimable,
+            })
+        };
+        assert_eq!(refused, Err(Error::OutOfRange));
+        assert_eq!(init(std::iter::empty()), Err(Error::WrongState));
+    }
+}

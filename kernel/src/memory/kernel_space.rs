@@ -1,0 +1,454 @@
+//! The kernel's own address space: the upper half that all address spaces share.
+//!
+//! | from | what |
+//! |---|---|
+//! | `0xFFFF_8000_0000_0000` | direct map of all RAM, never executable |
+//! | `0xFFFF_C000_0000_0000` | kernel stacks, each with an unmapped page below it |
+//! | `0xFFFF_D000_0000_0000` | devices and firmware tables, mapped when asked for |
+//! | `0xFFFF_E000_0000_0000` | kernel memory between unmapped pages: per-CPU blocks, interrupt stacks |
+//! | `0xFFFF_FFFF_8000_0000` | the kernel's image: code not writable, data not executable |
+//!
+//! All 256 upper entries of the root table are filled at boot, so that a mapping made here later is seen by every
+//! address space without being copied. Nothing of the kernel half is ever unmapped again; so nothing here needs a TLB flush,
+//! except for the page through which other CPUs start, which is mapped at its physical address in tables of its own.
+//!
+//! What may go wrong: RAM and devices must not be mapped with different memory types at once. So the direct map holds RAM
+//! only, by kind, and devices are mapped by request only.
+
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use abi::Error;
+use arch::addr::{PhysAddr, VirtAddr};
+use arch::memory::{DIRECT_MAP_START, phys_to_virt};
+use arch::paging::{Access, Attributes, Cache, MapError, Owner, PAGE_BYTES, PageSize, PageTables};
+use arch::tlb::{self, CpuSlot, Tlb};
+
+use super::buddy::MAX_ORDER;
+use super::frames::{self, FrameKind, TableFrames};
+use super::map::MemoryRange;
+use crate::sync::{Mutex, level};
+
+const DEVICES: Range<u64> = 0xFFFF_D000_0000_0000..0xFFFF_E000_0000_0000;
+const GUARDED: Range<u64> = 0xFFFF_E000_0000_0000..0xFFFF_F000_0000_0000;
+
+/// Where the kernel's image lies and what its parts are. All bounds are virtual and page-aligned.
+#[derive(Clone, Debug)]
+pub struct KernelImage {
+    /// Physical address of `start`.
+    pub physical: PhysAddr,
+    /// First address of the image.
+    pub start: u64,
+    /// Code.
+    pub text: Range<u64>,
+    /// Constants.
+    pub rodata: Range<u64>,
+    /// All that is written: initialised or not.
+    pub data: Range<u64>,
+}
+
+impl KernelImage {
+    /// The image of the running kernel, loaded at `physical`.
+    #[cfg(target_os = "none")]
+    pub fn running(physical: PhysAddr) -> KernelImage {
+        // The linker script's; each is page-aligned.
+        unsafe extern "C" {
+            static __kernel_start: u8;
+            static __text_start: u8;
+            static __text_end: u8;
+            static __rodata_start: u8;
+            static __rodata_end: u8;
+            static __data_start: u8;
+            static __kernel_end: u8;
+        }
+        let at = |symbol: *const u8| symbol as u64;
+        KernelImage {
+            physical,
+            start: at(&raw const __kernel_start),
+            text: at(&raw const __text_start)..at(&raw const __text_end),
+            rodata: at(&raw const __rodata_start)..at(&raw const __rodata_end),
+            data: at(&raw const __data_start)..at(&raw const __kernel_end),
+        }
+    }
+}
+
+struct KernelSpace {
+    tables: PageTables,
+    next_device: u64,
+    next_guarded: u64,
+}
+
+static SPACE: Mutex<{ level::KERNEL_SPACE }, Option<KernelSpace>> = Mutex::new(None);
+static ROOT: AtomicU64 = AtomicU64::new(0);
+
+/// Builds the kernel's tables; they are not yet in use. Called once, with the frame allocator running. `large_pages` says
+/// whether the CPUs have 1 GiB pages.
+///
+/// # Errors
+/// [`Error::NoMemory`]; [`Error::BadArgument`] if the image's bounds are unaligned or the image overlaps itself;
+/// [`Error::WrongState`] the second time.
+pub fn build(
+    map: impl Iterator<Item = MemoryRange>,
+    image: &KernelImage,
+    large_pages: bool,
+) -> Result<PhysAddr, Error> {
+    let mut space = SPACE.lock();
+    if space.is_some() {
+        return Err(Error::WrongState);
+    }
+    let mut tables = PageTables::new(&mut TableFrames)?;
+    tables.fill_kernel_half(&mut TableFrames)?;
+    map_ram(&mut tables, map, large_pages)?;
+    map_image(&mut tables, image)?;
+    let root = tables.root();
+    *space = Some(KernelSpace {
+        tables,
+        next_device: DEVICES.start,
+        next_guarded: GUARDED.start,
+    });
+    ROOT.store(root.as_u64(), Ordering::Release);
+    Ok(root)
+}
+
+/// Begins to use the tables that [`build`] built, on the first CPU, and with them the kernel's own direct map.
+///
+/// # Safety
+/// The stack must lie in the kernel's image (the loader's stack is gone afterwards), NX must be on (EFER.NXE), and no pointer
+/// into the loader's mappings may be used any more: what is needed of them must have been copied.
+#[cfg(target_os = "none")]
+#[inline(never)]
+pub unsafe fn activate() {
+    // SAFETY: the tables map the image, in which code, stack and statics lie, as before; the direct map is not touched between
+    // the two steps.
+    unsafe {
+        arch::paging::load_root(root());
+        arch::memory::set_direct_map(DIRECT_MAP_START);
+    }
+}
+
+/// The root of the kernel's tables, whose lower half is empty: for CPUs without a user thread.
+///
+/// # Panics
+/// In builds with debug assertions, before [`build`].
+#[inline]
+pub fn root() -> PhysAddr {
+    let root = ROOT.load(Ordering::Acquire);
+    debug_assert!(root != 0, "the kernel's tables are not built yet");
+    PhysAddr::new(root)
+}
+
+/// New tables for a user address space: an empty lower half and the kernel's upper half.
+///
+/// # Errors
+/// [`Error::NoMemory`]
+pub(super) fn new_user_tables(root: PhysAddr) -> PageTables {
+    // SAFETY: the kernel's root is a valid tree, and only its constant upper entries are read.
+    let kernel = unsafe { PageTables::from_root(self::root()) };
+    // SAFETY: the caller's fresh, zeroed table.
+    let tables = unsafe { PageTables::from_root(root) };
+    tables.share_kernel_half(&kernel);
+    tables
+}
+
+/// Maps `bytes` bytes of device memory or firmware tables from `physical` on, for ever. Neither needs to be aligned; the
+/// result points to the very byte.
+///
+/// # Errors
+/// [`Error::BadArgument`] for no bytes; [`Error::OutOfRange`] if the range is past the CPU's physical addresses or the area is
+/// used up; [`Error::NoMemory`]; [`Error::WrongState`] before [`build`].
+pub fn map_device(physical: PhysAddr, bytes: u64, cache: Cache) -> Result<VirtAddr, Error> {
+    if bytes == 0 {
+        return Err(Error::BadArgument);
+    }
+    let start = physical.as_u64() & !(PAGE_BYTES - 1);
+    let end = physical
+        .as_u64()
+        .checked_add(bytes)
+        .ok_or(Error::OutOfRange)?
+        .next_multiple_of(PAGE_BYTES);
+    if end > 1 << arch::paging::physical_address_bits() {
+        return Err(Error::OutOfRange);
+    }
+    let mut space = SPACE.lock();
+    let space = space.as_mut().ok_or(Error::WrongState)?;
+    let at = space.next_device;
+    // One page stays unmapped after each.
+    let next = at
+        .checked_add(end - start + PAGE_BYTES)
+        .filter(|&next| next <= DEVICES.end)
+        .ok_or(Error::OutOfRange)?;
+    let attributes = Attributes::kernel(Access::ReadWrite).cached(cache);
+    for offset in (0..end - start).step_by(PAGE_BYTES as usize) {
+        let (page, frame) = (VirtAddr::new(at + offset), PhysAddr::new(start + offset));
+        // SAFETY: the area is this function's own and unused from `at` on; what is behind the mapping is the caller's to know.
+        unsafe {
+            space
+                .tables
+                .map(page, frame, PageSize::Size4K, attributes, &mut TableFrames)
+        }
+        .inspect_err(|_| {
+            // Pages before it stay mapped, and their addresses are not used again.
+            space.next_device = next;
+        })?;
+    }
+    space.next_device = next;
+    Ok(VirtAddr::new(at + physical.as_u64() % PAGE_BYTES))
+}
+
+/// Gives `pages` pages of zeroed kernel memory, with an unmapped page before and behind, for ever.
+///
+/// # Errors
+/// [`Error::NoMemory`]; [`Error::OutOfRange`] if the area is used up; [`Error::WrongState`] before [`build`].
+pub fn allocate_guarded(pages: u64) -> Result<VirtAddr, Error> {
+    let mut space = SPACE.lock();
+    let space = space.as_mut().ok_or(Error::WrongState)?;
+    let at = space.next_guarded + PAGE_BYTES;
+    let bytes = pages.checked_mul(PAGE_BYTES).ok_or(Error::OutOfRange)?;
+    let next = at
+        .checked_add(bytes)
+        .filter(|next| *next < GUARDED.end)
+        .ok_or(Error::OutOfRange)?;
+    map_fresh(&mut space.tables, at, pages, FrameKind::Kernel)?;
+    space.next_guarded = next;
+    Ok(VirtAddr::new(at))
+}
+
+/// Puts zeroed frames behind `pages` pages of the kernel half from `at` on; those that have one already keep it. So
+/// after an error the caller can try the same pages again, and nothing is ever unmapped.
+pub(super) fn map_stack(at: u64, pages: u64) -> Result<(), Error> {
+    let mut space = SPACE.lock();
+    let space = space.as_mut().ok_or(Error::WrongState)?;
+    map_fresh(&mut space.tables, at, pages, FrameKind::Stack)
+}
+
+/// What an address of the kernel half is mapped to.
+pub fn translate(address: VirtAddr) -> Option<arch::paging::Translation> {
+    SPACE.lock().as_ref()?.tables.translate(address)
+}
+
+fn map_fresh(tables: &mut PageTables, at: u64, pages: u64, kind: FrameKind) -> Result<(), Error> {
+    for page in 0..pages {
+        let page = VirtAddr::new(at + page * PAGE_BYTES);
+        if tables.translate(page).is_some() {
+            continue;
+        }
+        let frame = frames::allocate_zeroed(kind).ok_or(Error::NoMemory)?;
+        // SAFETY: the page is of an area that only this file hands out, and the frame is fresh.
+        let mapped = unsafe {
+            tables.map(
+                page,
+                frame,
+                PageSize::Size4K,
+                Attributes::kernel(Access::ReadWrite),
+                &mut TableFrames,
+            )
+        };
+        if let Err(error) = mapped {
+            frames::free_frame(frame);
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
+
+/// Maps all RAM at its place in the direct map, with the largest pages that fit.
+fn map_ram(
+    tables: &mut PageTables,
+    map: impl Iterator<Item = MemoryRange>,
+    large_pages: bool,
+) -> Result<(), Error> {
+    // Neighbours of different kinds are joined, so that large pages fit more often.
+    let mut joined: Option<Range<u64>> = None;
+    for range in map.filter(|range| range.kind.in_direct_map() && range.frames != 0) {
+        match &mut joined {
+            Some(before) if before.end == range.start => before.end = range.end(),
+            _ => {
+                if let Some(before) = joined.replace(range.start..range.end()) {
+                    map_ram_range(tables, before, large_pages)?;
+                }
+            }
+        }
+    }
+    joined.map_or(Ok(()), |last| map_ram_range(tables, last, large_pages))
+}
+
+fn map_ram_range(
+    tables: &mut PageTables,
+    frames: Range<u64>,
+    large_pages: bool,
+) -> Result<(), Error> {
+    let mut at = frames.start * PAGE_BYTES;
+    let end = frames.end * PAGE_BYTES;
+    let sizes = [PageSize::Size1G, PageSize::Size2M, PageSize::Size4K];
+    while at < end {
+        let fits = |size: &PageSize| {
+            at.is_multiple_of(size.bytes())
+                && size.bytes() <= end - at
+                && (large_pages || *size != PageSize::Size1G)
+        };
+        let mut step = PAGE_BYTES;
+        for size in sizes.into_iter().filter(fits) {
+            let page = VirtAddr::new(DIRECT_MAP_START + at);
+            let attributes = Attributes::kernel(Access::ReadWrite);
+            // SAFETY: the tables are not in use yet; the direct map is raw memory to Rust.
+            match unsafe { tables.map(page, PhysAddr::new(at), size, attributes, &mut TableFrames) }
+            {
+                Ok(()) => step = size.bytes(),
+                // Firmware ranges may overlap: a smaller page may fit, and a small one is there already.
+                Err(MapError::AlreadyMapped) if size != PageSize::Size4K => continue,
+                Err(MapError::AlreadyMapped) => {}
+                Err(error) => return Err(error.into()),
+            }
+            break;
+        }
+        at += step;
+    }
+    Ok(())
+}
+
+/// Maps the kernel's image with the rights of its parts.
+fn map_image(tables: &mut PageTables, image: &KernelImage) -> Result<(), Error> {
+    for (part, access) in [
+        (&image.text, Access::ReadExecute),
+        (&image.rodata, Access::Read),
+        (&image.data, Access::ReadWrite),
+    ] {
+        for page in part.clone().step_by(PAGE_BYTES as usize) {
+            let frame = image.physical + page.checked_sub(image.start).ok_or(Error::BadArgument)?;
+            // SAFETY: the tables are not in use yet, and the rights are those that each part was linked for.
+            unsafe {
+                tables.map(
+                    VirtAddr::new(page),
+                    frame,
+                    PageSize::Size4K,
+                    Attributes::kernel(access),
+                    &mut TableFrames,
+                )
+            }
+            // A page in two parts would have the rights of both.
+            .map_err(|error| {
+                if error == MapError::AlreadyMapped {
+                    Error::BadArgument
+                } else {
+                    error.into()
+                }
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The tables through which other CPUs start: the kernel half, and one page at its physical address.
+pub struct StartTables {
+    tables: PageTables,
+    /// The three tables below the root.
+    below: [PhysAddr; 3],
+}
+
+/// Three frames for tables, told one by one.
+struct Remembered {
+    given: [Option<PhysAddr>; 3],
+}
+
+impl arch::paging::FrameSource for Remembered {
+    fn allocate_table(&mut self) -> Option<PhysAddr> {
+        let place = self.given.iter_mut().find(|place| place.is_none())?;
+        *place = frames::allocate_zeroed(FrameKind::PageTable);
+        *place
+    }
+}
+
+impl StartTables {
+    /// Makes them. `page` is the page below 1 MiB that holds the code; it is executable and not writable there (it is filled
+    /// through the direct map). The root lies below 4 GiB, as a CPU loads it before it is in 64-bit mode.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`], also if nothing is free below 4 GiB; [`Error::BadArgument`] if the page is not below 1 MiB.
+    pub fn create(page: PhysAddr) -> Result<StartTables, Error> {
+        if !page.is_aligned(PAGE_BYTES) || page.as_u64() >= 0x10_0000 {
+            return Err(Error::BadArgument);
+        }
+        let root = frames::allocate_below_4g(FrameKind::PageTable).ok_or(Error::NoMemory)?;
+        frames::zero(root);
+        let mut tables = new_user_tables(root);
+        let mut source = Remembered { given: [None; 3] };
+        let attributes = Attributes {
+            access: Access::ReadExecute,
+            cache: Cache::WriteBack,
+            owner: Owner::KernelLocal,
+        };
+        // SAFETY: nobody uses these tables yet, and the page is the caller's.
+        let mapped = unsafe {
+            tables.map(
+                VirtAddr::new(page.as_u64()),
+                page,
+                PageSize::Size4K,
+                attributes,
+                &mut source,
+            )
+        };
+        match (mapped, source.given) {
+            (Ok(()), [Some(a), Some(b), Some(c)]) => Ok(StartTables {
+                tables,
+                below: [a, b, c],
+            }),
+            (_, given) => {
+                given
+                    .into_iter()
+                    .flatten()
+                    .chain([root])
+                    .for_each(frames::free_frame);
+                Err(Error::NoMemory)
+            }
+        }
+    }
+
+    /// The physical address of the root, below 4 GiB.
+    pub fn root(&self) -> PhysAddr {
+        self.tables.root()
+    }
+
+    /// Frees them.
+    ///
+    /// # Safety
+    /// No CPU may have them loaded any more, nor be about to load them.
+    pub unsafe fn free(self) {
+        self.below
+            .into_iter()
+            .chain([self.tables.root()])
+            .for_each(frames::free_frame);
+    }
+}
+
+/// Prepares TLB shoot-downs for `cpus` CPUs; called once, on the first CPU, before another starts and before the first
+/// user address space is used.
+///
+/// # Errors
+/// [`Error::NoMemory`]; [`Error::OutOfRange`] for more CPUs than one block of memory can hold slots for.
+pub fn start_shoot_downs(cpus: u32, hooks: tlb::Hooks) -> Result<(), Error> {
+    let bytes = (cpus.max(1) as usize)
+        .checked_mul(size_of::<CpuSlot>())
+        .ok_or(Error::OutOfRange)?;
+    let order = bytes
+        .div_ceil(PAGE_BYTES as usize)
+        .next_power_of_two()
+        .trailing_zeros() as u8;
+    if order > MAX_ORDER {
+        return Err(Error::OutOfRange);
+    }
+    let block = frames::allocate_order(order, FrameKind::Kernel).ok_or(Error::NoMemory)?;
+    let first: *mut CpuSlot = phys_to_virt(block).cast();
+    for index in 0..cpus as usize {
+        // SAFETY: the block is ours for ever, large enough and aligned.
+        unsafe { first.add(index).write(CpuSlot::new()) };
+    }
+    // SAFETY: as above, and initialised.
+    let slots: &'static [CpuSlot] = unsafe { core::slice::from_raw_parts(first, cpus as usize) };
+    tlb::init(Tlb::new(slots, root(), hooks));
+    #[cfg(target_os = "none")]
+    // SAFETY: the kernel's tables are in use already; this CPU's slot says so from now on.
+    unsafe {
+        tlb::activate(root());
+    }
+    Ok(())
+}

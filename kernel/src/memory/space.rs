@@ -1,0 +1,633 @@
+//! User address spaces.
+//!
+//! A space is a sorted set of [regions](super::regions), which say what is mapped where, and page tables, which are a
+//! cache of that: a page's entry is made when it is first touched, and any entry may be taken out again as long
+//! as the region stays. So mapping costs the same for a page and for a gigabyte, and unmapping and restricting take whole
+//! tables out of the tree and let the pages fault in again.
+//!
+//! What holds when a call returns: what was unmapped or restricted is so on every CPU. The lock of the space is held
+//! across the shoot-down, and the memory objects are let go, and tables freed, after it.
+//!
+//! IPC areas are different: their two frames belong to the space, are mapped from the start and never fault, and the
+//! stretch they lie in is closed to all other calls.
+//!
+//! What may go wrong: a copy from or to user memory faults into [`Space::handle_page_fault`], which takes the lock of the
+//! space; so nobody copies while holding it.
+
+use abi::layout::{IPC_AREAS_START, MAP_START, USER_END, USER_START};
+use abi::{Error, Protection, Rights, ipc_area};
+use arch::addr::{PhysAddr, VirtAddr};
+use arch::paging::{Access, Attributes, FrameSource, MapError, PAGE_BYTES, PageSize, PageTables};
+use arch::tlb;
+
+use super::account::{self, Account};
+use super::discard::{Discard, Leaves};
+use super::frames::{self, FrameKind};
+use super::object::MemoryObject;
+use super::regions::{Region, Regions, access_of};
+use super::{Progress, kernel_space};
+use crate::object::{Object, Ref, Slab};
+use crate::sync::{Mutex, level};
+
+/// A user address space.
+pub struct Space {
+    root: PhysAddr,
+    account: Option<Ref<Account>>,
+    inner: Mutex<{ level::SPACE }, Inner>,
+}
+
+struct Inner {
+    tables: PageTables,
+    regions: Regions,
+    /// Tables that were taken out and are not yet freed.
+    discard: Discard,
+    /// Where to look first for room.
+    next: u64,
+    /// Frames charged: tables and IPC areas.
+    charged: u64,
+    life: Life,
+}
+
+/// How far the end of a space has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Life {
+    Alive,
+    /// No CPU has it loaded; regions go.
+    Evicted,
+    /// All tables but the root are in `discard`.
+    Unlinked,
+    /// Nothing is left.
+    Gone,
+}
+
+/// What became of a page fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Fault {
+    /// The access can be tried again.
+    Resolved,
+    /// The address is not mapped, or not for this access.
+    NotMine,
+    /// It is mapped, but no memory could be had: [`Error::NoMemory`] or [`Error::QuotaExceeded`].
+    Failed(Error),
+}
+
+/// A thread's IPC area.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IpcArea {
+    /// Where the process sees it.
+    pub address: u64,
+    /// Its header page and its buffer page, zeroed when it is made.
+    pub frames: [PhysAddr; 2],
+}
+
+/// From one IPC area to the next: an area, and as much unmapped, so that running over a buffer's end faults.
+const IPC_STRIDE: u64 = 2 * ipc_area::AREA_BYTES;
+/// How many IPC areas a space has room for.
+pub const MAX_IPC_AREAS: u32 = ((USER_END - IPC_AREAS_START) / IPC_STRIDE) as u32;
+/// Regions that one piece of work lets go.
+const REGIONS_A_PIECE: usize = 16;
+/// Table entries that one piece of work looks at.
+const ENTRIES_A_PIECE: usize = 1024;
+/// Regions that are looked at before a choice of address gives up on the hint.
+const TABLE_SPAN: u64 = 1 << 21;
+
+/// Page tables that the space's account pays.
+struct ChargedTables<'a> {
+    account: Option<&'a Ref<Account>>,
+    charged: &'a mut u64,
+    refused: Option<Error>,
+}
+
+impl FrameSource for ChargedTables<'_> {
+    fn allocate_table(&mut self) -> Option<PhysAddr> {
+        match charged_frame(self.account, FrameKind::PageTable) {
+            Ok(frame) => {
+                *self.charged += 1;
+                Some(frame)
+            }
+            Err(error) => {
+                self.refused = Some(error);
+                None
+            }
+        }
+    }
+}
+
+fn charged_frame(account: Option<&Ref<Account>>, kind: FrameKind) -> Result<PhysAddr, Error> {
+    account::charge(account, 1)?;
+    frames::allocate_zeroed(kind).ok_or_else(|| {
+        account::uncharge(account, 1);
+        Error::NoMemory
+    })
+}
+
+impl Space {
+    /// An empty space. `account` pays for its tables.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`], [`Error::QuotaExceeded`]
+    pub fn new(account: Option<Ref<Account>>) -> Result<Space, Error> {
+        let root = charged_frame(account.as_ref(), FrameKind::PageTable)?;
+        let inner = Inner {
+            tables: kernel_space::new_user_tables(root),
+            regions: Regions::new(),
+            discard: Discard::new(),
+            next: MAP_START,
+            charged: 1,
+            life: Life::Alive,
+        };
+        Ok(Space {
+            root,
+            account,
+            inner: Mutex::new(inner),
+        })
+    }
+
+    /// The physical address of its root table: what the CPU loads.
+    #[inline]
+    pub fn root(&self) -> PhysAddr {
+        self.root
+    }
+
+    /// Makes it the space of this CPU.
+    ///
+    /// # Safety
+    /// The space must stay alive until this CPU has loaded another root, or was made to by the space's end.
+    #[inline]
+    pub unsafe fn activate(&self) {
+        // SAFETY: the tables hold the kernel half; the caller promises their life.
+        unsafe { tlb::activate(self.root) };
+    }
+
+    /// Who pays for it.
+    pub fn account(&self) -> Option<&Ref<Account>> {
+        self.account.as_ref()
+    }
+
+    /// Maps `bytes` bytes of `object` from `offset` on at `address`, or where there is room if that is 0. `rights` are those of
+    /// the handle, now and for later changes. On an error nothing has changed.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] for no or unaligned bytes, address or offset; [`Error::OutOfRange`] past the end of the object, or
+    /// outside the part of the address space that can be mapped; [`Error::NoRight`]; [`Error::AlreadyMapped`];
+    /// [`Error::NoMemory`] (of the kernel, or no room); [`Error::QuotaExceeded`] for too many mappings; [`Error::Ended`].
+    pub fn map(
+        &self,
+        object: &Ref<MemoryObject>,
+        rights: Rights,
+        address: u64,
+        offset: u64,
+        bytes: u64,
+        protection: Protection,
+    ) -> Result<u64, Error> {
+        if bytes == 0 || (bytes | address | offset) % PAGE_BYTES != 0 {
+            return Err(Error::BadArgument);
+        }
+        if offset
+            .checked_add(bytes)
+            .is_none_or(|end| end > object.bytes())
+        {
+            return Err(Error::OutOfRange);
+        }
+        if !rights.contains(protection.needs()) {
+            return Err(Error::NoRight);
+        }
+        if address != 0 {
+            check_range(address, bytes)?;
+        }
+        let mut inner = self.inner.lock();
+        inner.must_live()?;
+        let start = if address == 0 {
+            inner.choose(bytes)?
+        } else {
+            address
+        };
+        if inner
+            .regions
+            .ending_after(start)
+            .is_some_and(|region| region.start < start + bytes)
+        {
+            return Err(Error::AlreadyMapped);
+        }
+        inner.regions.insert(Region {
+            start,
+            end: start + bytes,
+            offset,
+            object: object.clone(),
+            access: access_of(protection),
+            limit: rights,
+        })?;
+        if address == 0 {
+            inner.next = start + bytes + PAGE_BYTES;
+        }
+        Ok(start)
+    }
+
+    /// Unmaps whatever is mapped in a range, a piece at a time: the caller repeats the same call after a preemption point
+    /// while it says [`Progress::More`]. On an error nothing has changed.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] for no or unaligned bytes or address; [`Error::OutOfRange`] outside the part that can be
+    /// mapped; [`Error::NoMemory`] and [`Error::QuotaExceeded`] if a mapping must be cut in two and can't.
+    pub fn unmap(&self, address: u64, bytes: u64) -> Result<Progress, Error> {
+        if bytes == 0 || (bytes | address) % PAGE_BYTES != 0 {
+            return Err(Error::BadArgument);
+        }
+        check_range(address, bytes)?;
+        let end = address + bytes;
+        let mut inner = self.inner.lock();
+        inner.regions.cut(address)?;
+        inner.regions.cut(end)?;
+        let mut taken = [const { None }; REGIONS_A_PIECE];
+        let mut count = 0;
+        while count < REGIONS_A_PIECE
+            && let Some(region) = inner.regions.take_inside(address, end)
+        {
+            taken[count] = Some(region);
+            count += 1;
+        }
+        if let (Some(first), Some(last)) =
+            (&taken[0], taken[..count].last().and_then(Option::as_ref))
+        {
+            let (start, end) = (first.start, last.end);
+            inner.unlink(self.root, start, end);
+        }
+        // Only now, after the shoot-down, may the objects and their frames go.
+        drop(taken);
+        let freeing = self.free_some(&mut inner);
+        let more = inner
+            .regions
+            .ending_after(address)
+            .is_some_and(|region| region.start < end);
+        Ok(if more || freeing == Progress::More {
+            Progress::More
+        } else {
+            Progress::Done
+        })
+    }
+
+    /// Changes what is allowed in a range that is wholly mapped. On an error nothing has changed.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] and [`Error::OutOfRange`] as for [`unmap`](Self::unmap); [`Error::NotMapped`] if a page is not;
+    /// [`Error::NoRight`] if the handle of one did not allow this; [`Error::NoMemory`], [`Error::QuotaExceeded`].
+    pub fn protect(&self, address: u64, bytes: u64, protection: Protection) -> Result<(), Error> {
+        if bytes == 0 || (bytes | address) % PAGE_BYTES != 0 {
+            return Err(Error::BadArgument);
+        }
+        check_range(address, bytes)?;
+        let end = address + bytes;
+        let access = access_of(protection);
+        let mut inner = self.inner.lock();
+        let mut restricts = false;
+        let mut at = address;
+        while at < end {
+            let region = inner.regions.find(at).ok_or(Error::NotMapped)?;
+            if !region.limit.contains(protection.needs()) {
+                return Err(Error::NoRight);
+            }
+            restricts |= !access.allows(region.access);
+            at = region.end;
+        }
+        // A cut alone changes no mapping, so failing at the second leaves nothing to undo.
+        inner.regions.cut(address)?;
+        inner.regions.cut(end)?;
+        let mut at = address;
+        while at < end {
+            let region = inner.regions.ending_after_mut(at).ok_or(Error::NotMapped)?;
+            region.access = access;
+            at = region.end;
+        }
+        if restricts {
+            inner.unlink(self.root, address, end);
+            let _ = self.free_some(&mut inner);
+        }
+        Ok(())
+    }
+
+    /// Tries to make an access possible that faulted: of user code, or of the kernel's copy from or to user memory. `access` is
+    /// what was tried: [`Access::ReadWrite`] for a write, [`Access::ReadExecute`] for a fetch. Faults with a reserved bit in the
+    /// tables are not for this function.
+    pub fn handle_page_fault(&self, address: u64, access: Access) -> Fault {
+        if !(USER_START..IPC_AREAS_START).contains(&address) {
+            return Fault::NotMine;
+        }
+        let page = VirtAddr::new(address & !(PAGE_BYTES - 1));
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let Some(region) = inner
+            .regions
+            .find(address)
+            .filter(|region| region.access.allows(access))
+        else {
+            return Fault::NotMine;
+        };
+        let attributes = Attributes::user(region.access).cached(region.object.cache());
+        match inner.tables.translate(page) {
+            Some(found) if found.attributes == attributes => {}
+            Some(_) => {
+                // The page was mapped before more was allowed.
+                // SAFETY: the entry maps the page of the region's object already, and gets the region's rights.
+                if let Err(error) = unsafe { inner.tables.protect(page, attributes) } {
+                    return Fault::Failed(error.into());
+                }
+            }
+            None => {
+                let frame = match region
+                    .object
+                    .frame((page.as_u64() - region.start + region.offset) / PAGE_BYTES)
+                {
+                    Ok(frame) => frame,
+                    Err(error) => return Fault::Failed(error),
+                };
+                let mut source = ChargedTables {
+                    account: self.account.as_ref(),
+                    charged: &mut inner.charged,
+                    refused: None,
+                };
+                // SAFETY: the frame stays the object's as long as the region refers to it; the rights are the region's.
+                let mapped = unsafe {
+                    inner
+                        .tables
+                        .map(page, frame, PageSize::Size4K, attributes, &mut source)
+                };
+                if let Err(error) = mapped {
+                    return Fault::Failed(source.refused.unwrap_or(error.into()));
+                }
+            }
+        }
+        // This CPU may hold the former, lesser entry; another one finds out by a fault of its own.
+        tlb::forget_here(page);
+        Fault::Resolved
+    }
+
+    /// Makes IPC area number `index`: two zeroed frames, mapped for good.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] from [`MAX_IPC_AREAS`] up; [`Error::AlreadyMapped`]; [`Error::NoMemory`];
+    /// [`Error::QuotaExceeded`]; [`Error::Ended`].
+    pub fn map_ipc_area(&self, index: u32) -> Result<IpcArea, Error> {
+        let address = ipc_address(index)?;
+        let mut inner = self.inner.lock();
+        inner.must_live()?;
+        if inner.tables.translate(VirtAddr::new(address)).is_some() {
+            return Err(Error::AlreadyMapped);
+        }
+        let mut made = [None; 2];
+        for page in 0..2 {
+            match inner.map_owned(self.account.as_ref(), address + page * PAGE_BYTES) {
+                Ok(frame) => made[page as usize] = Some(frame),
+                Err(error) => {
+                    if page == 1 {
+                        self.take_ipc_pages(&mut inner, address);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        match made {
+            [Some(header), Some(buffer)] => Ok(IpcArea {
+                address,
+                frames: [header, buffer],
+            }),
+            _ => Err(Error::NoMemory),
+        }
+    }
+
+    /// Ends IPC area number `index`: no CPU reaches its frames afterwards, and they are free.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::NotMapped`].
+    ///
+    /// # Safety
+    /// The kernel may not use the area's frames any more.
+    pub unsafe fn unmap_ipc_area(&self, index: u32) -> Result<(), Error> {
+        let address = ipc_address(index)?;
+        let mut inner = self.inner.lock();
+        if inner.tables.translate(VirtAddr::new(address)).is_none() {
+            return Err(Error::NotMapped);
+        }
+        self.take_ipc_pages(&mut inner, address);
+        Ok(())
+    }
+
+    /// Frames charged for tables and IPC areas, and the number of mappings.
+    pub fn statistics(&self) -> (u64, usize) {
+        let inner = self.inner.lock();
+        (inner.charged, inner.regions.count())
+    }
+
+    /// Frees a bounded piece of the space, which nobody refers to any more; false if something is left. The first call
+    /// makes every CPU leave it.
+    pub fn tear_down(&mut self) -> bool {
+        let root = self.root;
+        let inner = self.inner.get_mut();
+        match inner.life {
+            Life::Alive => {
+                tlb::evict(root);
+                inner.life = Life::Evicted;
+            }
+            Life::Evicted => {
+                for _ in 0..REGIONS_A_PIECE {
+                    if inner.regions.take_inside(0, USER_END).is_none() {
+                        inner.unlink_all();
+                        inner.life = Life::Unlinked;
+                        break;
+                    }
+                }
+            }
+            Life::Unlinked => {
+                let mut freed = 0;
+                let progress = inner.discard.step(ENTRIES_A_PIECE, &mut freed);
+                inner.charged -= freed;
+                account::uncharge(self.account.as_ref(), freed);
+                if progress == Progress::Done {
+                    debug_assert_eq!(inner.charged, 1, "frames were lost");
+                    frames::free_frame(root);
+                    account::uncharge(self.account.as_ref(), 1);
+                    inner.charged = 0;
+                    inner.life = Life::Gone;
+                }
+            }
+            Life::Gone => return true,
+        }
+        inner.life == Life::Gone
+    }
+
+    /// Frees some of the tables that were taken out.
+    fn free_some(&self, inner: &mut Inner) -> Progress {
+        let mut freed = 0;
+        let progress = inner.discard.step(ENTRIES_A_PIECE, &mut freed);
+        inner.charged -= freed;
+        account::uncharge(self.account.as_ref(), freed);
+        progress
+    }
+
+    /// Unmaps those of an IPC area's two pages that are mapped, everywhere, and frees them.
+    fn take_ipc_pages(&self, inner: &mut Inner, address: u64) {
+        let mut frames = [None; 2];
+        for (page, frame) in frames.iter_mut().enumerate() {
+            let at = VirtAddr::new(address + page as u64 * PAGE_BYTES);
+            // SAFETY: the kernel has given the area up, and the frame is freed after the shoot-down below.
+            *frame = unsafe { inner.tables.unmap(at, PageSize::Size4K) }.ok();
+        }
+        tlb::shoot_down(self.root, VirtAddr::new(address), 2);
+        for frame in frames.into_iter().flatten() {
+            frames::free_frame(frame);
+            inner.charged -= 1;
+            account::uncharge(self.account.as_ref(), 1);
+        }
+    }
+}
+
+impl Inner {
+    fn must_live(&self) -> Result<(), Error> {
+        if self.life == Life::Alive {
+            Ok(())
+        } else {
+            Err(Error::Ended)
+        }
+    }
+
+    /// A free stretch of `bytes` bytes.
+    fn choose(&self, bytes: u64) -> Result<u64, Error> {
+        // Large mappings are aligned so that large pages can serve them one day.
+        let align = if bytes >= TABLE_SPAN {
+            TABLE_SPAN
+        } else {
+            PAGE_BYTES
+        };
+        self.first_fit(self.next, bytes, align)
+            .or_else(|| self.first_fit(MAP_START, bytes, align))
+            .or_else(|| self.first_fit(USER_START, bytes, PAGE_BYTES))
+            .ok_or(Error::NoMemory)
+    }
+
+    /// The first free stretch from `from` on.
+    fn first_fit(&self, from: u64, bytes: u64, align: u64) -> Option<u64> {
+        let mut start = from.next_multiple_of(align);
+        loop {
+            let end = start
+                .checked_add(bytes)
+                .filter(|&end| end <= IPC_AREAS_START)?;
+            match self.regions.ending_after(start) {
+                // A page stays free between mappings whose place the kernel chose, so that running over an end faults.
+                Some(region) if region.start < end => {
+                    start = (region.end + PAGE_BYTES).next_multiple_of(align)
+                }
+                _ => return Some(start),
+            }
+        }
+    }
+
+    /// Takes what is mapped in `start..end`, where no region is (any more) or pages shall fault in again, out of the tables
+    /// of all CPUs.
+    fn unlink(&mut self, root: PhysAddr, start: u64, end: u64) {
+        // The lowest tables at the edges go as well if nothing else is in them.
+        let below = self
+            .regions
+            .before(start)
+            .map_or(USER_START, |region| region.end);
+        let above = self
+            .regions
+            .ending_after(end)
+            .map_or(IPC_AREAS_START, |region| region.start);
+        let from = start.min(below.max(start & !(TABLE_SPAN - 1)));
+        let to = end.max(above.min(end.next_multiple_of(TABLE_SPAN)));
+        let mut tables = Discard::new();
+        // SAFETY: user code may not rely on mappings that it gave up, the kernel never does; everything goes to `discard` only
+        // after the shoot-down.
+        let changed = unsafe {
+            self.tables.unlink(from, to, &mut |table, level| {
+                tables.push(table, level, Leaves::Foreign)
+            })
+        };
+        if changed {
+            tlb::shoot_down(root, VirtAddr::new(from), (to - from) / PAGE_BYTES);
+        }
+        self.discard.append(tables);
+    }
+
+    /// Takes all tables below the root out. No CPU may use the root.
+    fn unlink_all(&mut self) {
+        let discard = &mut self.discard;
+        // SAFETY: no CPU uses the tables.
+        unsafe {
+            // What IPC areas are left go with their frames.
+            self.tables
+                .unlink(IPC_AREAS_START, 1 << 47, &mut |table, level| {
+                    discard.push(table, level, Leaves::Owned);
+                });
+            self.tables
+                .unlink_user_half(&mut |table, level| discard.push(table, level, Leaves::Foreign));
+        }
+    }
+
+    /// Maps a fresh frame that belongs to the space.
+    fn map_owned(&mut self, account: Option<&Ref<Account>>, at: u64) -> Result<PhysAddr, Error> {
+        let frame = charged_frame(account, FrameKind::User)?;
+        let mut source = ChargedTables {
+            account,
+            charged: &mut self.charged,
+            refused: None,
+        };
+        let attributes = Attributes::user(Access::ReadWrite);
+        // SAFETY: the frame is fresh, and freed only after it was unmapped everywhere.
+        let mapped = unsafe {
+            self.tables.map(
+                VirtAddr::new(at),
+                frame,
+                PageSize::Size4K,
+                attributes,
+                &mut source,
+            )
+        };
+        match mapped {
+            Ok(()) => {
+                self.charged += 1;
+                Ok(frame)
+            }
+            Err(error) => {
+                let error = source.refused.unwrap_or_else(|| MapError::into(error));
+                frames::free_frame(frame);
+                account::uncharge(account, 1);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        // Nothing is left, unless the space never came to life.
+        while !self.tear_down() {}
+    }
+}
+
+impl Object for Space {
+    fn slab() -> &'static Slab<Self> {
+        static SLAB: Slab<Space> = Slab::new();
+        &SLAB
+    }
+
+    fn tear_down(&mut self) -> bool {
+        Space::tear_down(self)
+    }
+}
+
+/// Whether a range lies in the part of the address space where things can be mapped.
+fn check_range(address: u64, bytes: u64) -> Result<(), Error> {
+    match address.checked_add(bytes) {
+        Some(end) if address >= USER_START && end <= IPC_AREAS_START => Ok(()),
+        _ => Err(Error::OutOfRange),
+    }
+}
+
+fn ipc_address(index: u32) -> Result<u64, Error> {
+    if index < MAX_IPC_AREAS {
+        Ok(IPC_AREAS_START + u64::from(index) * IPC_STRIDE)
+    } else {
+        Err(Error::OutOfRange)
+    }
+}

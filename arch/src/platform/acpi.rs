@@ -21,6 +21,8 @@ pub const HEADER_BYTES: usize = 36;
 /// Bytes of the RSDP in ACPI 1.0 and from 2.0 on (ACPI 6.5 §5.2.5.3).
 const RSDP_BYTES_V1: usize = 20;
 const RSDP_BYTES_V2: usize = 36;
+/// Where the RSDP has its revision.
+const RSDP_REVISION: usize = 15;
 /// A table longer than this is taken for nonsense. The largest in the field are DSDTs of about a megabyte.
 const LONGEST_TABLE: u32 = 16 << 20;
 /// Bytes of the HPET table (IA-PC HPET specification 1.0a §3.2.4).
@@ -344,8 +346,7 @@ impl<'m> Tables<'m> {
         // The fields of ACPI 2.0 stay 0 where the firmware is older than they are.
         let mut copy = [0u8; RSDP_BYTES_V2];
         copy[..RSDP_BYTES_V1].copy_from_slice(first);
-        const REVISION: usize = 15;
-        if first[REVISION] >= 2 {
+        if first[RSDP_REVISION] >= 2 {
             // SAFETY: passed on to the caller.
             let all = unsafe { firmware_bytes(map, rsdp, RSDP_BYTES_V2)? };
             let length = u32_at(all, 20);

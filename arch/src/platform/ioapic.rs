@@ -172,7 +172,7 @@ pub unsafe fn route(
 pub fn unmask(gsi: u32) -> Result<(), IoApicError> {
     // SAFETY: the input exists, and its route was set up by `route`, or is vector 0, which local APICs refuse.
     with(gsi, |registers, input| unsafe {
-        registers.enable_irq(input)
+        registers.enable_irq(input);
     })
 }
 
@@ -183,6 +183,6 @@ pub fn unmask(gsi: u32) -> Result<(), IoApicError> {
 pub fn mask(gsi: u32) -> Result<(), IoApicError> {
     // SAFETY: the input exists; masked, it sends nothing.
     with(gsi, |registers, input| unsafe {
-        registers.disable_irq(input)
+        registers.disable_irq(input);
     })
 }

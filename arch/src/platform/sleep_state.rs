@@ -43,11 +43,8 @@ pub fn find(aml: &[u8]) -> Result<SleepTypes, AcpiError> {
         if window != [b'_', b'S', b'5', b'_', aml::PACKAGE] {
             continue;
         }
-        let named = match &aml[..position] {
-            [.., aml::NAME] | [.., aml::NAME, aml::ROOT] => true,
-            _ => false,
-        };
-        if !named {
+        let before = &aml[..position];
+        if !matches!(before, [.., aml::NAME] | [.., aml::NAME, aml::ROOT]) {
             continue;
         }
         match package(&aml[position + 5..]) {

@@ -117,7 +117,7 @@ pub unsafe fn start_cpu(target: ApicId, boot: &ApBoot) -> Result<(), StartError>
     let vector = startup_vector(page).ok_or(StartError::BadTrampoline(boot.trampoline))?;
     let root = u32::try_from(boot.root.as_u64())
         .ok()
-        .filter(|root| root & 0xFFF == 0)
+        .filter(|root| root.is_multiple_of(4096))
         .ok_or(StartError::BadRoot(boot.root))?;
     let seen = NonNull::new(phys_to_virt(boot.trampoline))
         .ok_or(StartError::BadTrampoline(boot.trampoline))?;

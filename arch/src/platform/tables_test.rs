@@ -120,9 +120,9 @@ fn open(memory: &Frozen, rsdp: PhysAddr) -> Result<Tables<'_>, AcpiError> {
 
 fn madt(entries: &[&[u8]]) -> Vec<u8> {
     let mut body = vec![0x00, 0x00, 0xE0, 0xFE, 1, 0, 0, 0];
-    entries
-        .iter()
-        .for_each(|entry| body.extend_from_slice(entry));
+    for entry in entries {
+        body.extend_from_slice(entry);
+    }
     table(*b"APIC", 4, &body)
 }
 
@@ -572,7 +572,9 @@ proptest! {
             tables[which][at] = value;
         }
         if resum {
-            tables.iter_mut().for_each(|table| fix_sum(table, 9));
+            for table in &mut tables {
+                fix_sum(table, 9);
+            }
         }
         let (memory, rsdp) = machine(&tables);
         if let Ok(tables) = open(&memory, rsdp) {
@@ -591,8 +593,6 @@ proptest! {
     ) {
         let mut memory = Memory::new();
         memory.put(&bytes);
-        let mut pointer = *b"RSD PTR \0\0\0\0\0\0\0\x02";
-        pointer[15] = 2;
         let rsdp = memory.rsdp(2, BASE + offset, BASE + offset);
         let memory = memory.freeze();
         let _ = open(&memory, rsdp).map(|tables| tables.madt().map(|madt| madt.cpus().count()));

@@ -20,9 +20,9 @@ const GATE: u8 = 1;
 /// In the control port: its output goes to the loudspeaker.
 const SPEAKER: u8 = 2;
 /// Channel 2, low then high byte, mode 0, binary (8254 datasheet, "control word").
-const COUNT_DOWN: u8 = 0b10_11_000_0;
+const COUNT_DOWN: u8 = 0b1011_0000;
 /// Latch channel 2's count.
-const LATCH: u8 = 0b10_00_000_0;
+const LATCH: u8 = 0b1000_0000;
 
 pub(super) struct Counter {
     control_before: u8,

@@ -3,6 +3,8 @@
 //! It is 24 or 32 bits wide; the lower 24 are enough either way. Some chip sets of the past don't latch it, so that it can
 //! be read in the middle of a carry: three readings in a row must not run backwards, else they are taken again.
 
+use core::ptr::NonNull;
+
 use x86_64::instructions::port::Port;
 
 use super::calibrate::Reference;
@@ -19,7 +21,7 @@ const TRIES: u32 = 10;
 
 pub(super) enum Counter {
     Port(Port<u32>),
-    Memory(*const u32),
+    Memory(NonNull<u32>),
 }
 
 impl Counter {
@@ -34,7 +36,7 @@ impl Counter {
                 if !address.as_u64().is_multiple_of(4) {
                     return None;
                 }
-                Counter::Memory(map.map(address, 4, Cache::Uncached)?.as_ptr().cast::<u32>())
+                Counter::Memory(map.map(address, 4, Cache::Uncached)?.cast())
             }
         })
     }

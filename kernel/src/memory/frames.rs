@@ -221,7 +221,7 @@ mod tests {
         // SAFETY: the range is refused.
         let refused = unsafe {
             add_region(MemoryRange {
-                start: 0xFEE00,
+                start: 0xA0000,
                 frames: 1,
                 kind: MemoryKind::Reclaimable,
             })

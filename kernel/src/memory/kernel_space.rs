@@ -164,11 +164,9 @@ pub fn map_device(physical: PhysAddr, bytes: u64, cache: Cache) -> Result<VirtAd
     let end = physical
         .as_u64()
         .checked_add(bytes)
+        .filter(|&end| end <= 1 << arch::paging::physical_address_bits())
         .ok_or(Error::OutOfRange)?
         .next_multiple_of(PAGE_BYTES);
-    if end > 1 << arch::paging::physical_address_bits() {
-        return Err(Error::OutOfRange);
-    }
     let mut space = SPACE.lock();
     let space = space.as_mut().ok_or(Error::WrongState)?;
     let at = space.next_device;
@@ -451,4 +449,137 @@ pub fn start_shoot_downs(cpus: u32, hooks: tlb::Hooks) -> Result<(), Error> {
         tlb::activate(root());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::testing;
+
+    fn at(address: u64) -> Option<arch::paging::Translation> {
+        translate(VirtAddr::new(address))
+    }
+
+    #[test]
+    fn ram_is_mapped_writable_never_executable_with_the_largest_pages() {
+        testing::kernel_machine();
+        let ram = |physical: u64| at(DIRECT_MAP_START + physical);
+        for (physical, size) in [
+            (0, PageSize::Size4K),
+            (0x10_0000, PageSize::Size4K),
+            (0x20_0000, PageSize::Size2M),
+            (0x4F_F000, PageSize::Size4K),
+            (testing::RAM_START, PageSize::Size2M),
+            (1 << 40, PageSize::Size1G),
+        ] {
+            let found = ram(physical + 0x123).unwrap();
+            assert_eq!(
+                (found.physical.as_u64(), found.size),
+                (physical + 0x123, size)
+            );
+            assert_eq!(found.attributes, Attributes::kernel(Access::ReadWrite));
+        }
+        // Holes, reserved ranges and what lies behind the end are not there.
+        for physical in [
+            0x9_F000,
+            0x50_0000,
+            0xA000_0000,
+            (1 << 40) + (1 << 30),
+            1 << 46,
+        ] {
+            assert_eq!(ram(physical), None, "{physical:#x}");
+        }
+    }
+
+    #[test]
+    fn the_image_has_the_rights_of_its_parts() {
+        testing::kernel_machine();
+        let start = 0xFFFF_FFFF_8000_0000;
+        for (offset, access) in [
+            (0x1000, Access::ReadExecute),
+            (0x4FFF, Access::ReadExecute),
+            (0x5000, Access::Read),
+            (0x7000, Access::ReadWrite),
+            (0x9FFF, Access::ReadWrite),
+        ] {
+            let found = at(start + offset).unwrap();
+            assert_eq!(
+                (found.physical.as_u64(), found.attributes.access),
+                (0x20_0000 + offset, access)
+            );
+        }
+        assert_eq!(at(start), None);
+        assert_eq!(at(start + 0xA000), None);
+    }
+
+    #[test]
+    fn devices_are_mapped_to_the_byte_and_apart() {
+        testing::kernel_machine();
+        let first = map_device(PhysAddr::new(0xB000_0FFC), 8, Cache::Uncached).unwrap();
+        let second = map_device(PhysAddr::new(0xB000_0FFC), 8, Cache::WriteBack).unwrap();
+        for (mapped, cache) in [(first, Cache::Uncached), (second, Cache::WriteBack)] {
+            for byte in 0..8 {
+                let found = translate(mapped + byte).unwrap();
+                assert_eq!(
+                    (found.physical.as_u64(), found.attributes.cache),
+                    (0xB000_0FFC + byte, cache)
+                );
+            }
+        }
+        assert!(second - first > 2 * PAGE_BYTES);
+        assert_eq!(
+            map_device(PhysAddr::new(0xB000_0000), 0, Cache::Uncached),
+            Err(Error::BadArgument)
+        );
+        for bytes in [1 << 53, u64::MAX, u64::MAX - 0xB000_0000] {
+            assert_eq!(
+                map_device(PhysAddr::new(0xB000_0000), bytes, Cache::Uncached),
+                Err(Error::OutOfRange)
+            );
+        }
+    }
+
+    #[test]
+    fn guarded_memory_has_unmapped_pages_around_it() {
+        testing::kernel_machine();
+        for pages in [1, 3] {
+            let memory = allocate_guarded(pages).unwrap();
+            assert_eq!(translate(memory - 1), None);
+            assert_eq!(translate(memory + pages * PAGE_BYTES), None);
+            for page in 0..pages {
+                assert_eq!(
+                    translate(memory + page * PAGE_BYTES)
+                        .unwrap()
+                        .attributes
+                        .access,
+                    Access::ReadWrite
+                );
+            }
+        }
+        assert_eq!(allocate_guarded(u64::MAX), Err(Error::OutOfRange));
+    }
+
+    #[test]
+    fn start_tables_hold_one_executable_low_page_and_the_kernel() {
+        testing::kernel_machine();
+        for bad in [0x8001, 0x10_0000] {
+            assert!(matches!(
+                StartTables::create(PhysAddr::new(bad)),
+                Err(Error::BadArgument)
+            ));
+        }
+        let start = StartTables::create(PhysAddr::new(0x8000)).unwrap();
+        assert!(start.root().as_u64() < 1 << 32);
+        let found = start.tables.translate(VirtAddr::new(0x8000)).unwrap();
+        assert_eq!(
+            (found.physical.as_u64(), found.attributes.access),
+            (0x8000, Access::ReadExecute)
+        );
+        assert_eq!(found.attributes.owner, Owner::KernelLocal);
+        assert_eq!(start.tables.translate(VirtAddr::new(0x9000)), None);
+        let image = VirtAddr::new(0xFFFF_FFFF_8000_1000);
+        assert_eq!(start.tables.translate(image), translate(image));
+        // SAFETY: no CPU ever used them.
+        unsafe { start.free() };
+    }
 }

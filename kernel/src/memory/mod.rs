@@ -26,12 +26,18 @@ pub mod object;
 mod radix;
 mod regions;
 pub mod space;
+#[cfg(test)]
+mod space_tests;
 pub mod stacks;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod user;
 
+pub use account::Account;
 pub use kernel_space::start_shoot_downs;
+pub use object::MemoryObject;
+pub use space::{IpcArea, Space};
+pub use user::UserSlice;
 
 /// Bytes of a page and a frame.
 pub const PAGE_BYTES: u64 = abi::layout::PAGE_SIZE;

@@ -1,0 +1,481 @@
+//! Address spaces against a plain model, page by page.
+
+use abi::layout::{IPC_AREAS_START, MAP_START, USER_END, USER_START};
+use abi::{Error, Protection, Rights};
+use arch::addr::VirtAddr;
+use arch::paging::{Access, Cache, PAGE_BYTES, PageTables, Translation};
+use proptest::prelude::*;
+
+use super::account::Account;
+use super::object::MemoryObject;
+use super::regions::access_of;
+use super::space::{Fault, MAX_IPC_AREAS, Space};
+use super::{Progress, testing};
+use crate::object::{Ref, quiescent};
+
+const PAGES: u64 = 128;
+/// Half of the pages lie below a border between tables of all levels but the highest.
+const BASE: u64 = 0x10_0000_0000 - PAGES / 2 * PAGE_BYTES;
+
+fn page(number: u64) -> u64 {
+    BASE + number * PAGE_BYTES
+}
+
+fn translate(space: &Space, address: u64) -> Option<Translation> {
+    // SAFETY: only looked at, by the one thread that uses the space.
+    unsafe { PageTables::from_root(space.root()) }.translate(VirtAddr::new(address))
+}
+
+fn unmap(space: &Space, address: u64, bytes: u64) -> Result<(), Error> {
+    while space.unmap(address, bytes)? == Progress::More {}
+    Ok(())
+}
+
+/// Destroys what was let go, until nothing is charged to `account`.
+fn settle(account: &Account) {
+    for _ in 0..10_000 {
+        if account.used() == 0 {
+            return;
+        }
+        quiescent::reclaim(64, &|_| {}, &mut |_| {});
+        std::thread::yield_now();
+    }
+    panic!("{} frames stay charged", account.used());
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Map {
+        at: u64,
+        pages: u64,
+        object: usize,
+        offset: u64,
+        protection: Protection,
+        rights: Rights,
+    },
+    Unmap {
+        at: u64,
+        pages: u64,
+    },
+    Protect {
+        at: u64,
+        pages: u64,
+        protection: Protection,
+    },
+    Touch {
+        at: u64,
+        access: Access,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Page {
+    object: usize,
+    index: u64,
+    access: Access,
+    limit: Rights,
+}
+
+fn protection() -> impl Strategy<Value = Protection> {
+    prop_oneof![
+        Just(Protection::READ),
+        Just(Protection::READ_WRITE),
+        Just(Protection::READ_EXECUTE)
+    ]
+}
+
+fn access() -> impl Strategy<Value = Access> {
+    prop_oneof![
+        Just(Access::Read),
+        Just(Access::ReadWrite),
+        Just(Access::ReadExecute)
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let rights = prop_oneof![
+        4 => Just(Rights::ALL),
+        1 => Just(Rights::READ),
+        1 => Just(Rights::READ | Rights::EXECUTE)
+    ];
+    prop_oneof![
+        3 => (0..PAGES, 1u64..20, 0usize..3, 0u64..64, protection(), rights).prop_map(
+            |(at, pages, object, offset, protection, rights)| Step::Map { at, pages, object, offset, protection, rights }
+        ),
+        1 => (0..PAGES, 1u64..40).prop_map(|(at, pages)| Step::Unmap { at, pages }),
+        2 => (0..PAGES, 1u64..20, protection()).prop_map(|(at, pages, protection)| Step::Protect { at, pages, protection }),
+        6 => (0..PAGES, access()).prop_map(|(at, access)| Step::Touch { at, access }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn a_space_agrees_with_a_model_and_gives_everything_back(steps in prop::collection::vec(step(), 1..150)) {
+        testing::kernel_machine();
+        let account = Account::create(10_000).unwrap();
+        let objects: Vec<Ref<MemoryObject>> =
+            (0..3).map(|_| MemoryObject::create(64 * PAGE_BYTES, Some(account.clone())).unwrap()).collect();
+        let mut space = Space::new(Some(account.clone())).unwrap();
+        let mut model: Vec<Option<Page>> = vec![None; PAGES as usize + 64];
+        for step in steps {
+            match step {
+                Step::Map { at, pages, object, offset, protection, rights } => {
+                    let range = at as usize..(at + pages) as usize;
+                    let expected = if offset + pages > 64 {
+                        Err(Error::OutOfRange)
+                    } else if !rights.contains(protection.needs()) {
+                        Err(Error::NoRight)
+                    } else if model[range.clone()].iter().any(Option::is_some) {
+                        Err(Error::AlreadyMapped)
+                    } else {
+                        Ok(page(at))
+                    };
+                    let result = space.map(
+                        &objects[object], rights, page(at), offset * PAGE_BYTES, pages * PAGE_BYTES, protection,
+                    );
+                    prop_assert_eq!(result, expected);
+                    if expected.is_ok() {
+                        for (place, index) in model[range].iter_mut().zip(offset..) {
+                            *place = Some(Page { object, index, access: access_of(protection), limit: rights });
+                        }
+                    }
+                }
+                Step::Unmap { at, pages } => {
+                    prop_assert_eq!(unmap(&space, page(at), pages * PAGE_BYTES), Ok(()));
+                    model[at as usize..(at + pages) as usize].fill(None);
+                }
+                Step::Protect { at, pages, protection } => {
+                    let range = &mut model[at as usize..(at + pages) as usize];
+                    let refused = range.iter().find_map(|place| match place {
+                        None => Some(Error::NotMapped),
+                        Some(page) if !page.limit.contains(protection.needs()) => Some(Error::NoRight),
+                        Some(_) => None,
+                    });
+                    let result = space.protect(page(at), pages * PAGE_BYTES, protection);
+                    prop_assert_eq!(result, refused.map_or(Ok(()), Err));
+                    if result.is_ok() {
+                        range.iter_mut().flatten().for_each(|page| page.access = access_of(protection));
+                    }
+                }
+                Step::Touch { at, access } => {
+                    let allowed = model[at as usize].is_some_and(|page| page.access.allows(access));
+                    let expected = if allowed { Fault::Resolved } else { Fault::NotMine };
+                    prop_assert_eq!(space.handle_page_fault(page(at) + 0x123, access), expected);
+                    if allowed {
+                        let found = translate(&space, page(at)).unwrap();
+                        prop_assert!(found.attributes.access.allows(access));
+                    }
+                }
+            }
+            for (number, place) in model.iter().enumerate() {
+                // What is in the tables is never more than what is mapped.
+                if let Some(found) = translate(&space, page(number as u64)) {
+                    let page = place.expect("an unmapped page is in no table");
+                    prop_assert_eq!(Some(found.physical), objects[page.object].frame_if_committed(page.index).unwrap());
+                    prop_assert!(page.access.allows(found.attributes.access));
+                }
+            }
+        }
+        while !space.tear_down() {}
+        drop(space);
+        prop_assert_eq!(account.used(), objects.iter().map(|object| object.committed()).sum::<u64>());
+        drop(objects);
+        settle(&account);
+    }
+}
+
+#[test]
+fn a_failure_for_want_of_memory_changes_nothing_and_leaks_nothing() {
+    testing::kernel_machine();
+    let mut complete = false;
+    for limit in 0..40 {
+        let account = Account::create(limit).unwrap();
+        let object = MemoryObject::create(1 << 30, Some(account.clone())).unwrap();
+        let Ok(space) = Space::new(Some(account.clone())) else {
+            assert_eq!(limit, 0);
+            continue;
+        };
+        let address = space
+            .map(&object, Rights::ALL, 0, 0, 1 << 30, Protection::READ_WRITE)
+            .unwrap();
+        let mut failed = None;
+        for touched in [0, 1 << 21, 1 << 29, 0xFFF, 3 << 20] {
+            match space.handle_page_fault(address + touched, Access::ReadWrite) {
+                Fault::Resolved => assert!(translate(&space, address + touched).is_some()),
+                Fault::Failed(error) => {
+                    assert!(translate(&space, address + touched).is_none());
+                    failed = Some(error);
+                }
+                Fault::NotMine => panic!("the page is mapped"),
+            }
+        }
+        let area = space.map_ipc_area(7);
+        if area.is_err() {
+            failed = Some(area.unwrap_err());
+            let area = IPC_AREAS_START + 7 * 0x4000;
+            assert!(
+                translate(&space, area).is_none() && translate(&space, area + PAGE_BYTES).is_none()
+            );
+        }
+        assert!(failed.is_none_or(|error| error == Error::QuotaExceeded));
+        complete |= failed.is_none();
+        assert!(account.used() <= limit);
+        // The area is left to the end of the space.
+        drop(space);
+        assert_eq!(account.used(), object.committed());
+        drop(object);
+        settle(&account);
+    }
+    assert!(complete, "the largest quota is enough");
+}
+
+#[test]
+fn arguments_without_meaning_are_named() {
+    testing::kernel_machine();
+    let object = MemoryObject::create(5 * PAGE_BYTES - 7, None).unwrap();
+    assert_eq!(object.bytes(), 5 * PAGE_BYTES);
+    let space = Space::new(None).unwrap();
+    let map = |address, offset, bytes| {
+        space.map(
+            &object,
+            Rights::ALL,
+            address,
+            offset,
+            bytes,
+            Protection::READ,
+        )
+    };
+    let page = PAGE_BYTES;
+    for (address, offset, bytes, error) in [
+        (0, 0, 0, Error::BadArgument),
+        (0, 0, 1, Error::BadArgument),
+        (0, 1, page, Error::BadArgument),
+        (BASE + 8, 0, page, Error::BadArgument),
+        (0, page, 5 * page, Error::OutOfRange),
+        (0, u64::MAX - 0xFFF, page, Error::OutOfRange),
+        (0, 0, u64::MAX - 0xFFF, Error::OutOfRange),
+        (page, 0, page, Error::OutOfRange),
+        (USER_START - page, 0, 2 * page, Error::OutOfRange),
+        (IPC_AREAS_START - page, 0, 2 * page, Error::OutOfRange),
+        (IPC_AREAS_START, 0, page, Error::OutOfRange),
+        (USER_END, 0, page, Error::OutOfRange),
+        (1 << 47, 0, page, Error::OutOfRange),
+        (0xFFFF_8000_0000_0000, 0, page, Error::OutOfRange),
+        (u64::MAX - 0xFFF, 0, page, Error::OutOfRange),
+    ] {
+        assert_eq!(
+            map(address, offset, bytes),
+            Err(error),
+            "{address:#x} {offset:#x} {bytes:#x}"
+        );
+        if address != 0 && bytes != 0 {
+            assert_eq!(space.unmap(address, bytes), Err(error));
+            assert_eq!(space.protect(address, bytes, Protection::READ), Err(error));
+        }
+    }
+    for address in [
+        0,
+        USER_START - 1,
+        IPC_AREAS_START,
+        USER_END,
+        1 << 47,
+        u64::MAX,
+    ] {
+        assert_eq!(
+            space.handle_page_fault(address, Access::Read),
+            Fault::NotMine
+        );
+    }
+    assert_eq!(space.statistics(), (1, 0));
+}
+
+#[test]
+fn chosen_addresses_are_free_and_apart() {
+    testing::kernel_machine();
+    let object = MemoryObject::create(1 << 22, None).unwrap();
+    let space = Space::new(None).unwrap();
+    let mut taken: Vec<(u64, u64)> = Vec::new();
+    for bytes in [PAGE_BYTES, 1 << 22, 3 * PAGE_BYTES, 1 << 21, PAGE_BYTES] {
+        let address = space
+            .map(&object, Rights::ALL, 0, 0, bytes, Protection::READ)
+            .unwrap();
+        assert!(address >= MAP_START);
+        assert!(
+            taken
+                .iter()
+                .all(|&(start, end)| address + bytes < start || end < address)
+        );
+        taken.push((address, address + bytes));
+    }
+}
+
+#[test]
+fn a_page_that_was_unmapped_and_mapped_again_is_the_new_one() {
+    testing::kernel_machine();
+    let first = MemoryObject::create(PAGE_BYTES, None).unwrap();
+    let second = MemoryObject::create(PAGE_BYTES, None).unwrap();
+    let space = Space::new(None).unwrap();
+    for object in [&first, &second] {
+        object.write(0, b"here").unwrap();
+        space
+            .map(
+                object,
+                Rights::ALL,
+                BASE,
+                0,
+                PAGE_BYTES,
+                Protection::READ_WRITE,
+            )
+            .unwrap();
+        assert_eq!(space.handle_page_fault(BASE, Access::Read), Fault::Resolved);
+        assert_eq!(
+            translate(&space, BASE).map(|t| t.physical),
+            object.frame_if_committed(0).unwrap()
+        );
+        unmap(&space, BASE, PAGE_BYTES).unwrap();
+        assert_eq!(translate(&space, BASE), None);
+        assert_eq!(space.handle_page_fault(BASE, Access::Read), Fault::NotMine);
+    }
+}
+
+#[test]
+fn ipc_areas_are_zeroed_apart_and_closed_to_others() {
+    testing::kernel_machine();
+    let account = Account::create(100).unwrap();
+    let space = Space::new(Some(account.clone())).unwrap();
+    let areas = [0, 1, MAX_IPC_AREAS - 1].map(|index| space.map_ipc_area(index).unwrap());
+    for area in areas {
+        assert!(area.address >= IPC_AREAS_START && area.address + 2 * PAGE_BYTES <= USER_END);
+        for (number, frame) in area.frames.into_iter().enumerate() {
+            let found = translate(&space, area.address + number as u64 * PAGE_BYTES).unwrap();
+            assert_eq!(
+                (found.physical, found.attributes.access),
+                (frame, Access::ReadWrite)
+            );
+            // SAFETY: the frame belongs to the area, and nobody writes it.
+            let bytes =
+                unsafe { std::slice::from_raw_parts(arch::memory::phys_to_virt(frame), 4096) };
+            assert!(bytes.iter().all(|&byte| byte == 0));
+        }
+        assert_eq!(translate(&space, area.address + 2 * PAGE_BYTES), None);
+        assert_eq!(
+            space.unmap(area.address, PAGE_BYTES),
+            Err(Error::OutOfRange)
+        );
+    }
+    assert_eq!(space.map_ipc_area(1), Err(Error::AlreadyMapped));
+    assert_eq!(space.map_ipc_area(MAX_IPC_AREAS), Err(Error::OutOfRange));
+    // SAFETY: the frames are not used any more.
+    unsafe {
+        assert_eq!(space.unmap_ipc_area(1), Ok(()));
+        assert_eq!(space.unmap_ipc_area(1), Err(Error::NotMapped));
+    }
+    assert_eq!(translate(&space, areas[1].address), None);
+    drop(space);
+    assert_eq!(account.used(), 0);
+}
+
+#[test]
+fn device_memory_keeps_its_address_and_memory_type() {
+    testing::kernel_machine();
+    let device = MemoryObject::create_device(0xA000_0000, 1 << 20, Cache::WriteCombining).unwrap();
+    let space = Space::new(None).unwrap();
+    let address = space
+        .map(
+            &device,
+            Rights::ALL,
+            0,
+            0x3000,
+            0x2000,
+            Protection::READ_WRITE,
+        )
+        .unwrap();
+    assert_eq!(
+        space.handle_page_fault(address + 0x1000, Access::ReadWrite),
+        Fault::Resolved
+    );
+    let found = translate(&space, address + 0x1004).unwrap();
+    assert_eq!(
+        (found.physical.as_u64(), found.attributes.cache),
+        (0xA000_4004, Cache::WriteCombining)
+    );
+    assert_eq!(device.read(0, &mut [0; 4]), Err(Error::NotSupported));
+    for (start, bytes, error) in [
+        (0xA000_0001, PAGE_BYTES, Error::BadArgument),
+        (0xA000_0000, 1, Error::BadArgument),
+        (0xA000_0000, 0, Error::BadArgument),
+        (1 << 52, PAGE_BYTES, Error::OutOfRange),
+        (u64::MAX - 0xFFF, PAGE_BYTES, Error::OutOfRange),
+        (testing::RAM_START, PAGE_BYTES, Error::Busy),
+    ] {
+        let refused = MemoryObject::create_device(start, bytes, Cache::Uncached).map(|_| ());
+        assert_eq!(refused, Err(error), "{start:#x} {bytes:#x}");
+    }
+}
+
+#[test]
+fn a_huge_object_costs_nothing_until_it_is_touched() {
+    testing::kernel_machine();
+    let account = Account::create(100).unwrap();
+    let object = MemoryObject::create(1 << 46, Some(account.clone())).unwrap();
+    assert_eq!(account.used(), 0);
+    let mut bytes = [1; 8];
+    object.read((1 << 46) - 8, &mut bytes).unwrap();
+    assert_eq!((bytes, account.used()), ([0; 8], 0));
+    object.write((1 << 45) - 4, b"straddle").unwrap();
+    object.read((1 << 45) - 4, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"straddle");
+    assert!(account.used() > 2 && account.used() < 12);
+    assert_eq!(object.write((1 << 46) - 7, &bytes), Err(Error::OutOfRange));
+    assert_eq!(object.read(u64::MAX, &mut bytes), Err(Error::OutOfRange));
+    for (bytes, error) in [
+        (0, Error::BadArgument),
+        (1 << 47, Error::OutOfRange),
+        (u64::MAX, Error::OutOfRange),
+    ] {
+        assert_eq!(MemoryObject::create(bytes, None).map(|_| ()), Err(error));
+    }
+    drop(object);
+    settle(&account);
+}
+
+#[test]
+fn unmapping_thousands_of_regions_goes_by_pieces() {
+    testing::kernel_machine();
+    let account = Account::create(50_000).unwrap();
+    let object = MemoryObject::create(PAGE_BYTES, None).unwrap();
+    let space = Space::new(Some(account.clone())).unwrap();
+    let span = 1000 * (1 << 21);
+    for number in 0..1000 {
+        let address = BASE + number * (1 << 21);
+        space
+            .map(
+                &object,
+                Rights::ALL,
+                address,
+                0,
+                PAGE_BYTES,
+                Protection::READ,
+            )
+            .unwrap();
+        assert_eq!(
+            space.handle_page_fault(address, Access::Read),
+            Fault::Resolved
+        );
+    }
+    assert!(space.statistics().0 > 1000);
+    let mut pieces = 0;
+    while space.unmap(BASE, span).unwrap() == Progress::More {
+        pieces += 1;
+    }
+    assert!(pieces >= 60);
+    // The lowest tables are gone as well: what stays are the few above them.
+    assert!(
+        space.statistics().0 < 10,
+        "{} frames stay",
+        space.statistics().0
+    );
+    assert_eq!(space.statistics().1, 0);
+}

@@ -64,10 +64,32 @@ pub fn build_loader(ws: &Workspace) -> Result<()> {
 /// # Errors
 /// As [`build_system`].
 pub fn build(ws: &Workspace, target: &str, profile: Profile, packages: &[&str]) -> Result<()> {
+    build_with(ws, target, profile, packages, "", None)
+}
+
+/// Builds `packages` for `target` with some of their features, separated by commas, and with compiler flags in place of
+/// those of `.cargo/config.toml`.
+///
+/// # Errors
+/// As [`build_system`].
+pub fn build_with(
+    ws: &Workspace,
+    target: &str,
+    profile: Profile,
+    packages: &[&str],
+    features: &str,
+    rustflags: Option<&str>,
+) -> Result<()> {
     let mut cargo = command(ws);
+    if let Some(flags) = rustflags {
+        cargo.env("RUSTFLAGS", flags);
+    }
     cargo.args(["build", "--profile", profile.name(), "--target", target]);
     for package in packages {
         cargo.args(["--package", package]);
+    }
+    if !features.is_empty() {
+        cargo.args(["--features", features]);
     }
     run(cargo)
 }

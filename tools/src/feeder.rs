@@ -87,6 +87,11 @@ impl Feeder {
         &self.last_sent
     }
 
+    /// Whether the last command is one that ends the machine, so that a prompt after it says little.
+    pub fn ends_machine(&self) -> bool {
+        matches!(self.last_sent.trim(), "poweroff" | "reboot")
+    }
+
     /// All that was said.
     pub fn transcript(&self) -> &Transcript {
         &self.transcript

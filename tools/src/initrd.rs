@@ -4,6 +4,7 @@
 //! file name that `ustar` or the system's own reader can't hold, which is refused here by name.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -118,27 +119,27 @@ pub fn pack(files: &Files) -> Result<Vec<u8>> {
     archive.into_inner().context("archive")
 }
 
+/// Reads an archive back.
+///
+/// # Errors
+/// If it is no sound archive.
+pub fn unpack(bytes: &[u8]) -> Result<Files> {
+    let mut files = Files::new();
+    for entry in tar::Archive::new(bytes).entries()? {
+        let mut entry = entry?;
+        let name = entry.path()?.display().to_string();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content)?;
+        files.insert(name, content);
+    }
+    Ok(files)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
     use proptest::prelude::*;
 
     use super::*;
-
-    fn unpack(bytes: &[u8]) -> Files {
-        let mut archive = tar::Archive::new(bytes);
-        archive
-            .entries()
-            .unwrap()
-            .map(|entry| {
-                let mut entry = entry.unwrap();
-                let mut content = Vec::new();
-                entry.read_to_end(&mut content).unwrap();
-                (entry.path().unwrap().to_str().unwrap().to_owned(), content)
-            })
-            .collect()
-    }
 
     proptest! {
         #[test]
@@ -148,8 +149,15 @@ mod tests {
         ) {
             let packed = pack(&files).unwrap();
             prop_assert_eq!(packed.len() % 512, 0);
-            prop_assert_eq!(unpack(&packed), files);
+            prop_assert_eq!(unpack(&packed).unwrap(), files);
         }
+    }
+
+    #[test]
+    fn truncated_archive_is_refused() {
+        let packed = pack(&[("a".to_owned(), vec![1; 5000])].into()).unwrap();
+        assert!(unpack(&packed[..3000]).is_err());
+        assert!(unpack(&packed[..100]).is_err());
     }
 
     #[test]

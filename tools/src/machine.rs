@@ -86,6 +86,8 @@ pub struct Spec {
     pub accel_options: &'static str,
     /// QEMU's display; `none` still has a framebuffer.
     pub display: String,
+    /// Whether there is a graphics card at all.
+    pub graphics: bool,
     /// Whether the time-stamp counter counts guest instructions (one CPU at a time runs, then).
     pub icount: bool,
     /// What a reset does.
@@ -110,7 +112,7 @@ impl Spec {
             "q35",
             "-nodefaults",
             "-vga",
-            "std",
+            if self.graphics { "std" } else { "none" },
             "-display",
             &self.display,
             "-accel",

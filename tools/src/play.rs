@@ -9,6 +9,7 @@ use anyhow::Result;
 use crate::ending::Ending;
 use crate::feeder::{Feeder, Step};
 use crate::machine::{Event, Machine, Spec};
+use crate::run::GRACE;
 use crate::transcript::Transcript;
 
 /// Why a session is over.
@@ -96,7 +97,8 @@ pub fn play_on(
     limit: Duration,
     stop: impl Fn(&Transcript) -> bool,
 ) -> Result<Played> {
-    let deadline = Instant::now() + limit;
+    let mut deadline = Instant::now() + limit;
+    let mut fed = false;
     let over = loop {
         let left = deadline.saturating_duration_since(Instant::now());
         match events.recv_timeout(left) {
@@ -105,6 +107,7 @@ pub fn play_on(
                 break Over::Ended(machine.wait()?);
             }
             Ok(Event::Typed(_) | Event::InputEnded) => {}
+            Err(RecvTimeoutError::Timeout) if fed => break Over::Fed,
             Err(RecvTimeoutError::Timeout) => break Over::TimedOut,
         }
         if stop(feeder.transcript()) {
@@ -113,6 +116,12 @@ pub fn play_on(
         match feeder.step() {
             Step::Wait => {}
             Step::Send(bytes) => machine.send(&bytes),
+            Step::Done if feeder.ends_machine() => {
+                if !fed {
+                    fed = true;
+                    deadline = Instant::now() + GRACE;
+                }
+            }
             Step::Done => break Over::Fed,
         }
     };

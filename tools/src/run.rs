@@ -81,6 +81,7 @@ impl Options {
             accel,
             accel_options: "",
             display: self.display.clone(),
+            graphics: true,
             icount: false,
             on_reset,
         })
@@ -194,6 +195,9 @@ fn read_keys(sender: &Sender<Event>) {
     let _ = sender.send(Event::InputEnded);
 }
 
+/// How long a machine may go on after the command that ends it: the shell may show one more prompt meanwhile.
+pub const GRACE: Duration = Duration::from_secs(10);
+
 /// How long a machine may take to its first prompt when nobody sits at it to judge for himself.
 const BOOT_LIMIT: Duration = Duration::from_mins(10);
 
@@ -204,6 +208,7 @@ fn piped(spec: &Spec, stop: &AtomicBool) -> Result<ExitCode> {
     let started = Instant::now();
     let mut filter = Filter::default();
     let mut feeder = Feeder::default();
+    let mut done = None;
     loop {
         match next_event(&events, stop)? {
             Some(Event::Said(bytes)) => {
@@ -220,8 +225,11 @@ fn piped(spec: &Spec, stop: &AtomicBool) -> Result<ExitCode> {
             None => {}
         }
         match feeder.step() {
-            Step::Wait => {}
+            Step::Wait => done = None,
             Step::Send(bytes) => machine.send(&bytes),
+            Step::Done
+                if feeder.ends_machine()
+                    && done.get_or_insert_with(Instant::now).elapsed() < GRACE => {}
             Step::Done => {
                 machine.kill();
                 show(b"\n")?;

@@ -1,53 +1,203 @@
-//! Bad images: each must end in one clear message, from the loader or from the kernel, never in silence.
+//! Bad images and machines too small: each must end in one clear message that names the thing and its fault, from the
+//! loader, the kernel or `init`, whoever meets it first; never in silence, and never in a prompt.
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::Job;
 use super::lab::Lab;
 use crate::feeder::{Feeder, PROMPT};
-use crate::image::{CONFIG, FIRST_PROGRAM, INITRD, KERNEL, LOADER};
-use crate::initrd::Files;
+use crate::image::{CONFIG, FIRST_PROGRAM, INITRD, KERNEL};
+use crate::initrd::{self, Files};
 use crate::play::Over;
 use crate::report::Outcome;
 
 const LIMIT: Duration = Duration::from_mins(1);
+/// How long the machine is listened to after the message, for a second one.
+const AFTER: Duration = Duration::from_secs(2);
 
 /// One bad image, or one machine that is too small for a good one.
 struct Case {
     name: &'static str,
     mem: &'static str,
-    spoil: fn(&mut Files),
+    spoil: fn(&mut Files) -> Result<()>,
     /// What the message must hold, all in one line: the thing and its fault.
     message: &'static [&'static str],
 }
 
-const CASES: [Case; 3] = [
+const MEM: &str = "512M";
+
+const fn case(
+    name: &'static str,
+    spoil: fn(&mut Files) -> Result<()>,
+    message: &'static [&'static str],
+) -> Case {
     Case {
-        name: "no-kernel",
-        mem: "512M",
-        spoil: |files| drop(files.remove(KERNEL)),
-        message: &[KERNEL, "not found"],
-    },
+        name,
+        mem: MEM,
+        spoil,
+        message,
+    }
+}
+
+/// The beginning of a message of the loader, which names files as the configuration does.
+const SAYS: &str = "switchyard boot: error: ";
+const KERNEL_PATH: &str = "boot():/switchyard/kernel";
+const INIT_PATH: &str = "boot():/switchyard/init";
+const INITRD_PATH: &str = "boot():/switchyard/initrd.tar";
+
+const CASES: [Case; 21] = [
+    case(
+        "no-config",
+        |f| remove(f, CONFIG),
+        &[SAYS, "limine.conf", "not found on any volume"],
+    ),
+    case(
+        "config-empty",
+        |f| set(f, CONFIG, b"\n"),
+        &[SAYS, "limine.conf", "no boot entry"],
+    ),
+    case(
+        "config-not-text",
+        |f| set(f, CONFIG, b"\xff\xfe/\0"),
+        &[SAYS, "limine.conf", "not UTF-8"],
+    ),
+    case(
+        "bad-option",
+        |f| edit(f, "timeout: 0", "timeout: soon"),
+        &[SAYS, "limine.conf", "line", "'timeout: soon'"],
+    ),
+    case(
+        "bad-line",
+        |f| edit(f, "timeout: 0", "what is this"),
+        &[SAYS, "limine.conf", "line", "'what is this'"],
+    ),
+    case(
+        "no-such-entry",
+        |f| edit(f, "default_entry: 1", "default_entry: 7"),
+        &[SAYS, "default_entry '7'"],
+    ),
+    case(
+        "wrong-protocol",
+        |f| edit(f, "protocol: limine", "protocol: linux"),
+        &[SAYS, "protocol 'linux'"],
+    ),
+    case(
+        "no-path",
+        |f| edit(f, "path: boot():/switchyard/kernel\n", "\n"),
+        &[SAYS, "no 'path'"],
+    ),
+    case(
+        "bad-path",
+        |f| edit(f, "path: boot():/switchyard/kernel", "path: somewhere"),
+        &[SAYS, "somewhere", "bad path"],
+    ),
+    case(
+        "no-kernel",
+        |f| remove(f, KERNEL),
+        &[SAYS, KERNEL_PATH, "file not found"],
+    ),
+    case(
+        "kernel-empty",
+        |f| set(f, KERNEL, b""),
+        &[SAYS, KERNEL_PATH, "empty"],
+    ),
+    case(
+        "kernel-truncated",
+        |f| cut(f, KERNEL),
+        &[SAYS, KERNEL_PATH, "truncated"],
+    ),
+    case(
+        "kernel-is-text",
+        |f| set(f, KERNEL, b"#!/bin/sh\n"),
+        &[SAYS, KERNEL_PATH, "not an ELF file"],
+    ),
+    // The machine's number in an ELF header (System V ABI, figure 4-3); 183 is AArch64.
+    case(
+        "kernel-of-another-machine",
+        |f| poke(f, KERNEL, 18, 183),
+        &[SAYS, KERNEL_PATH, "wrong kind of ELF file"],
+    ),
+    case(
+        "no-init",
+        |f| remove(f, FIRST_PROGRAM),
+        &[SAYS, INIT_PATH, "file not found"],
+    ),
+    case(
+        "no-initrd",
+        |f| remove(f, INITRD),
+        &[SAYS, INITRD_PATH, "file not found"],
+    ),
+    case(
+        "init-is-text",
+        |f| set(f, FIRST_PROGRAM, b"#!/bin/sh\n"),
+        &["init", "ELF"],
+    ),
+    case(
+        "init-truncated",
+        |f| cut(f, FIRST_PROGRAM),
+        &["init", "truncated"],
+    ),
+    case(
+        "initrd-corrupt",
+        |f| poke(f, INITRD, 150, 0xff),
+        &["initrd"],
+    ),
+    case(
+        "no-manifest",
+        |f| without(f, "services.toml"),
+        &["services.toml"],
+    ),
     Case {
-        name: "no-config",
-        mem: "512M",
-        spoil: |files| drop(files.remove(CONFIG)),
-        message: &[CONFIG, "not found"],
-    },
-    Case {
-        name: "truncated-kernel",
-        mem: "512M",
-        spoil: |files| cut(files, KERNEL),
-        message: &[KERNEL],
+        mem: "64M",
+        ..case("small-machine", |_| Ok(()), &["too little memory"])
     },
 ];
 
-fn cut(files: &mut Files, name: &str) {
-    if let Some(bytes) = files.get_mut(name) {
-        bytes.truncate(bytes.len() / 2);
-    }
+/// A file of the image; a case that spoils nothing would hold nothing.
+fn file<'a>(files: &'a mut Files, name: &str) -> Result<&'a mut Vec<u8>> {
+    files
+        .get_mut(name)
+        .with_context(|| format!("the image has no file {name}"))
+}
+
+fn remove(files: &mut Files, name: &str) -> Result<()> {
+    file(files, name)?;
+    files.remove(name);
+    Ok(())
+}
+
+fn set(files: &mut Files, name: &str, bytes: &[u8]) -> Result<()> {
+    *file(files, name)? = bytes.into();
+    Ok(())
+}
+
+/// Leaves the first half of a file.
+fn cut(files: &mut Files, name: &str) -> Result<()> {
+    let bytes = file(files, name)?;
+    bytes.truncate(bytes.len() / 2);
+    Ok(())
+}
+
+fn poke(files: &mut Files, name: &str, at: usize, value: u8) -> Result<()> {
+    let byte = file(files, name)?.get_mut(at);
+    *byte.with_context(|| format!("{name} has no byte {at}"))? = value;
+    Ok(())
+}
+
+/// Changes the configuration's text.
+fn edit(files: &mut Files, old: &str, new: &str) -> Result<()> {
+    let text = String::from_utf8_lossy(&files[CONFIG]).into_owned();
+    anyhow::ensure!(text.contains(old), "limine.cfg no longer holds '{old}'");
+    set(files, CONFIG, text.replacen(old, new, 1).as_bytes())
+}
+
+/// Takes a file out of the boot archive.
+fn without(files: &mut Files, name: &str) -> Result<()> {
+    let mut inside = initrd::unpack(&files[INITRD])?;
+    anyhow::ensure!(inside.remove(name).is_some(), "the archive has no '{name}'");
+    set(files, INITRD, &initrd::pack(&inside)?)
 }
 
 /// A job for each case.
@@ -67,12 +217,11 @@ pub fn jobs() -> Vec<Job> {
 
 fn boot(lab: &Lab, name: &str, case: &Case) -> Result<Outcome> {
     let mut files = lab.product()?.clone();
-    (case.spoil)(&mut files);
-    debug_assert!(files.contains_key(LOADER) && (FIRST_PROGRAM != INITRD));
+    (case.spoil)(&mut files)?;
     let mut spec = lab.machine(lab.image(name, &files)?, 2, "max");
     spec.mem = case.mem.into();
     let is_message = |line: &String| case.message.iter().all(|part| line.contains(part));
-    let played = lab.play(name, &spec, Feeder::default(), LIMIT, |said| {
+    let played = lab.play_and_listen(name, &spec, Feeder::default(), LIMIT, AFTER, |said| {
         said.lines().iter().any(is_message) || said.current() == PROMPT
     })?;
     let said = played
@@ -82,8 +231,8 @@ fn boot(lab: &Lab, name: &str, case: &Case) -> Result<Outcome> {
         .filter(|l| is_message(l))
         .count();
     Ok(match (played.over, said) {
+        (Over::Said, 0) => Outcome::failed("the system started"),
         (_, 1) => Outcome::passed(),
-        (Over::Said, 0) => Outcome::failed("the system started from a bad image"),
         (_, n) => Outcome::failed(format!(
             "{n} lines say {:?}; {}",
             case.message,

@@ -1,68 +1,187 @@
-//! The loader with a kernel that is not ours: one written from the protocol's text alone, which checks what it was given.
+//! The loader with a kernel that is not ours: one written from the protocol's text alone, which checks what it was
+//! given, says `PASS name` or `FAIL name: why` a line, `N passed, N failed` at the end, and leaves through the
+//! debug-exit port. Two of its variants ask for what the loader must refuse.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
+use super::Job;
 use super::lab::Lab;
-use super::{Job, protocol};
-use crate::cargo::{self, Profile, UEFI};
 use crate::ending::Ending;
 use crate::feeder::Feeder;
 use crate::image::{CONFIG, LOADER};
 use crate::initrd::Files;
-use crate::play::Over;
-use crate::report::Outcome;
+use crate::play::{Over, Played};
+use crate::report::{Counts, Outcome};
 
 const LIMIT: Duration = Duration::from_secs(90);
+/// What the kernel writes to the debug-exit port if all held.
+const ALL_HELD: i32 = 0x10;
 
-/// On machines of several sizes.
+/// One boot of the kernel.
+struct Case {
+    name: &'static str,
+    /// Feature of its package that it is built with.
+    feature: &'static str,
+    cpus: u32,
+    cpu: &'static str,
+    mem: &'static str,
+    graphics: bool,
+    modules: bool,
+    /// What the loader must say, if it must refuse.
+    refusal: &'static str,
+}
+
+/// The ordinary case, which the others vary.
+const PLAIN: Case = Case {
+    name: "plain",
+    feature: "",
+    cpus: 1,
+    cpu: "max",
+    mem: "512M",
+    graphics: true,
+    modules: true,
+    refusal: "",
+};
+
+/// A kernel that asks for a base revision.
+const fn base(name: &'static str) -> Case {
+    Case {
+        name,
+        feature: name,
+        ..PLAIN
+    }
+}
+
+const CASES: [Case; 15] = [
+    PLAIN,
+    Case {
+        name: "four-cpus",
+        cpus: 4,
+        cpu: "qemu64",
+        ..PLAIN
+    },
+    Case {
+        name: "above-4-gib",
+        cpu: "Skylake-Client",
+        mem: "6G",
+        ..PLAIN
+    },
+    Case {
+        name: "no-modules",
+        modules: false,
+        ..PLAIN
+    },
+    Case {
+        name: "no-screen",
+        graphics: false,
+        ..PLAIN
+    },
+    base("base-0"),
+    base("base-1"),
+    base("base-2"),
+    base("base-3"),
+    base("base-4"),
+    base("base-5"),
+    base("base-future"),
+    base("pie"),
+    Case {
+        refusal: "insists on 5-level paging",
+        ..base("five-level")
+    },
+    Case {
+        refusal: "twice",
+        ..base("twice")
+    },
+];
+
+/// A job for each case.
 pub fn jobs() -> Vec<Job> {
-    [(1, "max"), (4, "qemu64"), (2, "Skylake-Client")]
-        .into_iter()
-        .map(|(cpus, cpu)| {
-            let name = format!("foreign/{cpus}");
-            Job::new(
-                name.clone(),
-                |lab| lab.foreign().map(drop),
-                move |lab| boot(lab, &name, cpus, cpu),
-            )
+    CASES
+        .iter()
+        .map(|case| {
+            let name = format!("foreign/{}", case.name);
+            let prepare = |lab: &Lab| lab.loader().and(lab.foreign(case.feature)).map(drop);
+            Job::new(name.clone(), prepare, move |lab| boot(lab, &name, case))
         })
         .collect()
 }
 
-fn boot(lab: &Lab, name: &str, cpus: u32, cpu: &str) -> Result<Outcome> {
-    let loader = cargo::artefact(&lab.ws, UEFI, Profile::Release, "bootx64.efi");
-    let folder = lab.ws.root.join("boot/foreign");
-    let files = Files::from([
-        (LOADER.into(), std::fs::read(loader)?),
-        (CONFIG.into(), std::fs::read(folder.join("limine.conf"))?),
-        ("foreign/kernel".into(), lab.foreign()?.clone()),
-        (
-            "foreign/module.txt".into(),
-            std::fs::read(folder.join("module.txt"))?,
-        ),
-    ]);
-    let image = lab.image(name, &files)?;
-    let played = lab.play(
-        name,
-        &lab.machine(image, cpus, cpu),
-        Feeder::default(),
-        LIMIT,
-        |_| false,
-    )?;
-    let mut outcome = protocol::judge(played.transcript().lines());
-    if !matches!(
-        played.over,
-        Over::Ended(Ending::PoweredOff | Ending::DebugExit(_))
-    ) {
-        outcome.fail(format!(
-            "the kernel did not end the machine: {}",
-            played.over
-        ));
-    }
+fn boot(lab: &Lab, name: &str, case: &Case) -> Result<Outcome> {
+    let image = lab.image(name, &files(lab, case)?)?;
+    let mut spec = lab.machine(image, case.cpus, case.cpu);
+    spec.mem = case.mem.into();
+    spec.graphics = case.graphics;
+    let refused = |line: &String| !case.refusal.is_empty() && is_refusal(line, case.refusal);
+    let played = lab.play(name, &spec, Feeder::default(), LIMIT, |said| {
+        said.lines().iter().any(refused)
+    })?;
+    let mut outcome = if case.refusal.is_empty() {
+        judge(&played)
+    } else if played.over == Over::Said {
+        Outcome::passed()
+    } else {
+        Outcome::failed(format!("the loader did not refuse with '{}'", case.refusal))
+    };
     if outcome.counts.failed > 0 {
         outcome.details.push(played.tail());
     }
     Ok(outcome)
+}
+
+/// Whether a line is the loader's refusal of the kernel.
+fn is_refusal(line: &str, why: &str) -> bool {
+    line.contains("/foreign/kernel") && line.contains(why)
+}
+
+fn files(lab: &Lab, case: &Case) -> Result<Files> {
+    let screen = if case.graphics { "yes" } else { "no" };
+    let mut config = format!(
+        "timeout: 0\n\n/Foreign\n    protocol: limine\n    path: boot():/foreign/kernel\n    \
+         cmdline: check framebuffer={screen}"
+    );
+    if case.modules {
+        config.push_str(
+            " modules=yes\n    module_path: boot():/foreign/one.txt\n    module_string: one\n    \
+             module_path: boot():/foreign/two.bin\n    module_string: two words",
+        );
+    }
+    config.push('\n');
+    Ok(Files::from([
+        (LOADER.into(), lab.loader()?.clone()),
+        (CONFIG.into(), config.into_bytes()),
+        ("foreign/kernel".into(), lab.foreign(case.feature)?),
+        // What the kernel expects in them, byte for byte.
+        ("foreign/one.txt".into(), b"first module\n".to_vec()),
+        (
+            "foreign/two.bin".into(),
+            (0..5000u32).map(|n| (n * 7) as u8).collect(),
+        ),
+    ]))
+}
+
+fn judge(played: &Played) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut closing = None;
+    for line in played.transcript().lines() {
+        if let Some(name) = line.strip_prefix("PASS ") {
+            outcome.check(name, None);
+        } else if let Some(failure) = line.strip_prefix("FAIL ") {
+            outcome.fail(failure);
+        } else {
+            closing = closing.or_else(|| Counts::parse(&format!("{line}, 0 skipped")));
+        }
+    }
+    if closing != Some(outcome.counts) || outcome.counts.total() == 0 {
+        outcome.fail(format!(
+            "its closing line says {closing:?}, its lines {}",
+            outcome.counts
+        ));
+    }
+    let ended = played.over == Over::Ended(Ending::DebugExit(ALL_HELD));
+    if !ended && outcome.counts.failed == 0 {
+        outcome.fail(format!("the machine ended otherwise: {}", played.over));
+    }
+    outcome
 }

@@ -1,19 +1,20 @@
 //! What all machine tests share: the firmware, and the files and images they boot, each built once, when first asked for.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
 use crate::accel::Accel;
-use crate::cargo::{self, BARE, Profile};
+use crate::cargo::{self, BARE, Profile, UEFI};
 use crate::feeder::Feeder;
 use crate::firmware::{self, Firmware};
 use crate::image::{self, Plan};
 use crate::initrd::Files;
-use crate::machine::{OnReset, Qemu, Spec};
-use crate::play::{Played, play};
+use crate::machine::{Machine, OnReset, Qemu, Spec};
+use crate::play::{Over, Played, play_on};
 use crate::qemu10;
 use crate::transcript::Transcript;
 use crate::workspace::Workspace;
@@ -35,7 +36,8 @@ pub struct Lab {
     firmware: Firmware,
     product: Once<Files>,
     tests: Once<PathBuf>,
-    foreign: Once<Vec<u8>>,
+    loader: Once<Vec<u8>>,
+    foreign: Mutex<BTreeMap<String, Vec<u8>>>,
     qemu10: Once<Qemu>,
 }
 
@@ -50,7 +52,8 @@ impl Lab {
             firmware: firmware::find().context("no OVMF firmware found (./justw setup)")?,
             product: OnceLock::new(),
             tests: OnceLock::new(),
-            foreign: OnceLock::new(),
+            loader: OnceLock::new(),
+            foreign: Mutex::default(),
             qemu10: OnceLock::new(),
         })
     }
@@ -76,17 +79,37 @@ impl Lab {
         })
     }
 
-    /// The foreign test kernel's file.
+    /// The loader.
     ///
     /// # Errors
     /// If it can't be built.
-    pub fn foreign(&self) -> Result<&Vec<u8>> {
-        once(&self.foreign, || {
-            cargo::build(&self.ws, BARE, Profile::Release, &["boot-foreign"])?;
+    pub fn loader(&self) -> Result<&Vec<u8>> {
+        once(&self.loader, || {
             cargo::build_loader(&self.ws)?;
-            let path = cargo::artefact(&self.ws, BARE, Profile::Release, "boot-foreign");
-            cargo::read_stripped(&self.ws, &path)
+            let path = cargo::artefact(&self.ws, UEFI, Profile::Release, "bootx64.efi");
+            std::fs::read(&path).with_context(|| path.display().to_string())
         })
+    }
+
+    /// The foreign test kernel, built with a feature of its package, or with none if that is empty.
+    ///
+    /// # Errors
+    /// If they can't be built.
+    pub fn foreign(&self, feature: &str) -> Result<Vec<u8>> {
+        let mut built = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = built.get(feature) {
+            return Ok(bytes.clone());
+        }
+        // The workspace's kernels are static; this one variant is to be relocated by the loader.
+        let flags =
+            (feature == "pie").then_some("-C relocation-model=pie -C force-frame-pointers=yes");
+        // Every feature makes the same file anew, so it is read before the next one is built.
+        let packages = ["boot-foreign"];
+        cargo::build_with(&self.ws, BARE, Profile::Release, &packages, feature, flags)?;
+        let path = cargo::artefact(&self.ws, BARE, Profile::Release, "foreign");
+        let bytes = cargo::read_stripped(&self.ws, &path)?;
+        built.insert(feature.to_owned(), bytes.clone());
+        Ok(bytes)
     }
 
     /// A QEMU whose TCG has x2APIC.
@@ -125,6 +148,7 @@ impl Lab {
             accel: Accel::Tcg,
             accel_options: "",
             display: "none".into(),
+            graphics: true,
             icount: false,
             on_reset: OnReset::End,
         }
@@ -133,7 +157,7 @@ impl Lab {
     /// Plays a session and keeps its transcript as `build/logs/NAME.log`.
     ///
     /// # Errors
-    /// As [`play`].
+    /// If QEMU can't be run or the log can't be written.
     pub fn play(
         &self,
         name: &str,
@@ -142,7 +166,29 @@ impl Lab {
         limit: Duration,
         stop: impl Fn(&Transcript) -> bool,
     ) -> Result<Played> {
-        let played = play(spec, feeder, limit, stop)?;
+        self.play_and_listen(name, spec, feeder, limit, Duration::ZERO, stop)
+    }
+
+    /// The same, and goes on listening for `after` when `stop` has said that it is enough.
+    ///
+    /// # Errors
+    /// As [`Lab::play`].
+    pub fn play_and_listen(
+        &self,
+        name: &str,
+        spec: &Spec,
+        feeder: Feeder,
+        limit: Duration,
+        after: Duration,
+        stop: impl Fn(&Transcript) -> bool,
+    ) -> Result<Played> {
+        let (sender, events) = mpsc::channel();
+        let mut machine = Machine::start(spec, sender)?;
+        let mut played = play_on(&mut machine, &events, feeder, limit, stop)?;
+        if played.over == Over::Said && !after.is_zero() {
+            let more = play_on(&mut machine, &events, played.feeder, after, |_| false)?;
+            played.feeder = more.feeder;
+        }
         let folder = self.ws.build.join("logs");
         let mut log = played.transcript().lines().join("\n");
         log.push('\n');

@@ -26,25 +26,25 @@ pub use lab::Lab;
 /// How many machines run at the same time.
 const AT_ONCE: usize = 2;
 
-type Action = Box<dyn Fn(&Lab) -> Result<Outcome> + Send + Sync>;
+type Task<T> = Box<dyn Fn(&Lab) -> Result<T> + Send + Sync>;
 
 /// One boot.
 pub struct Job {
     name: String,
-    prepare: fn(&Lab) -> Result<()>,
-    action: Action,
+    prepare: Task<()>,
+    action: Task<Outcome>,
 }
 
 impl Job {
     /// A job called `LANE/...`: `prepare` builds what it needs, before any machine starts; `action` boots and judges.
     fn new(
         name: String,
-        prepare: fn(&Lab) -> Result<()>,
+        prepare: impl Fn(&Lab) -> Result<()> + Send + Sync + 'static,
         action: impl Fn(&Lab) -> Result<Outcome> + Send + Sync + 'static,
     ) -> Self {
         Self {
             name,
-            prepare,
+            prepare: Box::new(prepare),
             action: Box::new(action),
         }
     }
@@ -69,7 +69,7 @@ pub fn names() -> Vec<String> {
 /// Runs the jobs whose name contains `filter`.
 ///
 /// # Errors
-/// If no name does, or what they need can't be built. Failures are counted, not errors.
+/// If no name does, or there is no firmware. All other failures are counted, not errors.
 pub fn run(ws: Workspace, filter: &str) -> Result<Counts> {
     let jobs: Vec<Job> = all()
         .into_iter()
@@ -79,9 +79,11 @@ pub fn run(ws: Workspace, filter: &str) -> Result<Counts> {
         bail!("no machine test's name contains '{filter}' (just test-list)");
     }
     let lab = Lab::new(ws)?;
-    for job in &jobs {
-        (job.prepare)(&lab)?;
-    }
+    // Jobs share what they need; what can't be built fails those that need it, and the others still run.
+    let prepared: Vec<Result<(), String>> = jobs
+        .iter()
+        .map(|job| (job.prepare)(&lab).map_err(|e| format!("{e:#}")))
+        .collect();
     eprintln!("machine tests: {} boots, {AT_ONCE} at a time", jobs.len());
     let next = AtomicUsize::new(0);
     let total = Mutex::new(Counts::default());
@@ -89,10 +91,17 @@ pub fn run(ws: Workspace, filter: &str) -> Result<Counts> {
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let (Some(job), Some(prepared)) = (jobs.get(at), prepared.get(at)) else {
+                        break;
+                    };
                     let started = Instant::now();
-                    let outcome =
-                        (job.action)(&lab).unwrap_or_else(|e| Outcome::failed(format!("{e:#}")));
+                    let outcome = prepared
+                        .as_ref()
+                        .map_err(Clone::clone)
+                        .and_then(|()| (job.action)(&lab).map_err(|e| format!("{e:#}")))
+                        .unwrap_or_else(Outcome::failed);
                     let seconds = started.elapsed().as_secs_f64();
                     let mut total = total
                         .lock()

@@ -102,7 +102,8 @@ impl Tlb {
         &self.slots[cpu.0 as usize]
     }
 
-    /// Makes `root` the tables of this CPU.
+    /// Makes `root` the tables of this CPU; does nothing if they are already. Callers need not (and must not) remember what is
+    /// loaded: an eviction may have changed it.
     ///
     /// # Safety
     /// As for loading a root: the tables must hold the kernel half and stay valid until no CPU uses them
@@ -110,6 +111,9 @@ impl Tlb {
     #[inline]
     pub unsafe fn activate(&self, root: PhysAddr) {
         let slot = self.slot((self.hooks.this_cpu)());
+        if slot.current.load(Ordering::Relaxed) == root.as_u64() {
+            return;
+        }
         // An eviction of a former tree may still be noted here, and this root may be made of the same frame.
         slot.evicted.store(NONE, Ordering::SeqCst);
         slot.next.store(root.as_u64(), Ordering::SeqCst);

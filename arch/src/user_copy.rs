@@ -189,4 +189,91 @@ mod tests {
         );
         assert_eq!(fixup(0), None);
     }
+
+    /// Stands for the kernel's trap handler: goes on at the fix-up, or ends the process.
+    extern "C" fn on_fault(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+        // SAFETY: the kernel of the host gives a valid context to a handler with SA_SIGINFO; nothing here allocates.
+        unsafe {
+            let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
+            let rip = &mut registers[libc::REG_RIP as usize];
+            match fixup(*rip as u64) {
+                Some(landing) => *rip = landing as i64,
+                None => libc::abort(),
+            }
+        }
+    }
+
+    #[test]
+    fn a_fault_ends_the_copy_and_tells_what_is_left() {
+        const PAGE: usize = 4096;
+        let mut kernel = [0x5Au8; 64];
+        // SAFETY: fresh mappings of our own; the handler is only for faults of the copies below.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = on_fault as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO;
+            assert_eq!(
+                libc::sigaction(libc::SIGSEGV, &raw const action, std::ptr::null_mut()),
+                0
+            );
+            let none = std::ptr::null_mut();
+            let pages = libc::mmap(
+                none,
+                2 * PAGE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                0x22,
+                -1,
+                0,
+            )
+            .cast::<u8>();
+            assert_ne!(pages.cast(), libc::MAP_FAILED);
+            assert_eq!(
+                libc::mprotect(pages.add(PAGE).cast(), PAGE, libc::PROT_NONE),
+                0
+            );
+            let edge = pages.add(PAGE);
+
+            // Both the steps of eight bytes and those of one meet the edge, on either side of the copy.
+            for (before, bytes) in [
+                (0, 1),
+                (0, 64),
+                (3, 5),
+                (8, 64),
+                (13, 64),
+                (63, 64),
+                (5, 7),
+                (16, 17),
+            ] {
+                // A step of eight that would cross the edge copies nothing.
+                let copied = if before < bytes / 8 * 8 {
+                    before / 8 * 8
+                } else {
+                    before
+                };
+                let left = Err(Faulted {
+                    left: bytes - copied,
+                });
+                edge.sub(before).write_bytes(0, before);
+                assert_eq!(
+                    copy(edge.sub(before), kernel.as_ptr(), bytes),
+                    left,
+                    "{before} of {bytes} to"
+                );
+                let written = std::slice::from_raw_parts(edge.sub(before), before);
+                assert!(written[..copied].iter().all(|&byte| byte == 0x5A));
+                assert!(written[copied..].iter().all(|&byte| byte == 0));
+                assert_eq!(
+                    copy(kernel.as_mut_ptr(), edge.sub(before), bytes),
+                    left,
+                    "{before} of {bytes} from"
+                );
+                kernel.fill(0x5A);
+                assert_eq!(copy(edge.sub(before), kernel.as_ptr(), before), Ok(()));
+            }
+            // An address outside the canonical range is a #GP, not a #PF.
+            let hole = (1u64 << 47) as *mut u8;
+            assert_eq!(copy(hole, kernel.as_ptr(), 9), Err(Faulted { left: 9 }));
+            assert_eq!(copy(kernel.as_mut_ptr(), hole, 3), Err(Faulted { left: 3 }));
+        }
+    }
 }

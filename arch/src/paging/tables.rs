@@ -340,6 +340,7 @@ fn table_entry(table: PhysAddr, user: bool) -> u64 {
     entry.addr().as_u64() | entry.flags().bits()
 }
 
+#[expect(clippy::cast_ptr_alignment, reason = "a table is page-aligned")]
 fn entry_at(table: PhysAddr, index: usize) -> *mut u64 {
     const { assert!(size_of::<PageTableEntry>() == 8) };
     debug_assert!(index < ENTRIES);

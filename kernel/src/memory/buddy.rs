@@ -269,7 +269,7 @@ mod tests {
             usable(0x8_0003, 77),
             usable(window, 1024),
         ];
-        let (table, first, count) = FrameTable::place(map.iter().copied()).unwrap();
+        let (table, first, count) = FrameTable::place(&map.iter().copied()).unwrap();
         let mut buddy = Buddy::new(table);
         let mut free = Vec::new();
         for mut range in map {
@@ -384,7 +384,7 @@ mod tests {
             range(half + 512, 512, MemoryKind::Usable),
             range(half + 1024, 1024, MemoryKind::Usable),
         ];
-        let (table, first, count) = FrameTable::place(map.iter().copied()).unwrap();
+        let (table, first, count) = FrameTable::place(&map.iter().copied()).unwrap();
         let mut buddy = Buddy::new(table);
         buddy.add(map[1], false);
         buddy.add(

@@ -9,7 +9,6 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use arch::addr::PhysAddr;
-use arch::memory::phys_to_virt;
 use arch::paging::{ADDRESS_MASK, ENTRIES};
 
 use super::frame_table::FrameList;
@@ -40,10 +39,6 @@ impl Discard {
         Discard {
             frames: FrameList::new(),
         }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
     }
 
     /// Puts a tree in. `level` is how many tables lie on the way to a leaf: 0 for a plain frame.
@@ -84,7 +79,7 @@ impl Discard {
                 let mut index = record.tag.load(Relaxed) as usize;
                 while index < ENTRIES && left > 0 && below.is_none() {
                     // SAFETY: the frame is a table of a tree that is ours alone, in the direct map; the index is below 512.
-                    let entry = unsafe { phys_to_virt(node).cast::<u64>().add(index).read() };
+                    let entry = unsafe { frames::words(node).add(index).read() };
                     index += 1;
                     left -= 1;
                     if entry == 0 {

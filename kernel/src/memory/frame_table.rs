@@ -69,7 +69,7 @@ impl FrameTable {
     /// # Errors
     /// [`Error::NoMemory`] if no usable range is large enough; [`Error::BadArgument`] if managed ranges overlap.
     pub(super) fn place(
-        map: impl Iterator<Item = MemoryRange> + Clone,
+        map: &(impl Iterator<Item = MemoryRange> + Clone),
     ) -> Result<(FrameTable, u64, u64), Error> {
         let managed = || {
             map.clone()
@@ -136,6 +136,10 @@ impl FrameTable {
     }
 
     /// The record of a frame, if it lies in a section with RAM.
+    #[expect(
+        clippy::cast_ptr_alignment,
+        reason = "sections and records are aligned to 16 bytes"
+    )]
     #[inline]
     pub(super) fn get(&self, number: u64) -> Option<&'static Frame> {
         if number >= self.end {
@@ -229,10 +233,6 @@ impl FrameList {
             head: NONE,
             count: 0,
         }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.head == NONE
     }
 
     pub(super) fn count(&self) -> u32 {

@@ -35,7 +35,7 @@ pub fn init(map: impl Iterator<Item = MemoryRange> + Clone) -> Result<(), Error>
     if frames.statistics().total != 0 {
         return Err(Error::WrongState);
     }
-    let (table, first, count) = FrameTable::place(map.clone())?;
+    let (table, first, count) = FrameTable::place(&map)?;
     for (word, value) in TABLE.iter().zip(table.to_words()) {
         word.store(value, Ordering::Release);
     }
@@ -135,11 +135,15 @@ pub fn overlaps_managed(start: u64, end: u64) -> bool {
 /// Fills a frame with zeros.
 pub(super) fn zero(frame: PhysAddr) {
     // SAFETY: the callers hold the frame, which is RAM in the direct map. Eight bytes a step.
-    unsafe {
-        phys_to_virt(frame)
-            .cast::<u64>()
-            .write_bytes(0, (PAGE_BYTES / 8) as usize)
-    };
+    unsafe { words(frame).write_bytes(0, (PAGE_BYTES / 8) as usize) };
+}
+
+/// A frame's contents as words, in the direct map.
+#[expect(clippy::cast_ptr_alignment, reason = "a frame is page-aligned")]
+#[inline]
+pub(super) fn words(frame: PhysAddr) -> *mut u64 {
+    debug_assert!(frame.is_aligned(PAGE_BYTES));
+    phys_to_virt(frame).cast()
 }
 
 /// The frame table.

@@ -51,7 +51,7 @@ struct Anonymous {
 }
 
 /// Entries that one piece of an object's end looks at.
-const TEAR_DOWN_BUDGET: usize = 1024;
+const TEAR_DOWN_BUDGET: usize = 256;
 /// Bytes that one piece of a copy moves.
 pub const COPY_PIECE: usize = 4 * PAGE_BYTES as usize;
 /// What reads of pages without a frame see.

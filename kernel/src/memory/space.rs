@@ -88,8 +88,8 @@ pub const MAX_IPC_AREAS: u32 = ((USER_END - IPC_AREAS_START) / IPC_STRIDE) as u3
 /// Regions that one piece of work lets go.
 const REGIONS_A_PIECE: usize = 16;
 /// Table entries that one piece of work looks at.
-const ENTRIES_A_PIECE: usize = 1024;
-/// Regions that are looked at before a choice of address gives up on the hint.
+const ENTRIES_A_PIECE: usize = 256;
+/// What one table of the lowest level maps.
 const TABLE_SPAN: u64 = 1 << 21;
 
 /// Page tables that the space's account pays.
@@ -181,7 +181,7 @@ impl Space {
         bytes: u64,
         protection: Protection,
     ) -> Result<u64, Error> {
-        if bytes == 0 || (bytes | address | offset) % PAGE_BYTES != 0 {
+        if bytes == 0 || !(bytes | address | offset).is_multiple_of(PAGE_BYTES) {
             return Err(Error::BadArgument);
         }
         if offset
@@ -231,7 +231,7 @@ impl Space {
     /// [`Error::BadArgument`] for no or unaligned bytes or address; [`Error::OutOfRange`] outside the part that can be
     /// mapped; [`Error::NoMemory`] and [`Error::QuotaExceeded`] if a mapping must be cut in two and can't.
     pub fn unmap(&self, address: u64, bytes: u64) -> Result<Progress, Error> {
-        if bytes == 0 || (bytes | address) % PAGE_BYTES != 0 {
+        if bytes == 0 || !(bytes | address).is_multiple_of(PAGE_BYTES) {
             return Err(Error::BadArgument);
         }
         check_range(address, bytes)?;
@@ -273,7 +273,7 @@ impl Space {
     /// [`Error::BadArgument`] and [`Error::OutOfRange`] as for [`unmap`](Self::unmap); [`Error::NotMapped`] if a page is not;
     /// [`Error::NoRight`] if the handle of one did not allow this; [`Error::NoMemory`], [`Error::QuotaExceeded`].
     pub fn protect(&self, address: u64, bytes: u64, protection: Protection) -> Result<(), Error> {
-        if bytes == 0 || (bytes | address) % PAGE_BYTES != 0 {
+        if bytes == 0 || !(bytes | address).is_multiple_of(PAGE_BYTES) {
             return Err(Error::BadArgument);
         }
         check_range(address, bytes)?;

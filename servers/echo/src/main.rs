@@ -9,9 +9,9 @@ use alloc::string::String;
 
 use rt::start;
 
-rt::entry!(main);
+rt::entry!(run);
 
-fn main() -> Result<(), String> {
+fn run() -> Result<(), String> {
     let endpoint = start::take("echo").map_err(|error| format!("{error}"))?;
     let error = echo::serve(
         &endpoint,

@@ -1,2 +1,82 @@
-//! To come.
-fn main() {}
+//! `init`: finds its handles, reads the manifest that the command line names, and supervises.
+
+#![cfg_attr(target_env = "musl", no_std, no_main)]
+
+extern crate alloc;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use abi::start::init::{INITRD, LOG, SYSTEM};
+use init::instance::expand;
+use init::manifest::{INIT_ENDPOINT, Manifest};
+use init::options::manifest_name;
+use init::supervise::Supervisor;
+use init::wiring::Stores;
+use rt::archive::Archive;
+use rt::{Endpoint, Log, Memory, Protection, System, start};
+
+rt::entry!(run);
+
+/// Says that nothing can be started and why; the kernel then reports the end of `init` as a failure of the machine.
+fn run() -> Result<(), String> {
+    boot().map_err(|error| format!("nothing can be started: {error}"))
+}
+
+fn boot() -> Result<(), String> {
+    let log: Log = start::take(LOG).map_err(|error| format!("{error}"))?;
+    let system: System = start::take(SYSTEM).map_err(|error| format!("{error}"))?;
+    let initrd: Memory = start::take(INITRD).map_err(|error| format!("{error}"))?;
+    let bytes = start::value(INITRD).map_err(|error| format!("{error}"))?;
+    let mapping = initrd
+        .map(Protection::READ)
+        .map_err(|error| format!("can't map the initrd: {error}"))?;
+    let length = usize::try_from(bytes)
+        .unwrap_or(usize::MAX)
+        .min(mapping.bytes());
+    // SAFETY: mapped for as long as the process lives (it is leaked here), and handed out read-only.
+    let contents: &'static [u8] = unsafe { core::slice::from_raw_parts(mapping.leak(), length) };
+    let archive = Archive::new(contents).map_err(|error| format!("initrd: {error}"))?;
+
+    let name = manifest_name(start::argument())
+        .map_err(|name| format!("manifest={name}: not a manifest's name"))?;
+    let file = format!("{name}.toml");
+    let text = archive
+        .find(&file)
+        .ok_or_else(|| format!("{file}: no such file in the initrd"))?;
+    let manifest = Manifest::parse(text).map_err(|error| format!("{file}: {error}"))?;
+    for problem in &manifest.problems {
+        log::error!("{file}: {problem}");
+    }
+    let cpus: Vec<u32> = system
+        .cpus()
+        .map_err(|error| format!("can't list the CPUs: {error}"))?
+        .iter()
+        .map(|cpu| cpu.index)
+        .collect();
+    let (instances, problems) = expand(&manifest, &cpus);
+    for problem in &problems {
+        log::error!("{file}: {problem}");
+    }
+    if instances.is_empty() {
+        return Err(format!("{file}: no service is in order"));
+    }
+    log::info!(
+        "{file}: {} services on {} CPUs",
+        instances.len(),
+        cpus.len()
+    );
+
+    let kernel = |error| format!("{error}");
+    let endpoint = Endpoint::create().map_err(kernel)?;
+    let mut stores = Stores::new(archive, initrd, bytes, system, log);
+    let own = endpoint.duplicate(abi::Rights::ALL).map_err(kernel)?;
+    stores.endpoints.insert(INIT_ENDPOINT.into(), (own, false));
+    let mut supervisor = Supervisor::new(stores, manifest, instances).map_err(kernel)?;
+    supervisor.start_due();
+    if supervisor.alive() == 0 {
+        return Err(format!("{file}: none of its services could be started"));
+    }
+    Err(format!("can't serve: {}", supervisor.serve(&endpoint)))
+}

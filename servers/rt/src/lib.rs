@@ -20,6 +20,8 @@ extern crate std;
 #[doc(hidden)]
 pub use log as log_crate;
 
+#[cfg(feature = "archive")]
+pub mod archive;
 #[cfg(target_env = "musl")]
 mod bare;
 pub mod call;
@@ -71,15 +73,16 @@ pub(crate) fn begin() {
     logging::start();
 }
 
-/// Names the program's main function, which runs on the first thread.
+/// Names the function that the program's first thread runs. It must not itself be called `main`: on the host that is
+/// another.
 ///
-/// It takes nothing and gives the exit code (`u64`) or nothing (code 0). On the host the macro makes a `main` that
+/// It takes nothing and gives an exit code (`u64`), nothing (code 0), or a `Result` whose error is logged (code 1). On the host the macro makes a `main` that
 /// says that the program runs on Switchyard only, so that `cargo test --workspace` builds it.
 ///
 /// ```ignore
 /// #![cfg_attr(target_env = "musl", no_std, no_main)]
-/// rt::entry!(main);
-/// fn main() { log::info!("hello") }
+/// rt::entry!(run);
+/// fn run() { log::info!("hello") }
 /// ```
 #[macro_export]
 macro_rules! entry {

@@ -31,6 +31,9 @@ pub mod smp;
 #[cfg(target_os = "none")]
 mod trampoline;
 
+#[cfg(target_os = "none")]
+mod park;
+
 #[cfg(test)]
 mod tables_test;
 

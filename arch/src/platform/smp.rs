@@ -110,8 +110,8 @@ fn answered(ticket: u32, patience_ns: u64) -> bool {
 ///
 /// # Safety
 /// On the first CPU, one call at a time, after [`apic::init_boot_cpu`] and time is set up. `target` must be another
-/// CPU that does not run yet. `boot` must hold what its fields say, and the trampoline page, its mapping and the root must stay
-/// for as long as CPUs are started.
+/// CPU that does not run yet. `boot` must hold what its fields say, and the trampoline page and its mapping must stay
+/// for as long as CPUs are started, and the root for good if one did not answer.
 pub unsafe fn start_cpu(target: ApicId, boot: &ApBoot) -> Result<(), StartError> {
     let page = boot.trampoline.as_u64();
     let vector = startup_vector(page).ok_or(StartError::BadTrampoline(boot.trampoline))?;

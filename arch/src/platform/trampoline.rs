@@ -7,8 +7,7 @@
 //!
 //! A CPU may come late, when its start was given up and the page is already filled in for another. So it goes on only if
 //! the APIC id in the page is its own, and if it can change the mailbox, a word in the kernel, from the ticket of this
-//! start to "taken". Otherwise it parks: it turns its local APIC off, so that no message (the NMI of a panic) can wake it
-//! where there is no interrupt table, and halts. The ticket is read before everything else of the parameters and written
+//! start to "taken". Otherwise it [parks](super::park). The ticket is read before everything else of the parameters and written
 //! after it, so what was read belongs to the ticket.
 //!
 //! The page is only read and executed by the new CPU: the accessed bits of its descriptors are set, and the mailbox is
@@ -22,6 +21,7 @@
 //!
 //! Flags: interrupts off and direction up throughout.
 
+use super::park;
 use core::{arch::global_asm, mem::offset_of, ptr::NonNull};
 
 /// Selectors of the descriptor table in the page.
@@ -55,6 +55,8 @@ pub(super) struct Parameters {
     pub(super) stack: u64,
     pub(super) entry: u64,
     pub(super) argument: u64,
+    /// Where a CPU goes that this is not for.
+    pub(super) park: u64,
     /// What the mailbox holds if this start is still wanted. Never 0 in a page that is ready.
     pub(super) ticket: u32,
     pub(super) apic_id: u32,
@@ -145,13 +147,7 @@ global_asm!(
     "    xorl %ebp, %ebp",
     "    pushq $0",                         // The return address that a walk of the stack ends at.
     "    jmpq *%r11",
-    "4:  movl $0x1B, %ecx",                 // IA32_APIC_BASE: off.
-    "    rdmsr",
-    "    andl $~0xC00, %eax",
-    "    wrmsr",
-    "5:  cli",
-    "    hlt",
-    "    jmp 5b",
+    "4:  jmpq *{park}(%rbx)",
 
     ".balign 8",
     "switchyard_ap_table:",                 // Accessed bits set, so that nothing is written here.
@@ -174,6 +170,7 @@ global_asm!(
     ticket = const offset_of!(Parameters, ticket),
     apic_id = const offset_of!(Parameters, apic_id),
     stack = const offset_of!(Parameters, stack),
+    park = const offset_of!(Parameters, park),
     entry = const offset_of!(Parameters, entry),
     argument = const offset_of!(Parameters, argument),
     mailbox = const offset_of!(Parameters, mailbox),
@@ -214,6 +211,7 @@ impl Parameters {
             stack: 0,
             entry: 0,
             argument: 0,
+            park: park::address(),
             ticket: 0,
             apic_id: 0,
             cr3: 0,

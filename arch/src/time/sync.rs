@@ -13,15 +13,20 @@ use x86_64::registers::model_specific::Msr;
 use super::{guard, offset::Bounds, tsc, tsc_hz};
 use crate::{
     addr::ApicId,
-    platform::{apic, hypervisor::cpuid},
+    platform::{apic, hypervisor},
 };
 
-/// Exchanges in one pass.
-const EXCHANGES: u32 = 64;
+/// Exchanges in one pass: at least so many, and at most.
+const LEAST_EXCHANGES: u32 = 4;
+const MOST_EXCHANGES: u32 = 64;
+/// The part of a second after which the least is enough: an emulator that runs both CPUs in turns on one of its own takes
+/// milliseconds for each exchange, and many wouldn't tell more.
+const ENOUGH: u64 = 1_000;
 /// Passes: one to find the offset, more to correct it.
 const PASSES: u32 = 4;
-/// Polls that the new CPU waits for one answer.
-const ANSWER_POLLS: u32 = 10_000_000;
+/// Seconds that either CPU waits for the other, on hardware and under a hypervisor, which may not run it for a while.
+const PATIENCE_S: u64 = 1;
+const VIRTUAL_PATIENCE_S: u64 = 10;
 /// IA32_TIME_STAMP_COUNTER and IA32_TSC_ADJUST (Intel SDM vol. 3B §18.17.3).
 const TSC_MSR: u32 = 0x10;
 const TSC_ADJUST_MSR: u32 = 0x3B;
@@ -85,12 +90,22 @@ impl TscSync {
     }
 }
 
-/// The first CPU's side: answers the CPU `new` until it has come to a verdict, which is returned. Waits a second at most.
+/// Ticks that either CPU waits for the other.
+fn patience() -> u64 {
+    let seconds = if hypervisor::present() {
+        VIRTUAL_PATIENCE_S
+    } else {
+        PATIENCE_S
+    };
+    tsc_hz().saturating_mul(seconds)
+}
+
+/// The first CPU's side: answers the CPU `new` until it has come to a verdict, which is returned. Waits some seconds at most.
 pub fn synchronise_with_new_cpu(new: ApicId) -> TscSync {
     let begin = tsc();
-    let a_second = tsc_hz();
+    let patience = patience();
     let mut answered = NOTHING;
-    while tsc().wrapping_sub(begin) < a_second {
+    while tsc().wrapping_sub(begin) < patience {
         let question = QUESTION.0.load(Ordering::Acquire);
         if question == answered || question == NOTHING || (question >> 32) as u32 != new.0 {
             core::hint::spin_loop();
@@ -141,16 +156,19 @@ pub fn synchronise_as_new_cpu() -> TscSync {
 
 /// One pass of questions; `None` if one was not answered.
 fn exchange(id: u64, number: &mut u32) -> Option<Bounds> {
+    let patience = patience();
     let mut bounds = Bounds::UNKNOWN;
-    for _ in 0..EXCHANGES {
+    let begin = tsc();
+    for done in 0..MOST_EXCHANGES {
+        if done >= LEAST_EXCHANGES && tsc().wrapping_sub(begin) >= tsc_hz() / ENOUGH {
+            break;
+        }
         let question = id | u64::from(*number);
         *number += 1;
         let asked = tsc();
         QUESTION.0.store(question, Ordering::Release);
-        let mut polls = 0;
         while ANSWERED.0.load(Ordering::Acquire) != question {
-            polls += 1;
-            if polls > ANSWER_POLLS {
+            if tsc().wrapping_sub(asked) >= patience {
                 return None;
             }
             core::hint::spin_loop();
@@ -163,7 +181,7 @@ fn exchange(id: u64, number: &mut u32) -> Option<Bounds> {
 
 /// Adds `ticks` to this CPU's counter.
 fn advance(ticks: i64) {
-    let adjustable = cpuid()
+    let adjustable = hypervisor::cpuid()
         .get_extended_feature_info()
         .is_some_and(|info| info.has_tsc_adjust_msr());
     // SAFETY: the first register exists where CPUID says so, the second on every x86-64 CPU. This CPU runs nothing

@@ -5,6 +5,9 @@
 
 #![cfg_attr(not(test), no_std)]
 
+pub mod log;
 pub mod memory;
 pub mod object;
+pub mod panic;
+pub mod symbols;
 pub mod sync;

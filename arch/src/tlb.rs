@@ -229,13 +229,8 @@ pub unsafe fn activate(root: PhysAddr) {
     match MACHINE.get() {
         // SAFETY: the caller's promise.
         Some(tlb) => unsafe { tlb.activate(root) },
-        None => {
-            #[cfg(target_os = "none")]
-            // SAFETY: the caller's promise.
-            unsafe {
-                crate::paging::load_root(root);
-            }
-        }
+        // SAFETY: the caller's promise.
+        None => unsafe { alone::load_root(root) },
     }
 }
 
@@ -250,10 +245,7 @@ pub fn serve() -> bool {
 pub fn shoot_down(root: PhysAddr, start: VirtAddr, pages: u64) {
     match MACHINE.get() {
         Some(tlb) => tlb.shoot_down(root, start, pages),
-        None => {
-            #[cfg(target_os = "none")]
-            crate::paging::flush_all_but_global();
-        }
+        None => alone::flush(),
     }
 }
 
@@ -266,10 +258,24 @@ pub fn evict(root: PhysAddr) {
 
 /// Forgets one page on this CPU alone: after an entry was made more permissive, or found to be so already.
 pub fn forget_here(address: VirtAddr) {
-    #[cfg(target_os = "none")]
-    crate::paging::invalidate_page(address);
-    #[cfg(not(target_os = "none"))]
-    let _ = address;
+    alone::flush_page(address);
+}
+
+/// What is done on one CPU. A host process has no tables to load.
+#[cfg(target_os = "none")]
+mod alone {
+    pub(super) use crate::paging::{
+        flush_all_but_global as flush, invalidate_page as flush_page, load_root,
+    };
+}
+
+#[cfg(not(target_os = "none"))]
+mod alone {
+    use super::{PhysAddr, VirtAddr};
+
+    pub(super) unsafe fn load_root(_: PhysAddr) {}
+    pub(super) fn flush() {}
+    pub(super) fn flush_page(_: VirtAddr) {}
 }
 
 #[cfg(test)]
@@ -348,14 +354,13 @@ mod tests {
                     floor.fetch_max(version, Ordering::SeqCst);
                 }
                 if round % 16 == index as u64 {
-                    // SAFETY: nothing is really loaded.
-                    unsafe {
-                        tlb.activate(if LOADED.get() == ROOT.as_u64() {
-                            KERNEL_ROOT
-                        } else {
-                            ROOT
-                        })
+                    let other = if LOADED.get() == ROOT.as_u64() {
+                        KERNEL_ROOT
+                    } else {
+                        ROOT
                     };
+                    // SAFETY: nothing is really loaded.
+                    unsafe { tlb.activate(other) };
                 }
                 if LOADED.get() == ROOT.as_u64() {
                     let known = floor.load(Ordering::SeqCst);

@@ -139,7 +139,6 @@ pub(super) fn zero(frame: PhysAddr) {
 }
 
 /// A frame's contents as words, in the direct map.
-#[expect(clippy::cast_ptr_alignment, reason = "a frame is page-aligned")]
 #[inline]
 pub(super) fn words(frame: PhysAddr) -> *mut u64 {
     debug_assert!(frame.is_aligned(PAGE_BYTES));

@@ -514,7 +514,7 @@ impl Inner {
             match self.regions.ending_after(start) {
                 // A page stays free between mappings whose place the kernel chose, so that running over an end faults.
                 Some(region) if region.start < end => {
-                    start = (region.end + PAGE_BYTES).next_multiple_of(align)
+                    start = (region.end + PAGE_BYTES).next_multiple_of(align);
                 }
                 _ => return Some(start),
             }
@@ -540,7 +540,7 @@ impl Inner {
         // after the shoot-down.
         let changed = unsafe {
             self.tables.unlink(from, to, &mut |table, level| {
-                tables.push(table, level, Leaves::Foreign)
+                tables.push(table, level, Leaves::Foreign);
             })
         };
         if changed {

@@ -212,8 +212,8 @@ fn a_failure_for_want_of_memory_changes_nothing_and_leaks_nothing() {
             }
         }
         let area = space.map_ipc_area(7);
-        if area.is_err() {
-            failed = Some(area.unwrap_err());
+        if let Err(error) = area {
+            failed = Some(error);
             let area = IPC_AREAS_START + 7 * 0x4000;
             assert!(
                 translate(&space, area).is_none() && translate(&space, area + PAGE_BYTES).is_none()

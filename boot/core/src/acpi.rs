@@ -78,8 +78,8 @@ pub fn walk(memory: &dyn PhysMemory, rsdp: PhysAddr) -> AcpiFacts {
     facts.tables.push(Extent { base: rsdp, length });
 
     // Tables listed in either are promised to be mapped; most firmware lists the same in both.
-    facts.walk_list(memory, PhysAddr(xsdt), b"XSDT", 8);
-    facts.walk_list(memory, PhysAddr(rsdt.into()), b"RSDT", 4);
+    facts.walk_list(memory, PhysAddr(xsdt), *b"XSDT", 8);
+    facts.walk_list(memory, PhysAddr(rsdt.into()), *b"RSDT", 4);
     facts
 }
 
@@ -88,13 +88,13 @@ impl AcpiFacts {
         &mut self,
         memory: &dyn PhysMemory,
         at: PhysAddr,
-        signature: &[u8; 4],
+        signature: [u8; 4],
         width: usize,
     ) {
         let Some(list) = self.take(memory, at) else {
             return;
         };
-        if !list.starts_with(signature) {
+        if !list.starts_with(&signature) {
             return;
         }
         for entry in list[HEADER..].chunks_exact(width).take(MAX_TABLES) {

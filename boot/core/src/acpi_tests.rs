@@ -18,7 +18,7 @@ impl PhysMemory for Flat {
     }
 }
 
-fn table(signature: &[u8; 4], body: &[u8]) -> Vec<u8> {
+fn table(signature: [u8; 4], body: &[u8]) -> Vec<u8> {
     let mut t = signature.to_vec();
     t.extend((36 + body.len() as u32).to_le_bytes());
     t.resize(36, 0);
@@ -45,8 +45,8 @@ fn machine(tables: &[Vec<u8>]) -> Flat {
     let long: Vec<u8> = (0..tables.len())
         .flat_map(|n| at(n).to_le_bytes())
         .collect();
-    put(0x1100, &table(b"RSDT", &short));
-    put(0x1200, &table(b"XSDT", &long));
+    put(0x1100, &table(*b"RSDT", &short));
+    put(0x1200, &table(*b"XSDT", &long));
     for (n, t) in tables.iter().enumerate() {
         put(at(n), t);
     }
@@ -59,7 +59,7 @@ fn machine(tables: &[Vec<u8>]) -> Flat {
 #[test]
 fn every_table_is_noted_once() {
     let facts = walk(
-        &machine(&[table(b"HPET", &[0; 20]), table(b"MCFG", &[0; 8])]),
+        &machine(&[table(*b"HPET", &[0; 20]), table(*b"MCFG", &[0; 8])]),
         PhysAddr(0x1000),
     );
     let mut bases: Vec<_> = facts.tables.iter().map(|t| (t.base.0, t.length)).collect();
@@ -78,12 +78,12 @@ fn every_table_is_noted_once() {
 
 #[test]
 fn fadt_leads_to_dsdt_and_facs() {
-    let mut fadt = table(b"FACP", &[0; 240]);
+    let mut fadt = table(*b"FACP", &[0; 240]);
     fadt[36..40].copy_from_slice(&0x4000_u32.to_le_bytes());
     fadt[140..148].copy_from_slice(&0x5000_u64.to_le_bytes());
     let mut memory = machine(&[fadt]);
     memory.bytes[0x3000..0x3008].copy_from_slice(b"FACS\x40\0\0\0");
-    memory.bytes[0x4000..0x4024].copy_from_slice(&table(b"DSDT", &[]));
+    memory.bytes[0x4000..0x4024].copy_from_slice(&table(*b"DSDT", &[]));
     let facts = walk(&memory, PhysAddr(0x1000));
     assert!(facts.tables.contains(&Extent {
         base: PhysAddr(0x4000),
@@ -104,7 +104,7 @@ fn madt_names_io_apics_processors_and_nmi_inputs() {
     body.extend([0; 4]);
     body.extend([4, 6, 0xff, 5, 0, 1]);
     body.extend([4, 6, 3, 0, 0, 0]);
-    let facts = walk(&machine(&[table(b"APIC", &body)]), PhysAddr(0x1000));
+    let facts = walk(&machine(&[table(*b"APIC", &body)]), PhysAddr(0x1000));
     assert_eq!(facts.io_apics, [PhysAddr(0xfec0_0000)]);
     assert_eq!(facts.processors, [(3, 7)]);
     assert_eq!(
@@ -136,7 +136,7 @@ fn iommus_are_found() {
         ivrs.extend([0; 8]);
     }
     let facts = walk(
-        &machine(&[table(b"DMAR", &dmar), table(b"IVRS", &ivrs)]),
+        &machine(&[table(*b"DMAR", &dmar), table(*b"IVRS", &ivrs)]),
         PhysAddr(0x1000),
     );
     assert_eq!(facts.vtd_units, [PhysAddr(0xfed9_0000)]);
@@ -151,7 +151,7 @@ fn no_root_pointer_means_no_facts() {
 proptest! {
     #[test]
     fn random_tables_never_panic(noise in proptest::collection::vec(any::<u8>(), 0..200), which in 0usize..6) {
-        let signature: &[u8; 4] = [b"FACP", b"APIC", b"DMAR", b"IVRS", b"SSDT", b"XSDT"][which];
+        let signature: [u8; 4] = *[b"FACP", b"APIC", b"DMAR", b"IVRS", b"SSDT", b"XSDT"][which];
         let _ = walk(&machine(&[table(signature, &noise)]), PhysAddr(0x1000));
         let _ = walk(&Flat { base: 0, bytes: noise }, PhysAddr(0));
     }

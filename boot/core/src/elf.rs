@@ -351,4 +351,4 @@ fn slide_for(
 
 #[cfg(test)]
 #[path = "elf_tests.rs"]
-mod tests;
+pub(crate) mod tests;

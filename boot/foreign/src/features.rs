@@ -188,8 +188,8 @@ fn framebuffer(report: &mut Report) {
 }
 
 /// Eight bytes as text.
-const fn signature(bytes: &[u8; 8]) -> u64 {
-    u64::from_le_bytes(*bytes)
+const fn signature(bytes: [u8; 8]) -> u64 {
+    u64::from_le_bytes(bytes)
 }
 
 fn firmware(report: &mut Report) {
@@ -203,7 +203,7 @@ fn firmware(report: &mut Report) {
             format_args!("{address:#x}"),
         );
         if revision != 3 {
-            report.equal("rsdp_signature", word(address), signature(b"RSD PTR "));
+            report.equal("rsdp_signature", word(address), signature(*b"RSD PTR "));
             acpi(report, address, revision);
         }
     }
@@ -211,7 +211,7 @@ fn firmware(report: &mut Report) {
     if let Some([short, long]) = fields(report, "smbios", requests::SMBIOS.response()) {
         for (address, magic, bits) in [
             (short, u64::from(u32::from_le_bytes(*b"_SM_")), 32),
-            (long, 0x5f33_4d53_5f, 40),
+            (long, 0x005f_334d_535f, 40),
         ] {
             if address == 0 {
                 continue;
@@ -233,13 +233,17 @@ fn firmware(report: &mut Report) {
             format_args!("{address:#x}"),
         );
         if revision >= 5 {
-            report.equal("efi_table_signature", word(address), signature(b"IBI SYST"));
+            report.equal(
+                "efi_table_signature",
+                word(address),
+                signature(*b"IBI SYST"),
+            );
             // Vendor 24, runtime services 88, table count 104, tables 112 (UEFI specification §4.3).
             let runtime = word(address + 88) + hhdm();
             report.equal(
                 "efi_runtime_signature",
                 word(runtime),
-                signature(b"RUNTSERV"),
+                signature(*b"RUNTSERV"),
             );
             let (count, tables) = (word(address + 104), word(address + 112) + hhdm());
             let reach = count == 0 || translate(tables + count * 24 - 1).is_some();

@@ -35,7 +35,7 @@ fn rdmsr(number: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: only MSRs that every CPU with long mode has are read here.
     unsafe {
-        asm!("rdmsr", in("ecx") number, out("eax") low, out("edx") high, options(nomem, nostack))
+        asm!("rdmsr", in("ecx") number, out("eax") low, out("edx") high, options(nomem, nostack));
     }
     u64::from(high) << 32 | u64::from(low)
 }

@@ -293,7 +293,7 @@ fn image(report: &mut Report) {
     let target = word(word(pointer));
     report.check(
         "pointers_are_relocated",
-        target >= virt && *POINTER == &"relocated"[..],
+        target >= virt && **POINTER == *"relocated",
         format_args!("{target:#x}"),
     );
 }

@@ -6,7 +6,7 @@ use core::arch::asm;
 pub fn outb(port: u16, value: u8) {
     // SAFETY: port output touches no memory; this kernel owns the whole machine.
     unsafe {
-        asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags))
+        asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags));
     }
 }
 
@@ -15,7 +15,7 @@ pub fn inb(port: u16) -> u8 {
     let value;
     // SAFETY: port input touches no memory; this kernel owns the whole machine.
     unsafe {
-        asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags))
+        asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags));
     }
     value
 }

@@ -5,8 +5,8 @@
 //! asked to connect all its drivers and the search is done once more, since a firmware in a hurry connects only what
 //! it boots from.
 
+use crate::app::status_text;
 use crate::memory::Pages;
-use crate::status_text;
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};

@@ -65,7 +65,7 @@ pub struct Parameters {
     /// IA32_PAT at entry.
     pub pat: u64,
     /// Address of this structure in the direct map.
-    pub parameters: u64,
+    pub own_address: u64,
     /// Address of the routine in the direct map.
     pub routine: u64,
     /// One past the stack's highest byte, in the direct map, a multiple of 16.
@@ -81,7 +81,7 @@ pub struct Parameters {
 const _: () = {
     assert!(core::mem::offset_of!(Parameters, kernel_cr3) == 0x08);
     assert!(core::mem::offset_of!(Parameters, pat) == 0x28);
-    assert!(core::mem::offset_of!(Parameters, parameters) == 0x30);
+    assert!(core::mem::offset_of!(Parameters, own_address) == 0x30);
     assert!(core::mem::offset_of!(Parameters, entry) == 0x48);
     assert!(core::mem::offset_of!(Parameters, gdt_limit) == 0x50);
     assert!(core::mem::offset_of!(Parameters, gdt_base) == 0x58);
@@ -246,7 +246,7 @@ pub fn parameters(
         cr4: 0,
         efer: 0,
         pat: PAT,
-        parameters: hhdm.virt(page).0 + PARAMETERS_OFFSET as u64,
+        own_address: hhdm.virt(page).0 + PARAMETERS_OFFSET as u64,
         routine: hhdm.virt(page).0,
         stack_top: stack_top.0,
         entry: entry.0,
@@ -275,7 +275,7 @@ pub unsafe fn jump(page: PhysAddr, parameters: Parameters) -> ! {
     unsafe {
         let start = page.0 as *mut u8;
         start.copy_from_nonoverlapping(code.as_ptr(), code.len());
-        let place = start.add(PARAMETERS_OFFSET).cast::<Parameters>();
+        let place = (page.0 + PARAMETERS_OFFSET as u64) as *mut Parameters;
         place.write(parameters);
         asm!("cld", "jmp rax", in("rax") start, in("rsi") place, options(noreturn));
     }

@@ -8,19 +8,19 @@
 use crate::facts::{self, Firmware};
 use crate::files::{self, LoadedFile, Volume};
 use crate::handover;
+use crate::map::{Overlay, draw, map_all, overlays, page_table_bytes};
 use crate::memory::{Pages, Snapshot, kind_of};
 use crate::screen::{self, Screen};
 use crate::{console, quiet, say};
 use alloc::vec::Vec;
-use boot_core::acpi::Extent;
 use boot_core::addr::{Hhdm, PAGE_SIZE, PhysAddr, VirtAddr};
 use boot_core::arena::Arena;
 use boot_core::config::{Config, Entry};
 use boot_core::elf::{PageRun, Plan};
 use boot_core::error::{BootError, Fault, InFile};
-use boot_core::memmap::{Kind, MemoryMap, Paint, Region, capacity_for};
-use boot_core::paging::{Access, Features, PageTables, Root, tables_for};
-use boot_core::protocol::{BaseRevision, Feature, HHDM_BASE, HHDM_LIMIT};
+use boot_core::memmap::{Kind, Region, capacity_for};
+use boot_core::paging::{Access, Features, PageTables};
+use boot_core::protocol::{BaseRevision, Feature, HHDM_BASE};
 use boot_core::reloc;
 use boot_core::request::Requests;
 use boot_core::response::{self, EfiMapFacts, Facts, FileFacts, Late};
@@ -29,29 +29,26 @@ use uefi::boot;
 use uefi::mem::memory_map::{MemoryMap as _, MemoryMapOwned, MemoryType};
 
 /// Descriptors that the memory map can grow by between measuring and the end of boot services, with room to spare.
-const MAP_GROWTH: usize = 64;
+pub const MAP_GROWTH: usize = 64;
 /// What the message names when not a file but the machine is at fault.
 const MACHINE: &str = "this machine";
-const GIB: u64 = 1 << 30;
-const HHDM: Hhdm = Hhdm(HHDM_BASE);
+/// 1 GiB.
+pub const GIB: u64 = 1 << 30;
+/// Where the kernel sees physical memory.
+pub const HHDM: Hhdm = Hhdm(HHDM_BASE);
 
 /// The kernel, loaded and relocated.
-struct Kernel {
+pub struct Kernel {
     file: LoadedFile,
-    plan: Plan,
+    /// Where everything of it goes.
+    pub plan: Plan,
     /// The plan's pages by permission, worked out while there is a heap.
-    runs: Vec<PageRun>,
-    image: Pages,
+    pub runs: Vec<PageRun>,
+    /// The block it lies in.
+    pub image: Pages,
     requests: Requests,
     entry: VirtAddr,
     stack_bytes: u64,
-}
-
-/// Stretches to be painted over the firmware's map.
-struct Overlay {
-    extent: Extent,
-    kind: Kind,
-    paint: Paint,
 }
 
 /// All memory and facts that the time after boot services needs.
@@ -98,7 +95,7 @@ pub fn boot(config: &Config, home: &Volume, entry: &Entry) -> Result<Infallible,
     let map = unsafe { boot::exit_boot_services(Some(MemoryType::LOADER_DATA)) };
     console::firmware_has_left();
     handover::disable_interrupts();
-    finish(kernel, prepared, &map)
+    finish(&kernel, prepared, &map)
 }
 
 fn load_kernel(config: &Config, home: &Volume, entry: &Entry) -> Result<Kernel, BootError> {
@@ -233,199 +230,9 @@ fn prepare(
     })
 }
 
-fn overlays(
-    kernel: &Kernel,
-    modules: &[LoadedFile],
-    screen: Option<&Screen>,
-    firmware: &Firmware,
-    revision: BaseRevision,
-) -> Vec<Overlay> {
-    let pages = |pages: &Pages| Overlay {
-        extent: Extent {
-            base: pages.phys(),
-            length: pages.size(),
-        },
-        kind: Kind::ExecutableAndModules,
-        paint: Paint::ByKind,
-    };
-    let mut overlays = Vec::new();
-    overlays.push(pages(&kernel.image));
-    overlays.extend(modules.iter().map(|m| pages(&m.pages)));
-    overlays.extend(screen.map(|s| Overlay {
-        extent: Extent {
-            base: s.facts.address,
-            length: s.bytes,
-        },
-        kind: Kind::Framebuffer,
-        paint: Paint::ByKind,
-    }));
-    let mapped = |extent: &Extent, paint| Overlay {
-        extent: *extent,
-        kind: Kind::ReservedMapped,
-        paint,
-    };
-    if revision.maps_acpi_tables() {
-        overlays.extend(
-            firmware
-                .acpi
-                .tables
-                .iter()
-                .map(|t| mapped(t, Paint::NotOverAcpi)),
-        );
-    }
-    if revision.maps_firmware_tables() {
-        overlays.extend(firmware.extents.iter().map(|t| mapped(t, Paint::ByKind)));
-    }
-    overlays
-}
-
-/// Draws the map of everything: the firmware's regions, then the overlays.
-fn draw<'r>(
-    room: &'r mut [Region],
-    firmware: impl Iterator<Item = Region>,
-    overlays: &[Overlay],
-    revision: BaseRevision,
-) -> Result<MemoryMap<'r>, Fault> {
-    let mut map = MemoryMap::new(room);
-    for region in firmware {
-        map.add(
-            region.base,
-            region.end - region.base,
-            region.kind,
-            Paint::ByKind,
-        )?;
-    }
-    for o in overlays {
-        map.add(o.extent.base.0, o.extent.length, o.kind, o.paint)?;
-    }
-    map.reserve_page_zero(revision)?;
-    Ok(map)
-}
-
-/// The runs of physical memory that the direct map shows: neighbours of any mapped kind joined, framebuffers apart.
-fn for_each_direct_run(
-    regions: &[Region],
-    revision: BaseRevision,
-    mut f: impl FnMut(u64, u64, Access) -> Result<(), Fault>,
-) -> Result<(), Fault> {
-    let mut open: Option<(u64, u64, Access)> = None;
-    for region in regions {
-        // What lies too high for the direct map is devices' address space; memory there is refused beforehand.
-        if !region.kind.in_hhdm(revision) || region.end > HHDM_LIMIT {
-            continue;
-        }
-        let access = if region.kind == Kind::Framebuffer {
-            Access::FRAMEBUFFER
-        } else {
-            Access::DIRECT
-        };
-        open = match open {
-            Some((base, end, a)) if end == region.base && a == access => {
-                Some((base, region.end, access))
-            }
-            Some((base, end, a)) => {
-                f(base, end, a)?;
-                Some((region.base, region.end, access))
-            }
-            None => Some((region.base, region.end, access)),
-        };
-    }
-    open.map_or(Ok(()), |(base, end, access)| f(base, end, access))
-}
-
-/// Bytes of page tables that can be needed at most.
-fn page_table_bytes(
-    kernel: &Kernel,
-    snapshot: &Snapshot,
-    overlays: &[Overlay],
-    revision: BaseRevision,
-    features: Features,
-) -> Result<u64, Fault> {
-    let inputs = snapshot.regions().len() + overlays.len() + 1;
-    let mut room =
-        alloc::vec![Region { base: 0, end: 0, kind: Kind::Usable }; capacity_for(inputs)];
-    let map = draw(
-        &mut room,
-        snapshot.regions().iter().copied(),
-        overlays,
-        revision,
-    )?;
-    let memory = |r: &&Region| matches!(r.kind, Kind::Usable | Kind::BootloaderReclaimable);
-    if let Some(high) = map
-        .regions()
-        .iter()
-        .rfind(memory)
-        .filter(|r| r.end > HHDM_LIMIT)
-    {
-        return Err(Fault::PhysicalTooHigh { end: high.end });
-    }
-    let base = kernel.plan.virtual_base;
-    // Two roots, the transit page's three tables, the kernel's image.
-    let mut tables = 5 + tables_for(base, kernel.plan.size, PAGE_SIZE, false);
-    let mut count = |base: u64, end: u64| {
-        tables += tables_for(
-            HHDM.virt(PhysAddr(base)),
-            end - base,
-            GIB,
-            features.gib_pages,
-        );
-        if revision.has_identity_map() {
-            tables += tables_for(VirtAddr(base), end - base, GIB, features.gib_pages);
-        }
-    };
-    if revision.maps_first_4_gib() {
-        count(0, 4 * GIB);
-    }
-    for_each_direct_run(map.regions(), revision, |base, end, _| {
-        count(base, end);
-        Ok(())
-    })?;
-    // A descriptor that changes in the meantime can split a run in two; each end of a run needs three tables at
-    // most.
-    tables += MAP_GROWTH as u64 * 3;
-    Ok(tables * PAGE_SIZE)
-}
-
-/// Builds the kernel's tables. Returns its root.
-fn map_all(
-    tables: &mut PageTables<'_>,
-    kernel: &Kernel,
-    regions: &[Region],
-    revision: BaseRevision,
-) -> Result<Root, Fault> {
-    let root = tables.new_root()?;
-    let mut direct = |base: u64, end: u64, access| {
-        let phys = PhysAddr(base);
-        tables.map(root, HHDM.virt(phys), phys, end - base, access)?;
-        if revision.has_identity_map() {
-            // Page 0 stays out, so that null pointers fault (Limine PROTOCOL, Memory Layout at Entry).
-            let base = base.max(PAGE_SIZE);
-            if base < end {
-                tables.map(root, VirtAddr(base), PhysAddr(base), end - base, access)?;
-            }
-        }
-        Ok(())
-    };
-    if revision.maps_first_4_gib() {
-        direct(0, 4 * GIB, Access::DIRECT)?;
-    }
-    for_each_direct_run(regions, revision, &mut direct)?;
-    for run in &kernel.runs {
-        let access = Access {
-            write: run.writable,
-            execute: run.executable,
-            ..Access::DIRECT
-        };
-        let virt = VirtAddr(kernel.plan.virtual_base.0 + run.offset);
-        let phys = PhysAddr(kernel.image.phys().0 + run.offset);
-        tables.map(root, virt, phys, run.length, access)?;
-    }
-    Ok(root)
-}
-
 /// Everything after boot services: no allocation, no return.
-fn finish(kernel: Kernel, mut prepared: Prepared, map: &MemoryMapOwned) -> ! {
-    match complete(&kernel, &mut prepared, map) {
+fn finish(kernel: &Kernel, mut prepared: Prepared, map: &MemoryMapOwned) -> ! {
+    match complete(kernel, &mut prepared, map) {
         // SAFETY: boot services have ended and interrupts are off. The page is the arena's first, which is loader
         // data: the firmware's tables show it at its physical address, the transit tables were given it there, and
         // both they and the kernel's show it in the direct map, as bootloader-reclaimable memory, with all rights.

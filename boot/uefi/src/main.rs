@@ -7,102 +7,34 @@
 //! Until boot services end, every failure is one message on the console, naming the file and the fault, and a return
 //! to the firmware with an error status. After that nothing can fail for want of room, since all of it was measured
 //! and taken before; what cannot be, resets the machine with a message on the first serial port.
-#![no_std]
-#![no_main]
+#![cfg_attr(target_os = "uefi", no_std, no_main)]
 
+#[cfg(target_os = "uefi")]
 extern crate alloc;
 
+#[cfg(target_os = "uefi")]
+mod app;
+#[cfg(target_os = "uefi")]
 mod console;
+#[cfg(target_os = "uefi")]
 mod facts;
+#[cfg(target_os = "uefi")]
 mod files;
+#[cfg(target_os = "uefi")]
 mod handover;
+#[cfg(target_os = "uefi")]
 mod load;
+#[cfg(target_os = "uefi")]
+mod map;
+#[cfg(target_os = "uefi")]
 mod memory;
+#[cfg(target_os = "uefi")]
 mod quiet;
+#[cfg(target_os = "uefi")]
 mod screen;
 
-use alloc::string::ToString;
-use boot_core::config::{Config, Timeout};
-use boot_core::error::{BootError, InFile};
-use core::convert::Infallible;
-use uefi::prelude::*;
-
-/// How long a message stays before the firmware goes on, in tenths of a second.
-const MESSAGE_TENTHS: u32 = 50;
-
-#[entry]
-fn main() -> Status {
-    console::init();
-    say!(
-        "switchyard boot: version {}, UEFI {}",
-        env!("CARGO_PKG_VERSION"),
-        system::uefi_revision()
-    );
-    // The firmware resets the machine 5 minutes after it started a boot option (UEFI specification 2.10 §3.1.2); a
-    // kernel that takes its time must not be caught by that. Some firmware has no such timer, which is as good.
-    let _ = boot::set_watchdog_timer(0, 0x1_0000, None);
-
-    let mut patience = MESSAGE_TENTHS;
-    let Err(error) = boot_default(&mut patience);
-    say!("switchyard boot: error: {error}");
-    if patience > 0 {
-        say!(
-            "switchyard boot: returning to the firmware in {} s, or at a key",
-            patience / 10
-        );
-        console::wait_for_key(Some(patience));
-    }
-    Status::LOAD_ERROR
-}
-
-/// Boots the default entry of the first configuration file found. Sets `patience` to 0 if the configuration says
-/// not to wait.
-fn boot_default(patience: &mut u32) -> Result<Infallible, BootError> {
-    let found = files::find_config()?;
-    say!(
-        "switchyard boot: configuration {} on {}",
-        found.path,
-        found.volume.name()
-    );
-    let config = Config::parse(&found.contents).in_file(&found.path)?;
-    if config.timeout == Timeout::Seconds(0) {
-        *patience = 0;
-    }
-    for warning in &config.warnings {
-        say!("switchyard boot: warning: {}: {warning}", found.path);
-    }
-    let entry = config.default_entry().in_file(&found.path)?;
-    match config.timeout {
-        Timeout::Seconds(0) => {}
-        Timeout::Seconds(seconds) => {
-            say!(
-                "switchyard boot: '{}' in {seconds} s, or at a key",
-                entry.name
-            );
-            console::wait_for_key(Some(seconds.saturating_mul(10)));
-        }
-        Timeout::Never => {
-            say!("switchyard boot: '{}' at a key", entry.name);
-            console::wait_for_key(None);
-        }
-    }
-    load::boot(&config, &found.volume, &entry)
-}
-
-/// A panic is a fault of this loader, not of what it was given.
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    console::emergency(format_args!(
-        "switchyard boot: internal error: {}\n",
-        info.message()
-    ));
-    if let Some(place) = info.location() {
-        console::emergency(format_args!("switchyard boot: at {place}\n"));
-    }
-    console::halt_or_reset()
-}
-
-/// The firmware's words for a failed call.
-fn status_text(error: &uefi::Error<impl core::fmt::Debug>) -> alloc::string::String {
-    error.status().to_string()
+/// A host has no firmware to ask.
+#[cfg(not(target_os = "uefi"))]
+fn main() {
+    println!("this program is a UEFI application: build it with --target x86_64-unknown-uefi");
 }

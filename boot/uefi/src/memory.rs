@@ -4,7 +4,7 @@
 //! physical address. Pages are given back when a boot fails; when it succeeds nothing is, since the jump to the
 //! kernel never returns.
 
-use crate::status_text;
+use crate::app::status_text;
 use alloc::vec::Vec;
 use boot_core::acpi::PhysMemory;
 use boot_core::addr::{PAGE_SIZE, PhysAddr, pages_for};

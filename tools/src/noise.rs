@@ -5,6 +5,16 @@
 //! every byte passes as it came.
 
 use crate::ansi::Stripper;
+use crate::transcript::Transcript;
+
+/// Whether the firmware has said that a loader came back to it, or that it found none: the system will not start any
+/// more, and what follows is the firmware's own menu or shell.
+pub fn firmware_gave_up(said: &Transcript) -> bool {
+    let gave_up = |l: &String| {
+        l.starts_with("BdsDxe: failed to start") || l.starts_with("BdsDxe: No bootable option")
+    };
+    said.lines().iter().any(gave_up)
+}
 
 /// How a line begins that comes from the project's loader, from its kernel, or from stock Limine, in small letters.
 const OURS: [&[u8]; 2] = [b"switchyard", b"limine"];
@@ -54,7 +64,17 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
-    use super::Filter;
+    use super::{Filter, firmware_gave_up};
+    use crate::transcript::Transcript;
+
+    #[test]
+    fn loader_that_comes_back_is_noticed() {
+        let mut said = Transcript::default();
+        said.push(b"BdsDxe: loading Boot0001 \"x\"\r\nBdsDxe: starting Boot0001\r\n");
+        assert!(!firmware_gave_up(&said));
+        said.push(b"error\r\n\x1b[2JBdsDxe: failed to start Boot0001 \"x\": Load Error\r\n");
+        assert!(firmware_gave_up(&said));
+    }
 
     #[test]
     fn screen_clearing_is_dropped_before_our_first_line_only() {

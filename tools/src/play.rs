@@ -9,6 +9,7 @@ use anyhow::Result;
 use crate::ending::Ending;
 use crate::feeder::{Feeder, Step};
 use crate::machine::{Event, Machine, Spec};
+use crate::noise::firmware_gave_up;
 use crate::run::GRACE;
 use crate::transcript::Transcript;
 
@@ -21,6 +22,8 @@ pub enum Over {
     Said,
     /// All input was carried out.
     Fed,
+    /// The loader came back to the firmware.
+    NotBooted,
     /// Time was up.
     TimedOut,
 }
@@ -31,6 +34,7 @@ impl std::fmt::Display for Over {
             Over::Ended(ending) => write!(f, "{ending}"),
             Over::Said => write!(f, "stopped as planned"),
             Over::Fed => write!(f, "all input carried out"),
+            Over::NotBooted => write!(f, "the firmware gave up on the loader"),
             Over::TimedOut => write!(f, "no end within the time allowed"),
         }
     }
@@ -112,6 +116,9 @@ pub fn play_on(
         }
         if stop(feeder.transcript()) {
             break Over::Said;
+        }
+        if firmware_gave_up(feeder.transcript()) {
+            break Over::NotBooted;
         }
         match feeder.step() {
             Step::Wait => {}

@@ -22,7 +22,7 @@ use crate::firmware;
 use crate::image::{self, Plan};
 use crate::keys::Keys;
 use crate::machine::{Event, Machine, OnReset, Qemu, Spec};
-use crate::noise::Filter;
+use crate::noise::{Filter, firmware_gave_up};
 use crate::terminal::Raw;
 use crate::workspace::Workspace;
 
@@ -214,6 +214,11 @@ fn piped(spec: &Spec, stop: &AtomicBool) -> Result<ExitCode> {
             Some(Event::Said(bytes)) => {
                 show(&filter.push(&bytes))?;
                 feeder.said(&bytes);
+                if firmware_gave_up(feeder.transcript()) {
+                    machine.kill();
+                    show(b"\n")?;
+                    bail!("the system did not start; the firmware's own words are above");
+                }
             }
             Some(Event::Typed(line)) => feeder.input(&String::from_utf8_lossy(&line)),
             Some(Event::InputEnded) => feeder.input_ended(),

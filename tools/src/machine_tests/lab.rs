@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -13,8 +13,8 @@ use crate::feeder::Feeder;
 use crate::firmware::{self, Firmware};
 use crate::image::{self, Plan};
 use crate::initrd::Files;
-use crate::machine::{Machine, OnReset, Qemu, Spec};
-use crate::play::{Over, Played, play_on};
+use crate::machine::{OnReset, Qemu, Spec};
+use crate::play::{Played, play};
 use crate::qemu10;
 use crate::transcript::Transcript;
 use crate::workspace::Workspace;
@@ -154,7 +154,7 @@ impl Lab {
         }
     }
 
-    /// Plays a session and keeps its transcript as `build/logs/NAME.log`.
+    /// Plays a session to its end and keeps its transcript as `build/logs/NAME.log`.
     ///
     /// # Errors
     /// If QEMU can't be run or the log can't be written.
@@ -166,29 +166,7 @@ impl Lab {
         limit: Duration,
         stop: impl Fn(&Transcript) -> bool,
     ) -> Result<Played> {
-        self.play_and_listen(name, spec, feeder, limit, Duration::ZERO, stop)
-    }
-
-    /// The same, and goes on listening for `after` when `stop` has said that it is enough.
-    ///
-    /// # Errors
-    /// As [`Lab::play`].
-    pub fn play_and_listen(
-        &self,
-        name: &str,
-        spec: &Spec,
-        feeder: Feeder,
-        limit: Duration,
-        after: Duration,
-        stop: impl Fn(&Transcript) -> bool,
-    ) -> Result<Played> {
-        let (sender, events) = mpsc::channel();
-        let mut machine = Machine::start(spec, sender)?;
-        let mut played = play_on(&mut machine, &events, feeder, limit, stop)?;
-        if played.over == Over::Said && !after.is_zero() {
-            let more = play_on(&mut machine, &events, played.feeder, after, |_| false)?;
-            played.feeder = more.feeder;
-        }
+        let played = play(spec, feeder, limit, stop)?;
         let folder = self.ws.build.join("logs");
         let mut log = played.transcript().lines().join("\n");
         log.push('\n');

@@ -29,7 +29,7 @@ pub fn from_command_line(command_line: &str) -> Result<LevelFilter, UnknownLevel
     let word = command_line
         .split_ascii_whitespace()
         .filter_map(|option| option.strip_prefix("log="))
-        .last();
+        .next_back();
     match word {
         None => Ok(DEFAULT),
         Some("off") => Ok(LevelFilter::Off),

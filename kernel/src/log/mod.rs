@@ -23,14 +23,13 @@ mod line;
 mod ring;
 mod sinks;
 
-use core::cell::UnsafeCell;
 use core::fmt::{self, Write as _};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use abi::info::FramebufferInfo;
-use screen::{Cell, Geometry, MappedSurface, PixelFormat, Screen, ScreenError};
+use screen::{Cell, Color, Geometry, MappedSurface, PixelFormat, Screen, ScreenError};
 use spin::Once;
-use spin::mutex::SpinMutex;
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 use spin::relax::RelaxStrategy;
 
 pub use level::{
@@ -52,9 +51,17 @@ const MOST_COLUMNS: usize = 200;
 const CELLS: usize = 2 * 64 * MOST_COLUMNS;
 
 static SINKS: SpinMutex<Sinks, crate::sync::Relax> = SpinMutex::new(Sinks::new());
+static RING: SpinMutex<Ring<RING_BYTES>> = SpinMutex::new(Ring::new());
 static SERIAL: Once<fn(&[u8])> = Once::new();
 static CLOCK: Once<fn() -> u64> = Once::new();
 static NOTIFY: Once<fn()> = Once::new();
+/// The screen's cells, handed out once by leaking the lock. Zeros, so that they take no room in the image.
+static CELL_MEMORY: SpinMutex<[Cell; CELLS]> = SpinMutex::new([ZERO_CELL; CELLS]);
+const ZERO_CELL: Cell = Cell {
+    character: '\0',
+    foreground: Color(0),
+    background: Color(0),
+};
 /// The ring grew while its owner was another, and nobody was told yet.
 static GREW: AtomicBool = AtomicBool::new(false);
 static LOST: AtomicU32 = AtomicU32::new(0);
@@ -63,6 +70,10 @@ static PANIC: AtomicBool = AtomicBool::new(false);
 
 /// Begins logging, into the ring only. To be called once, first of all; again it does nothing.
 pub fn init() {
+    // The ring's own lock is never opened again: `SINKS` guards it from here on.
+    if let Some(ring) = RING.try_lock() {
+        with_sinks(|sinks| sinks.ring = Some(SpinMutexGuard::leak(ring)));
+    }
     // It fails only if a logger is set already: this one.
     let _ = ::log::set_logger(&Facade);
     ::log::set_max_level(DEFAULT_LEVEL);
@@ -119,7 +130,11 @@ pub unsafe fn set_screen(base: *mut u32, info: &FramebufferInfo) -> Result<(), S
     let pixels = geometry.pitch_bytes.saturating_mul(geometry.height) / size_of::<u32>();
     // SAFETY: the caller's promise is for just these pixels.
     let surface = unsafe { MappedSurface::new(base, pixels) };
-    let mut screen = Screen::new(surface, geometry, CELL_MEMORY.take().unwrap_or_default())?;
+    let cells: &mut [Cell] = match CELL_MEMORY.try_lock() {
+        Some(cells) => SpinMutexGuard::leak(cells).as_mut_slice(),
+        None => &mut [],
+    };
+    let mut screen = Screen::new(surface, geometry, cells)?;
     with_sinks(|sinks| {
         sinks.replay_to_screen(&mut screen);
         if !sinks.taken {
@@ -174,12 +189,14 @@ pub fn take_growth() -> bool {
 
 /// Position after the newest byte of the ring.
 pub fn end() -> u64 {
-    with_sinks(|sinks| sinks.ring.end()).unwrap_or(0)
+    with_sinks(|sinks| sinks.ring.as_ref().map_or(0, |ring| ring.end())).unwrap_or(0)
 }
 
 /// Copies from the ring: see [`Ring::read`]. A log that can't be had gives nothing and the same position.
 pub fn read(position: u64, into: &mut [u8]) -> (usize, u64) {
-    with_sinks(|sinks| sinks.ring.read(position, into)).unwrap_or((0, position))
+    with_sinks(|sinks| sinks.ring.as_ref().map(|ring| ring.read(position, into)))
+        .flatten()
+        .unwrap_or((0, position))
 }
 
 /// Logs text of a user program: bytes that should be UTF-8, each line with the time before it. The caller bounds the
@@ -260,7 +277,7 @@ fn with_sinks<R>(work: impl FnOnce(&mut Sinks) -> R) -> Option<R> {
 /// # Safety
 /// The caller is the first CPU that panics, and all others were told to stop and do not log any more (a CPU that
 /// did not obey and is inside the log right now is waited for, but not for ever).
-pub(crate) unsafe fn enter_panic() {
+pub unsafe fn enter_panic() {
     PANIC.store(true, Ordering::SeqCst);
     // SAFETY: passed on.
     unsafe {
@@ -277,7 +294,7 @@ pub(crate) unsafe fn enter_panic() {
 ///
 /// # Safety
 /// As for [`enter_panic`], which was called before.
-pub(crate) unsafe fn panic_write(arguments: fmt::Arguments<'_>) {
+pub unsafe fn panic_write(arguments: fmt::Arguments<'_>) {
     let time = now();
     let mut writer = LineWriter::new(|line: &str| {
         // SAFETY: passed on.
@@ -288,7 +305,7 @@ pub(crate) unsafe fn panic_write(arguments: fmt::Arguments<'_>) {
 }
 
 /// Sends bytes to the serial port and touches nothing else: for a panic within the panic report.
-pub(crate) fn emergency(bytes: &[u8]) {
+pub fn emergency(bytes: &[u8]) {
     if let Some(serial) = SERIAL.get() {
         serial(bytes);
     }
@@ -309,30 +326,6 @@ unsafe fn with_forced<R>(work: impl FnOnce(&mut Sinks) -> R) -> R {
     // CPU that is still at work here. What the holder left half done is in bounds: each step of the ring and
     // of the screen checks its indices, and a failed check ends in `emergency`.
     work(unsafe { &mut *SINKS.as_mut_ptr() })
-}
-
-/// The screen's cells, handed out once.
-struct CellMemory {
-    taken: AtomicBool,
-    cells: UnsafeCell<[Cell; CELLS]>,
-}
-
-// SAFETY: the cells are reached only through `take`, which hands them out once.
-unsafe impl Sync for CellMemory {}
-
-static CELL_MEMORY: CellMemory = CellMemory {
-    taken: AtomicBool::new(false),
-    cells: UnsafeCell::new([Cell::BLANK; CELLS]),
-};
-
-impl CellMemory {
-    fn take(&'static self) -> Option<&'static mut [Cell]> {
-        if self.taken.swap(true, Ordering::Relaxed) {
-            return None;
-        }
-        // SAFETY: the flag was clear, so no other reference was or will be made.
-        Some(unsafe { &mut *self.cells.get() })
-    }
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ impl<const N: usize> Ring<N> {
         let skipped = bytes.len().saturating_sub(N);
         self.end += skipped as u64;
         let bytes = &bytes[skipped..];
-        let at = self.index(self.end);
+        let at = Self::index(self.end);
         let before_wrap = bytes.len().min(N - at);
         let (head, tail) = bytes.split_at(before_wrap);
         self.bytes[at..at + head.len()].copy_from_slice(head);
@@ -50,14 +50,14 @@ impl<const N: usize> Ring<N> {
         let position = position.clamp(self.start(), self.end);
         // What is there is at most `N`, so it fits a `usize`.
         let count = into.len().min((self.end - position) as usize);
-        let at = self.index(position);
+        let at = Self::index(position);
         let before_wrap = count.min(N - at);
         into[..before_wrap].copy_from_slice(&self.bytes[at..at + before_wrap]);
         into[before_wrap..count].copy_from_slice(&self.bytes[..count - before_wrap]);
         (count, position + count as u64)
     }
 
-    const fn index(&self, position: u64) -> usize {
+    const fn index(position: u64) -> usize {
         (position % N as u64) as usize
     }
 }

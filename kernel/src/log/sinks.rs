@@ -52,7 +52,8 @@ impl Severity {
 
 /// The log behind its lock.
 pub(super) struct Sinks {
-    pub(super) ring: Ring<RING_BYTES>,
+    /// Apart from the rest, which is not all zeros and would take the ring along into the image.
+    pub(super) ring: Option<&'static mut Ring<RING_BYTES>>,
     pub(super) serial: Option<fn(&[u8])>,
     pub(super) screen: Option<Screen<'static, MappedSurface>>,
     /// User space owns the devices.
@@ -62,7 +63,7 @@ pub(super) struct Sinks {
 impl Sinks {
     pub(super) const fn new() -> Sinks {
         Sinks {
-            ring: Ring::new(),
+            ring: None,
             serial: None,
             screen: None,
             taken: false,
@@ -85,8 +86,10 @@ impl Sinks {
             severity.word()
         );
         let prefix = str::from_utf8(&prefix.bytes[..prefix.used]).unwrap_or_default();
-        for part in [prefix, text, "\n"] {
-            self.ring.write(part.as_bytes());
+        if let Some(ring) = &mut self.ring {
+            for part in [prefix, text, "\n"] {
+                ring.write(part.as_bytes());
+            }
         }
         let to_devices = forced || !self.taken;
         if let (Some(serial), true) = (self.serial, to_devices) {
@@ -118,10 +121,13 @@ impl Sinks {
 
     fn ring_lines(&self, emit: &mut dyn FnMut(&str)) {
         let mut writer = LineWriter::new(|line: &str| emit(line));
+        let Some(ring) = &self.ring else {
+            return;
+        };
         let mut position = 0;
         let mut chunk = [0; 256];
         loop {
-            let (count, next) = self.ring.read(position, &mut chunk);
+            let (count, next) = ring.read(position, &mut chunk);
             if count == 0 {
                 break;
             }
@@ -176,9 +182,17 @@ mod tests {
         String::from_utf8(SENT.take()).expect("the log is UTF-8")
     }
 
+    fn new_sinks() -> Sinks {
+        Sinks {
+            ring: Some(Box::leak(Box::new(Ring::new()))),
+            ..Sinks::new()
+        }
+    }
+
     fn ring_text(sinks: &Sinks) -> String {
         let mut buffer = vec![0; RING_BYTES];
-        let (count, _) = sinks.ring.read(0, &mut buffer);
+        let ring = sinks.ring.as_ref().expect("tests set a ring");
+        let (count, _) = ring.read(0, &mut buffer);
         buffer.truncate(count);
         String::from_utf8(buffer).expect("the log is UTF-8")
     }
@@ -213,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_line_goes_to_all_sinks_with_its_time() {
-        let mut sinks = Sinks::new();
+        let mut sinks = new_sinks();
         sinks.serial = Some(serial);
         sinks.screen = Some(small_screen());
         sinks.line(Severity::Normal, 12_345_678_900, "hello", false);
@@ -236,7 +250,7 @@ mod tests {
 
     #[test]
     fn taken_devices_are_left_alone_but_in_a_panic() {
-        let mut sinks = Sinks::new();
+        let mut sinks = new_sinks();
         sinks.serial = Some(serial);
         sinks.taken = true;
         sinks.line(Severity::Normal, 0, "quiet", false);
@@ -248,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_port_found_late_gets_what_was_logged_before() {
-        let mut sinks = Sinks::new();
+        let mut sinks = new_sinks();
         for i in 0..20 {
             sinks.line(
                 Severity::Normal,
@@ -267,7 +281,7 @@ mod tests {
 
     #[test]
     fn absurd_times_do_not_break_the_prefix() {
-        let mut sinks = Sinks::new();
+        let mut sinks = new_sinks();
         sinks.line(Severity::Warning, u64::MAX, "x", false);
         assert_eq!(ring_text(&sinks), "[18446744073.709551] warning: x\n");
     }

@@ -49,7 +49,7 @@ fn the_log_from_boot_to_panic() {
         "[    0.000000] before any device\r\n[    1.500000] warning: two\r\n[    1.500000] warning: lines\r\n"
     );
     set_level(level_from_command_line("log=debug").expect("a level"));
-    ::log::debug!("now {}", Chatty);
+    ::log::debug!("now {Chatty}");
     assert_eq!(
         sent(),
         "[    1.500000] inner\r\n[    1.500000] debug: now outer\r\n"

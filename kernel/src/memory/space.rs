@@ -306,9 +306,12 @@ impl Space {
         Ok(())
     }
 
-    /// Tries to make an access possible that faulted: of user code, or of the kernel's copy from or to user memory. `access` is
-    /// what was tried: [`Access::ReadWrite`] for a write, [`Access::ReadExecute`] for a fetch. Faults with a reserved bit in the
-    /// tables are not for this function.
+    /// Tries to make an access possible that faulted. `access` is what was tried: [`Access::ReadWrite`] for a write,
+    /// [`Access::ReadExecute`] for a fetch.
+    ///
+    /// Only for faults of user code, and of the kernel at an instruction that has a
+    /// [fix-up](arch::user_copy::fixup): any other access of the kernel's to a mapped user page faults by SMAP and
+    /// would be called resolved for ever. Faults with a reserved bit in the tables are not for this function either.
     pub fn handle_page_fault(&self, address: u64, access: Access) -> Fault {
         if !(USER_START..IPC_AREAS_START).contains(&address) {
             return Fault::NotMine;

@@ -173,6 +173,7 @@ pub use machine::{on_exception, on_panic, somebody_panics};
 /// The part that stops the machine.
 #[cfg(target_os = "none")]
 mod machine {
+    use core::fmt::Write as _;
     use core::panic::PanicInfo;
     use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -229,7 +230,7 @@ mod machine {
         let cpu = hooks.map_or(0, |hooks| (hooks.cpu)());
         match OWNER.compare_exchange(NOBODY, cpu, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => first(cause, cpu, hooks),
-            Err(owner) if owner == cpu => nested(hooks),
+            Err(owner) if owner == cpu => nested(cause, hooks),
             // Another was first, and will tell.
             Err(_) => arch::cpu::halt_forever(),
         }
@@ -265,12 +266,39 @@ mod machine {
         end(hooks)
     }
 
-    /// The report itself panicked.
-    fn nested(hooks: Option<&Hooks>) -> ! {
+    /// The report itself panicked, or met an exception: a word of that, by the simplest means there are. Its message is
+    /// left out, as formatting one may be what failed.
+    fn nested(cause: &Cause<'_>, hooks: Option<&Hooks>) -> ! {
         if NESTED.fetch_add(1, Ordering::SeqCst) == 0 {
-            log::emergency(b"\r\nKERNEL PANIC: the report itself panicked\r\n");
+            // `Emergency` never fails.
+            let _ = write!(
+                Emergency,
+                "\r\nKERNEL PANIC: the report itself failed, rip {:#x}",
+                cause.context.rip
+            );
+            if let Some(location) = cause.location {
+                let _ = write!(Emergency, ", at {location}");
+            }
+            if let (true, c) = (cause.exception, cause.context) {
+                let _ = write!(
+                    Emergency,
+                    ", exception {}, error code {:#x}, cr2 {:#x}",
+                    c.vector, c.error_code, c.cr2
+                );
+            }
+            log::emergency(b"\r\n");
         }
         end(hooks)
+    }
+
+    /// Writes to the serial port without the log.
+    struct Emergency;
+
+    impl fmt::Write for Emergency {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            log::emergency(text.as_bytes());
+            Ok(())
+        }
     }
 
     fn end(hooks: Option<&Hooks>) -> ! {

@@ -152,9 +152,10 @@ impl Endpoint {
         };
         message.load(&mut registers)?;
         accept(handles);
+        // The kernel uses the reply up, whatever comes of it.
+        let _ = reply.into_handle().into_raw();
         // SAFETY: touches only the registers and this thread's IPC area.
         sys::check(unsafe { sys::ipc(Call::ReplyRecv as u64, &mut registers) })?;
-        let _ = reply.into_handle().into_raw();
         message.sent();
         Ok(unload(&registers))
     }
@@ -196,9 +197,10 @@ impl Reply {
             ..EMPTY
         };
         message.load(&mut registers)?;
+        // The kernel uses the reply up, whatever comes of it.
+        let _ = self.into_handle().into_raw();
         // SAFETY: touches only the registers and this thread's IPC area.
         sys::check(unsafe { sys::ipc(Call::Reply as u64, &mut registers) })?;
-        let _ = self.into_handle().into_raw();
         message.sent();
         Ok(())
     }

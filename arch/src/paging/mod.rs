@@ -38,6 +38,10 @@ pub const ADDRESS_MASK: u64 = 0x000F_FFFF_FFFF_F000;
 /// Intel SDM vol. 3A §4.1.4). At most 52.
 pub fn physical_address_bits() -> u32 {
     let highest = core::arch::x86_64::__cpuid(0x8000_0000).eax;
-    let bits = if highest >= 0x8000_0008 { core::arch::x86_64::__cpuid(0x8000_0008).eax & 0xFF } else { 36 };
+    let bits = if highest >= 0x8000_0008 {
+        core::arch::x86_64::__cpuid(0x8000_0008).eax & 0xFF
+    } else {
+        36
+    };
     bits.clamp(32, 52)
 }

@@ -7,6 +7,7 @@
 //! | `discard` | trees of frames that wait to be freed, a bounded piece at a time |
 //! | `radix` | a growable array of frames, made of frames |
 //! | `kernel_space`, `stacks` | the kernel half: direct map, image, devices, kernel stacks |
+//! | `start_tables` | what other CPUs start on |
 //! | `account` | what a process is charged for |
 //! | `object` | memory objects |
 //! | `regions`, `space` | a process's mappings, and its page tables |
@@ -29,6 +30,7 @@ pub mod space;
 #[cfg(test)]
 mod space_tests;
 pub mod stacks;
+pub mod start_tables;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod user;
@@ -37,6 +39,7 @@ pub use account::Account;
 pub use kernel_space::start_shoot_downs;
 pub use object::MemoryObject;
 pub use space::{IpcArea, Space};
+pub use start_tables::StartTables;
 pub use user::UserSlice;
 
 /// Bytes of a page and a frame.

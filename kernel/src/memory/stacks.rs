@@ -46,31 +46,36 @@ pub struct KernelStack {
     lowest: PhysAddr,
 }
 
-impl KernelStack {
-    /// Takes a stack; its contents are arbitrary.
-    ///
-    /// # Errors
-    /// [`Error::NoMemory`]
-    pub fn allocate() -> Result<KernelStack, Error> {
-        let mut pool = POOL.lock();
-        let table = frames::table();
-        if let Some(lowest) = pool.free.pop(&table) {
-            let number = table.record(lowest.as_u64() / PAGE_BYTES).tag.load(Relaxed);
-            return Ok(KernelStack { number, lowest });
-        }
-        let number = pool.made;
-        let base = base_of(number);
-        if base + STACK_BYTES > AREA.end {
-            return Err(Error::NoMemory);
-        }
-        kernel_space::map_stack(base, STACK_PAGES)?;
-        let lowest = kernel_space::translate(VirtAddr::new(base))
-            .ok_or(Error::NoMemory)?
-            .physical;
-        pool.made += 1;
-        Ok(KernelStack { number, lowest })
+/// Takes a stack from the pool; its contents are arbitrary.
+///
+/// # Errors
+/// [`Error::NoMemory`]
+pub fn allocate() -> Result<KernelStack, Error> {
+    let mut pool = POOL.lock();
+    let table = frames::table();
+    if let Some(lowest) = pool.free.pop(&table) {
+        let number = table.record(lowest.as_u64() / PAGE_BYTES).tag.load(Relaxed);
+        return Ok(KernelStack { number, lowest });
     }
+    let number = pool.made;
+    let base = base_of(number);
+    if base + STACK_BYTES > AREA.end {
+        return Err(Error::NoMemory);
+    }
+    kernel_space::map_stack(base, STACK_PAGES)?;
+    let lowest = kernel_space::translate(VirtAddr::new(base))
+        .ok_or(Error::NoMemory)?
+        .physical;
+    pool.made += 1;
+    Ok(KernelStack { number, lowest })
+}
 
+/// Gives a stack back, as dropping it does.
+pub fn free(stack: KernelStack) {
+    drop(stack);
+}
+
+impl KernelStack {
     /// One past the highest byte: where a stack pointer starts. Aligned to a page.
     pub fn top(&self) -> VirtAddr {
         VirtAddr::new(base_of(self.number) + STACK_BYTES)
@@ -117,7 +122,7 @@ mod tests {
     #[test]
     fn stacks_are_disjoint_guarded_and_reused() {
         testing::kernel_machine();
-        let stacks: Vec<KernelStack> = (0..5).map(|_| KernelStack::allocate().unwrap()).collect();
+        let stacks: Vec<KernelStack> = (0..5).map(|_| allocate().unwrap()).collect();
         for (index, stack) in stacks.iter().enumerate() {
             assert_eq!(stack.top() - stack.bottom(), STACK_BYTES);
             for page in 0..STACK_PAGES {
@@ -137,7 +142,7 @@ mod tests {
         }
         let tops: Vec<VirtAddr> = stacks.iter().map(KernelStack::top).collect();
         drop(stacks);
-        let again: Vec<KernelStack> = (0..5).map(|_| KernelStack::allocate().unwrap()).collect();
+        let again: Vec<KernelStack> = (0..5).map(|_| allocate().unwrap()).collect();
         assert!(again.iter().all(|stack| tops.contains(&stack.top())));
     }
 }

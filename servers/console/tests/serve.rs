@@ -196,14 +196,14 @@ fn flood_of_input_waits_on_the_line() {
 #[test]
 fn log_comes_between_lines_and_the_edited_line_is_asked_for_again() {
     let machine = machine();
-    machine
-        .client
-        .write(b"prompt> ".as_slice(), soon())
-        .unwrap();
     let client = Client::new(machine.endpoint.duplicate(Rights::SEND).unwrap());
     let reader = thread::spawn(move || client.read(10, soon())).unwrap();
-    // The reader must wait before the log grows; its call is received in order, after which this one is.
+    // Until the log grew while the reader waited.
     loop {
+        machine
+            .client
+            .write(b"prompt> ".as_slice(), soon())
+            .unwrap();
         machine.client.size(soon()).unwrap();
         machine.log.write("new\n").unwrap();
         machine.events.signal(LOG_GREW).unwrap();

@@ -11,6 +11,7 @@
 //! | `account` | what a process is charged for |
 //! | `object` | memory objects |
 //! | `regions`, `space` | a process's mappings, and its page tables |
+//! | `ipc_area` | the pinned pages through which a thread's messages travel |
 //! | `user` | user memory as system calls see it: an allegation to be checked |
 //!
 //! Boot order: [`frames::init`], [`frames::reserve_low_page`], [`kernel_space::build`], `kernel_space::activate`, then
@@ -21,6 +22,7 @@ mod buddy;
 mod discard;
 mod frame_table;
 pub mod frames;
+mod ipc_area;
 pub mod kernel_space;
 pub mod map;
 pub mod object;

@@ -15,14 +15,15 @@
 //! space; so nobody copies while holding it.
 
 use abi::layout::{IPC_AREAS_START, MAP_START, USER_END, USER_START};
-use abi::{Error, Protection, Rights, ipc_area};
+use abi::{Error, Protection, Rights};
 use arch::addr::{PhysAddr, VirtAddr};
-use arch::paging::{Access, Attributes, FrameSource, MapError, PAGE_BYTES, PageSize, PageTables};
+use arch::paging::{Access, Attributes, FrameSource, PAGE_BYTES, PageSize, PageTables};
 use arch::tlb;
 
 use super::account::{self, Account};
 use super::discard::{Discard, Leaves};
 use super::frames::{self, FrameKind};
+pub use super::ipc_area::{IpcArea, MAX_IPC_AREAS};
 use super::object::MemoryObject;
 use super::regions::{Region, Regions, access_of};
 use super::{Progress, kernel_space};
@@ -31,20 +32,20 @@ use crate::sync::{Mutex, level};
 
 /// A user address space.
 pub struct Space {
-    root: PhysAddr,
-    account: Option<Ref<Account>>,
-    inner: Mutex<{ level::SPACE }, Inner>,
+    pub(super) root: PhysAddr,
+    pub(super) account: Option<Ref<Account>>,
+    pub(super) inner: Mutex<{ level::SPACE }, Inner>,
 }
 
-struct Inner {
-    tables: PageTables,
+pub(super) struct Inner {
+    pub(super) tables: PageTables,
     regions: Regions,
     /// Tables that were taken out and are not yet freed.
     discard: Discard,
     /// Where to look first for room.
     next: u64,
     /// Frames charged: tables and IPC areas.
-    charged: u64,
+    pub(super) charged: u64,
     life: Life,
 }
 
@@ -72,19 +73,6 @@ pub enum Fault {
     Failed(Error),
 }
 
-/// A thread's IPC area.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct IpcArea {
-    /// Where the process sees it.
-    pub address: u64,
-    /// Its header page and its buffer page, zeroed when it is made.
-    pub frames: [PhysAddr; 2],
-}
-
-/// From one IPC area to the next: an area, and as much unmapped, so that running over a buffer's end faults.
-const IPC_STRIDE: u64 = 2 * ipc_area::AREA_BYTES;
-/// How many IPC areas a space has room for.
-pub const MAX_IPC_AREAS: u32 = ((USER_END - IPC_AREAS_START) / IPC_STRIDE) as u32;
 /// Regions that one piece of work lets go.
 const REGIONS_A_PIECE: usize = 16;
 /// Table entries that one piece of work looks at.
@@ -93,10 +81,10 @@ const ENTRIES_A_PIECE: usize = 256;
 const TABLE_SPAN: u64 = 1 << 21;
 
 /// Page tables that the space's account pays.
-struct ChargedTables<'a> {
-    account: Option<&'a Ref<Account>>,
-    charged: &'a mut u64,
-    refused: Option<Error>,
+pub(super) struct ChargedTables<'a> {
+    pub(super) account: Option<&'a Ref<Account>>,
+    pub(super) charged: &'a mut u64,
+    pub(super) refused: Option<Error>,
 }
 
 impl FrameSource for ChargedTables<'_> {
@@ -114,7 +102,11 @@ impl FrameSource for ChargedTables<'_> {
     }
 }
 
-fn charged_frame(account: Option<&Ref<Account>>, kind: FrameKind) -> Result<PhysAddr, Error> {
+/// A zeroed frame that `account` pays.
+pub(super) fn charged_frame(
+    account: Option<&Ref<Account>>,
+    kind: FrameKind,
+) -> Result<PhysAddr, Error> {
     account::charge(account, 1)?;
     frames::allocate_zeroed(kind).ok_or_else(|| {
         account::uncharge(account, 1);
@@ -365,56 +357,6 @@ impl Space {
         Fault::Resolved
     }
 
-    /// Makes IPC area number `index`: two zeroed frames, mapped for good.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] from [`MAX_IPC_AREAS`] up; [`Error::AlreadyMapped`]; [`Error::NoMemory`];
-    /// [`Error::QuotaExceeded`]; [`Error::Ended`].
-    pub fn map_ipc_area(&self, index: u32) -> Result<IpcArea, Error> {
-        let address = ipc_address(index)?;
-        let mut inner = self.inner.lock();
-        inner.must_live()?;
-        if inner.tables.translate(VirtAddr::new(address)).is_some() {
-            return Err(Error::AlreadyMapped);
-        }
-        let mut made = [None; 2];
-        for page in 0..2 {
-            match inner.map_owned(self.account.as_ref(), address + page * PAGE_BYTES) {
-                Ok(frame) => made[page as usize] = Some(frame),
-                Err(error) => {
-                    if page == 1 {
-                        self.take_ipc_pages(&mut inner, address);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        match made {
-            [Some(header), Some(buffer)] => Ok(IpcArea {
-                address,
-                frames: [header, buffer],
-            }),
-            _ => Err(Error::NoMemory),
-        }
-    }
-
-    /// Ends IPC area number `index`: no CPU reaches its frames afterwards, and they are free.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`]; [`Error::NotMapped`].
-    ///
-    /// # Safety
-    /// The kernel may not use the area's frames any more.
-    pub unsafe fn unmap_ipc_area(&self, index: u32) -> Result<(), Error> {
-        let address = ipc_address(index)?;
-        let mut inner = self.inner.lock();
-        if inner.tables.translate(VirtAddr::new(address)).is_none() {
-            return Err(Error::NotMapped);
-        }
-        self.take_ipc_pages(&mut inner, address);
-        Ok(())
-    }
-
     /// Frames charged for tables and IPC areas, and the number of mappings.
     pub fn statistics(&self) -> (u64, usize) {
         let inner = self.inner.lock();
@@ -466,26 +408,10 @@ impl Space {
         account::uncharge(self.account.as_ref(), freed);
         progress
     }
-
-    /// Unmaps those of an IPC area's two pages that are mapped, everywhere, and frees them.
-    fn take_ipc_pages(&self, inner: &mut Inner, address: u64) {
-        let mut frames = [None; 2];
-        for (page, frame) in frames.iter_mut().enumerate() {
-            let at = VirtAddr::new(address + page as u64 * PAGE_BYTES);
-            // SAFETY: the kernel has given the area up, and the frame is freed after the shoot-down below.
-            *frame = unsafe { inner.tables.unmap(at, PageSize::Size4K) }.ok();
-        }
-        tlb::shoot_down(self.root, VirtAddr::new(address), 2);
-        for frame in frames.into_iter().flatten() {
-            frames::free_frame(frame);
-            inner.charged -= 1;
-            account::uncharge(self.account.as_ref(), 1);
-        }
-    }
 }
 
 impl Inner {
-    fn must_live(&self) -> Result<(), Error> {
+    pub(super) fn must_live(&self) -> Result<(), Error> {
         if self.life == Life::Alive {
             Ok(())
         } else {
@@ -566,39 +492,6 @@ impl Inner {
                 .unlink_user_half(&mut |table, level| discard.push(table, level, Leaves::Foreign));
         }
     }
-
-    /// Maps a fresh frame that belongs to the space.
-    fn map_owned(&mut self, account: Option<&Ref<Account>>, at: u64) -> Result<PhysAddr, Error> {
-        let frame = charged_frame(account, FrameKind::User)?;
-        let mut source = ChargedTables {
-            account,
-            charged: &mut self.charged,
-            refused: None,
-        };
-        let attributes = Attributes::user(Access::ReadWrite);
-        // SAFETY: the frame is fresh, and freed only after it was unmapped everywhere.
-        let mapped = unsafe {
-            self.tables.map(
-                VirtAddr::new(at),
-                frame,
-                PageSize::Size4K,
-                attributes,
-                &mut source,
-            )
-        };
-        match mapped {
-            Ok(()) => {
-                self.charged += 1;
-                Ok(frame)
-            }
-            Err(error) => {
-                let error = source.refused.unwrap_or_else(|| MapError::into(error));
-                frames::free_frame(frame);
-                account::uncharge(account, 1);
-                Err(error)
-            }
-        }
-    }
 }
 
 impl Drop for Space {
@@ -624,13 +517,5 @@ fn check_range(address: u64, bytes: u64) -> Result<(), Error> {
     match address.checked_add(bytes) {
         Some(end) if address >= USER_START && end <= IPC_AREAS_START => Ok(()),
         _ => Err(Error::OutOfRange),
-    }
-}
-
-fn ipc_address(index: u32) -> Result<u64, Error> {
-    if index < MAX_IPC_AREAS {
-        Ok(IPC_AREAS_START + u64::from(index) * IPC_STRIDE)
-    } else {
-        Err(Error::OutOfRange)
     }
 }

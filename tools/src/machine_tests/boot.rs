@@ -22,6 +22,8 @@ struct Case {
     spoil: fn(&mut Files) -> Result<()>,
     /// What the message must hold, all in one line: the thing and its fault.
     message: &'static [&'static str],
+    /// Whether a prompt is as good.
+    may_start: bool,
 }
 
 impl Case {
@@ -43,6 +45,7 @@ const fn case(
         mem: MEM,
         spoil,
         message,
+        may_start: false,
     }
 }
 
@@ -52,7 +55,7 @@ const KERNEL_PATH: &str = "boot():/switchyard/kernel";
 const INIT_PATH: &str = "boot():/switchyard/init";
 const INITRD_PATH: &str = "boot():/switchyard/initrd.tar";
 
-const CASES: [Case; 21] = [
+const CASES: [Case; 22] = [
     case(
         "no-config",
         |f| remove(f, CONFIG),
@@ -96,7 +99,7 @@ const CASES: [Case; 21] = [
     case(
         "bad-path",
         |f| edit(f, "path: boot():/switchyard/kernel", "path: somewhere"),
-        &[SAYS, "somewhere", "bad path"],
+        &[SAYS, "limine.conf", "'path: somewhere'"],
     ),
     case(
         "no-kernel",
@@ -156,6 +159,16 @@ const CASES: [Case; 21] = [
     ),
     Case {
         mem: "64M",
+        ..case(
+            "initrd-larger-than-memory",
+            |f| set(f, INITRD, &vec![0; 50 << 20]),
+            &[SAYS, INITRD_PATH, "too little memory"],
+        )
+    },
+    // The least that OVMF itself gets along with. Whether the system does is not for a test to say; that it says so is.
+    Case {
+        mem: "48M",
+        may_start: true,
         ..case("small-machine", |_| Ok(()), &["too little memory"])
     },
 ];
@@ -230,6 +243,9 @@ fn boot(lab: &Lab, name: &str, case: &Case) -> Result<Outcome> {
         said.current() == PROMPT || (case.of_the_system() && said.lines().iter().any(is_message))
     })?;
     let said = played.transcript();
+    if case.may_start && said.current() == PROMPT {
+        return Ok(Outcome::passed());
+    }
     let times = said.lines().iter().filter(|l| is_message(l)).count();
     let ended = match played.over {
         // The loader's message is followed by the way back to the firmware.

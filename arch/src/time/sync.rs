@@ -1,9 +1,9 @@
 //! Bringing a new CPU's time-stamp counter in step with the first CPU's.
 //!
 //! Both CPUs take part: the new one asks, the first answers, as [`offset`](super::offset) explains. The new one corrects
-//! its own counter if need be and asks again, to see whether that helped. Each exchange carries the new CPU's APIC id, so a CPU
-//! that was given up and comes late is not answered, and its questions disturb no other. Both sides give up after
-//! a bounded time. When that happens, or the counters can't be brought in step, the guard is set that keeps time from
+//! its own counter if need be and asks again, to see whether that helped. The first names the CPU that it serves, and only that
+//! one asks; should one that was given up have looked just before and overwrite a question, it is asked once more. Both
+//! sides give up after a bounded time. When that happens, or the counters can't be brought in step, the guard is set that keeps time from
 //! running backwards.
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -44,10 +44,15 @@ pub enum TscSync {
     NoAnswer,
 }
 
+/// Polls between two looks at the clock: emulators make that look slow, and slower if many look.
+const POLLS: u32 = 200;
+
 /// On a cache line of its own: it is polled.
 #[repr(align(64))]
 struct Line(AtomicU64);
 
+/// The APIC id of the CPU that is being served; [`NOTHING`] if none is.
+static SERVED: Line = Line(AtomicU64::new(NOTHING));
 /// What the new CPU asks: its APIC id above, a number of its own below. Or its verdict.
 static QUESTION: Line = Line(AtomicU64::new(NOTHING));
 /// The question that was answered.
@@ -102,26 +107,51 @@ fn patience() -> u64 {
 
 /// The first CPU's side: answers the CPU `new` until it has come to a verdict, which is returned. Waits some seconds at most.
 pub fn synchronise_with_new_cpu(new: ApicId) -> TscSync {
-    let begin = tsc();
-    let patience = patience();
+    // What the same CPU may have left at an earlier start.
+    QUESTION.0.store(NOTHING, Ordering::Relaxed);
+    ANSWERED.0.store(NOTHING, Ordering::Relaxed);
+    SERVED.0.store(u64::from(new.0), Ordering::Release);
+    let verdict = serve(new);
+    SERVED.0.store(NOTHING, Ordering::Release);
+    verdict.unwrap_or(TscSync::NoAnswer).settle()
+}
+
+/// Answers the CPU `new` until its verdict; `None` if that doesn't come.
+fn serve(new: ApicId) -> Option<TscSync> {
     let mut answered = NOTHING;
-    while tsc().wrapping_sub(begin) < patience {
-        let question = QUESTION.0.load(Ordering::Acquire);
-        if question == answered || question == NOTHING || (question >> 32) as u32 != new.0 {
-            core::hint::spin_loop();
-            continue;
-        }
+    loop {
+        let mut question = NOTHING;
+        poll(|| {
+            question = QUESTION.0.load(Ordering::Acquire);
+            question != answered && question != NOTHING && (question >> 32) as u32 == new.0
+        })?;
         let word = question as u32;
         if word >= VERDICTS {
-            // Gone before the same CPU may be started once more.
-            QUESTION.0.store(NOTHING, Ordering::Relaxed);
-            return TscSync::from_word(word, TICKS.0.load(Ordering::Relaxed) as i64).settle();
+            let ticks = TICKS.0.load(Ordering::Relaxed) as i64;
+            return Some(TscSync::from_word(word, ticks));
         }
         ANSWER.0.store(tsc(), Ordering::Relaxed);
         ANSWERED.0.store(question, Ordering::Release);
         answered = question;
     }
-    TscSync::NoAnswer.settle()
+}
+
+/// Polls until `done`, for the time of [`patience`]; `None` if it ran out. What takes time is done late, since an
+/// exchange is the better the shorter it is.
+fn poll(mut done: impl FnMut() -> bool) -> Option<()> {
+    let mut limit = None;
+    loop {
+        for _ in 0..POLLS {
+            if done() {
+                return Some(());
+            }
+            core::hint::spin_loop();
+        }
+        let (begin, patience) = *limit.get_or_insert_with(|| (tsc(), patience()));
+        if tsc().wrapping_sub(begin) >= patience {
+            return None;
+        }
+    }
 }
 
 /// The new CPU's side, called while the first is in [`synchronise_with_new_cpu`], or soon will be.
@@ -148,15 +178,22 @@ pub fn synchronise_as_new_cpu() -> TscSync {
         }
         break;
     }
-    let (word, ticks) = verdict.to_word();
-    TICKS.0.store(ticks as u64, Ordering::Relaxed);
-    QUESTION.0.store(id | u64::from(word), Ordering::Release);
+    if is_served(id) {
+        let (word, ticks) = verdict.to_word();
+        TICKS.0.store(ticks as u64, Ordering::Relaxed);
+        QUESTION.0.store(id | u64::from(word), Ordering::Release);
+    }
     verdict.settle()
+}
+
+/// Whether the first CPU serves the one whose questions begin with `id`.
+fn is_served(id: u64) -> bool {
+    SERVED.0.load(Ordering::Acquire) == id >> 32
 }
 
 /// One pass of questions; `None` if one was not answered.
 fn exchange(id: u64, number: &mut u32) -> Option<Bounds> {
-    let patience = patience();
+    poll(|| is_served(id))?;
     let mut bounds = Bounds::UNKNOWN;
     let begin = tsc();
     for done in 0..MOST_EXCHANGES {
@@ -167,12 +204,12 @@ fn exchange(id: u64, number: &mut u32) -> Option<Bounds> {
         *number += 1;
         let asked = tsc();
         QUESTION.0.store(question, Ordering::Release);
-        while ANSWERED.0.load(Ordering::Acquire) != question {
-            if tsc().wrapping_sub(asked) >= patience {
-                return None;
+        poll(|| {
+            if QUESTION.0.load(Ordering::Relaxed) != question && is_served(id) {
+                QUESTION.0.store(question, Ordering::Release);
             }
-            core::hint::spin_loop();
-        }
+            ANSWERED.0.load(Ordering::Acquire) == question
+        })?;
         let answer = ANSWER.0.load(Ordering::Relaxed);
         bounds.narrow(asked, answer, tsc());
     }

@@ -18,7 +18,7 @@ use crate::addr::PhysAddr;
 use crate::cpu::{self, CpuBlock, IoBitmap, Msr, features};
 use crate::entry::{context_at, return_to_user};
 use crate::fpu::{self, FpuState};
-use crate::paging;
+use crate::tlb;
 
 /// What the switch knows of a thread.
 ///
@@ -137,10 +137,7 @@ pub unsafe fn switch_to(previous: &ThreadState, next: &ThreadState) {
         if next.user {
             load_segments(next);
         }
-        if block.root.get() != next.root.as_u64() {
-            block.root.set(next.root.as_u64());
-            paging::load_root(next.root);
-        }
+        tlb::activate(next.root);
         load_ports(block, next);
         block.set_stack_top(next.stack_top);
         block.set_current(ptr::from_ref(next).cast_mut());

@@ -1,13 +1,32 @@
 //! The Switchyard kernel as a library: objects, handles, IPC, memory, faults and system calls.
 //!
-//! The binary beside it holds the boot sequence. What is logic builds and is tested on the host as well; what needs
-//! the machine is compiled for `target_os = "none"` only.
+//! The binary beside it is the library and a panic handler. What is logic builds and is tested on the host as well; what
+//! needs the machine is compiled for `target_os = "none"` only.
 
 #![cfg_attr(not(test), no_std)]
 
+pub mod boot;
+pub mod io_ports;
+pub mod ipc;
+pub mod irq;
 pub mod log;
+pub mod log_owner;
+pub mod machine;
 pub mod memory;
 pub mod object;
 pub mod panic;
+pub mod process;
+mod registry;
+pub mod schedule;
 pub mod symbols;
 pub mod sync;
+pub mod thread;
+
+#[cfg(target_os = "none")]
+pub mod cpu;
+#[cfg(target_os = "none")]
+mod spawn;
+#[cfg(target_os = "none")]
+mod syscall;
+#[cfg(target_os = "none")]
+mod trap;

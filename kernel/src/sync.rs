@@ -15,34 +15,34 @@ use spin::relax::RelaxStrategy;
 
 /// The lock order: a lock may be taken only while all locks held have a lower level.
 pub mod level {
-    /// The list of all processes, the list of all threads.
+    /// The list of all processes.
     pub const REGISTRY: u8 = 1;
     /// A process's list of threads and its state.
     pub const PROCESS: u8 = 2;
-    /// A process's handle table.
-    pub const TABLE: u8 = 3;
-    /// An endpoint's or a notification's queue; the interrupt lines' bindings.
-    pub const OBJECT: u8 = 4;
-    /// A second endpoint or notification (a notification bound to a thread that waits on an endpoint).
-    pub const OBJECT_SECOND: u8 = 5;
-    /// One thread's wait state.
-    pub const THREAD: u8 = 6;
+    /// Which interrupt line signals what; who is told of the log's growth.
+    pub const IRQ: u8 = 3;
+    /// A notification.
+    pub const NOTIFICATION: u8 = 4;
+    /// An endpoint's queues. After the notification's: a signal may have to take a thread out of an endpoint's queue.
+    pub const ENDPOINT: u8 = 5;
+    /// A process's handle table. After the endpoint's: handles are taken out only when a partner is there for certain.
+    pub const TABLE: u8 = 6;
+    /// Whether a thread waits for a reply.
+    pub const THREAD: u8 = 7;
     /// A user address space.
     pub const SPACE: u8 = 8;
     /// A memory object.
     pub const MEMORY: u8 = 9;
-    /// The kernel's own address space and stack pool.
-    pub const KERNEL_SPACE: u8 = 10;
+    /// The pool of kernel stacks.
+    pub const STACKS: u8 = 10;
+    /// The kernel's own address space.
+    pub const KERNEL_SPACE: u8 = 11;
     /// A slab's free list.
-    pub const SLAB: u8 = 11;
+    pub const SLAB: u8 = 12;
     /// The list of retired objects.
-    pub const RETIRED: u8 = 12;
+    pub const RETIRED: u8 = 13;
     /// Physical frames.
-    pub const FRAMES: u8 = 13;
-    /// I/O APICs and other shared devices of the kernel.
-    pub const DEVICE: u8 = 14;
-    /// The log.
-    pub const LOG: u8 = 15;
+    pub const FRAMES: u8 = 14;
 }
 
 /// What a CPU does while it waits for a lock: it serves what must be served anywhere.

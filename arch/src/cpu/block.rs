@@ -31,10 +31,10 @@ impl Pending {
     pub const INBOX: Pending = Pending(2);
     /// The current thread was asked to end or stop.
     pub const THREAD: Pending = Pending(4);
-    /// Retired objects can be destroyed.
-    pub const RECLAIM: Pending = Pending(8);
     /// A deadline has passed.
     pub const TIMER: Pending = Pending(16);
+    /// The log grew, and its owner is to be told.
+    pub const LOG: Pending = Pending(32);
 }
 
 /// One CPU's block.
@@ -58,8 +58,6 @@ pub struct CpuBlock {
     pub(crate) fpu_trapped: Cell<bool>,
     /// The thread whose state the FPU registers hold.
     pub(crate) fpu_owner: Cell<*mut ThreadState>,
-    /// The root that CR3 holds.
-    pub(crate) root: Cell<u64>,
     /// The kernel's per-CPU data.
     extension: Cell<*const ()>,
     /// Levels of locks held.
@@ -108,7 +106,6 @@ impl CpuBlock {
             apic_id: Cell::new(0),
             fpu_trapped: Cell::new(false),
             fpu_owner: Cell::new(ptr::null_mut()),
-            root: Cell::new(0),
             extension: Cell::new(ptr::null()),
             lock_mask: Cell::new(0),
             ports: Cell::new(ptr::null()),
@@ -198,6 +195,12 @@ impl CpuBlock {
     #[inline]
     pub fn take_requests(&self) -> Pending {
         Pending(self.pending.swap(0, Ordering::Acquire))
+    }
+
+    /// Takes some of what is asked, and leaves the rest.
+    #[inline]
+    pub fn take_requests_of(&self, what: Pending) -> Pending {
+        Pending(self.pending.fetch_and(!what.0, Ordering::Acquire) & what.0)
     }
 
     /// Sets the kernel stack for the next entry from user mode, by `syscall` and by everything else alike.

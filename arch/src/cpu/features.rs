@@ -81,7 +81,8 @@ pub(super) fn read() -> Features {
         fpu_bytes = area_bytes(xcr0);
         xsaveopt = leaf.has_xsaveopt();
     }
-    let arch_capabilities = extended.as_ref().is_some_and(raw_cpuid::ExtendedFeatures::has_ia32_arch_capabilities);
+    // CPUID 7.0 EDX bit 29: the register that lists what the CPU is not vulnerable to (Intel SDM vol. 2A, CPUID).
+    let arch_capabilities = extended.is_some() && raw_cpuid::cpuid!(7, 0).edx >> 29 & 1 != 0;
     // SAFETY: CPUID says that the register exists.
     let meltdown_safe = amd || arch_capabilities && unsafe { ARCH_CAPABILITIES.read() } & 1 != 0;
     Features {

@@ -104,7 +104,6 @@ pub unsafe fn cpu_init(block: &'static CpuBlock) -> Result<(), InitError> {
         }
         crate::fpu::init_this_cpu(block);
     }
-    block.root.set(paging::current_root().as_u64());
     let state = ControlState {
         cr0: read_cr0() & !Cr0Flags::TASK_SWITCHED.bits(),
         cr4: read_cr4(),

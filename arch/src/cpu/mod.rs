@@ -48,6 +48,13 @@ pub fn halt_until_interrupt() {
     unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
 }
 
+/// Lets interrupts that wait be served now, then shuts them out again. For kernel threads of control that hold nothing.
+#[inline]
+pub fn allow_pending_interrupts() {
+    // SAFETY: as for `halt_until_interrupt`; the `nop` ends the shadow of `sti`, so that one waiting interrupt at least is taken.
+    unsafe { asm!("sti", "nop", "cli", options(nostack)) };
+}
+
 /// Shuts interrupts out.
 #[inline]
 pub fn disable_interrupts() {

@@ -55,10 +55,6 @@ pub enum Ist {
     Debug = 4,
 }
 
-impl Ist {
-    /// How many there are.
-    pub const COUNT: usize = 4;
-}
 
 impl Tss {
     /// A segment without stacks and without ports.

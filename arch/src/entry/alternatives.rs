@@ -45,17 +45,14 @@ pub unsafe fn patch(writable: impl Fn(u64) -> *mut u8) {
     if !features().smap {
         return;
     }
-    // SAFETY: only the addresses of the labels are taken.
-    let places = unsafe {
-        [
-            &raw const switchyard_clac_trap,
-            &raw const switchyard_clac_debug,
-            &raw const switchyard_clac_debug_user,
-            &raw const switchyard_clac_nmi,
-            &raw const switchyard_clac_df,
-            &raw const switchyard_clac_mc,
-        ]
-    };
+    let places = [
+        &raw const switchyard_clac_trap,
+        &raw const switchyard_clac_debug,
+        &raw const switchyard_clac_debug_user,
+        &raw const switchyard_clac_nmi,
+        &raw const switchyard_clac_df,
+        &raw const switchyard_clac_mc,
+    ];
     for place in places {
         // SAFETY: the label marks three bytes of text.
         assert!(unsafe { place.read() } == NOP3, "an entry's place for clac holds something else");

@@ -99,7 +99,7 @@ use cpu::offsets as cpu_offset;
 pub(super) unsafe extern "C" fn compat_entry() {
     naked_asm!(
         "mov eax, {error}",
-        "sysretd",
+        "sysret",
         error = const abi::Error::UnknownCall as u32,
     )
 }

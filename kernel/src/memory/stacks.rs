@@ -34,7 +34,7 @@ struct Pool {
 }
 
 /// Its level is that of memory objects, with which it is never nested: the kernel space's lock is taken inside.
-static POOL: Mutex<{ level::KERNEL_SPACE - 1 }, Pool> = Mutex::new(Pool {
+static POOL: Mutex<{ level::STACKS }, Pool> = Mutex::new(Pool {
     free: FrameList::new(),
     made: 0,
 });

@@ -1,9 +1,13 @@
 //! Kernel objects: where they live, how long, and how a process names them.
 
+mod capability;
 pub mod quiescent;
 mod reference;
 mod slab;
+mod table;
 
+pub use capability::{Capability, Object as AnyObject};
 pub use quiescent::Section;
-pub use reference::{Borrowed, Ref};
+pub use reference::{Borrowed, Ref, stamp_of};
 pub use slab::{Object, Slab};
+pub use table::HandleTable;

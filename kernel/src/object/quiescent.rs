@@ -17,7 +17,7 @@
 
 use core::marker::PhantomData;
 use core::ptr;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 use crate::sync::{Mutex, level};
 
@@ -59,8 +59,27 @@ impl Seen {
         self.0.store(EPOCH.load(Ordering::Acquire), Ordering::Release);
     }
 
+    /// Declares that the CPU holds no borrowed object until it calls [`return_to`](Self::return_to): it is about to sleep.
+    pub fn leave(&self) {
+        self.0.store(u64::MAX, Ordering::Release);
+    }
+
+    /// Ends what [`leave`](Self::leave) began, before anything else. Either the CPU sees what was removed meanwhile, or
+    /// whoever removed it sees that the CPU is back.
+    pub fn return_to(&self) {
+        self.0.store(EPOCH.load(Ordering::Acquire), Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// [`return_to`](Self::return_to), if the CPU had left.
+    pub fn return_to_if_away(&self) {
+        if self.0.load(Ordering::Relaxed) == u64::MAX {
+            self.return_to();
+        }
+    }
+
     fn has_passed(&self, epoch: u64) -> bool {
-        self.0.load(Ordering::Acquire) > epoch
+        self.0.load(Ordering::SeqCst) > epoch
     }
 }
 

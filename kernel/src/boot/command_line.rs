@@ -1,0 +1,51 @@
+//! The kernel's command line: words separated by blanks, options as `name=value`. Unknown ones are user space's.
+
+/// The value of option `name`; the last one counts.
+pub fn option<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split_ascii_whitespace().filter_map(|word| word.split_once('=')).filter(|(key, _)| *key == name).last().map(|(_, value)| value)
+}
+
+/// What to do about the flaws of CPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mitigations {
+    /// What this CPU needs.
+    Auto,
+    /// Nothing.
+    Off,
+}
+
+impl Mitigations {
+    /// The choice on a command line; `Err` holds a value that is none.
+    ///
+    /// # Errors
+    /// The unknown value.
+    pub fn from_command_line(line: &str) -> Result<Mitigations, &str> {
+        match option(line, "mitigations") {
+            None | Some("auto") => Ok(Mitigations::Auto),
+            Some("off") => Ok(Mitigations::Off),
+            Some(other) => Err(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_found_among_words() {
+        let line = " quiet log=debug  manifest=tests log=info =x a=b=c";
+        assert_eq!(option(line, "log"), Some("info"));
+        assert_eq!(option(line, "manifest"), Some("tests"));
+        assert_eq!(option(line, "a"), Some("b=c"));
+        assert_eq!(option(line, "quiet"), None);
+        assert_eq!(option("", "log"), None);
+    }
+
+    #[test]
+    fn an_unknown_mitigation_is_named() {
+        assert_eq!(Mitigations::from_command_line("mitigations=off"), Ok(Mitigations::Off));
+        assert_eq!(Mitigations::from_command_line(""), Ok(Mitigations::Auto));
+        assert_eq!(Mitigations::from_command_line("mitigations=some"), Err("some"));
+    }
+}

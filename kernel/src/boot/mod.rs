@@ -1,0 +1,27 @@
+//! The boot sequence: from the loader's jump to the first user instruction.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `entry` | the first instructions, a stack of the kernel's own |
+//! | `protocol` | asks the loader, and copies its answers out of its memory |
+//! | `command_line` | options |
+//! | `start` | the sequence itself |
+//! | `smp` | the other CPUs |
+//! | `image`, `first_process` | checks the first program's ELF file, and makes it a process |
+
+pub mod command_line;
+pub mod image;
+
+#[cfg(target_os = "none")]
+mod entry;
+#[cfg(target_os = "none")]
+pub mod first_process;
+#[cfg(target_os = "none")]
+mod protocol;
+#[cfg(target_os = "none")]
+mod smp;
+#[cfg(target_os = "none")]
+mod start;
+
+#[cfg(target_os = "none")]
+pub use start::give_up;

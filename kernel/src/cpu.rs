@@ -1,0 +1,234 @@
+//! The kernel's part of each CPU: its queues, its clock, its statistics.
+//!
+//! All but the inbox and the counters is touched by its own CPU only, with interrupts off, so it needs no lock. The table of
+//! all CPUs is as long as the machine's list of them.
+
+use core::cell::{Cell, UnsafeCell};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicU32, Ordering};
+
+use abi::Error;
+use arch::addr::{ApicId, CpuIndex};
+use arch::cpu::{BLOCK_PAGES, CpuBlock};
+use arch::memory::phys_to_virt;
+use arch::switch::ThreadState;
+use spin::Once;
+
+use crate::memory::frames::{self, FrameKind};
+use crate::memory::{PAGE_BYTES, kernel_space};
+use crate::object::quiescent::Seen;
+use crate::thread::ThreadPtr;
+
+/// Pages of each IST stack.
+const IST_PAGES: u64 = 2;
+/// Pages of a CPU's first stack, which becomes its idle thread's.
+const IDLE_STACK_PAGES: u64 = 4;
+
+/// One CPU.
+pub struct Cpu {
+    index: u32,
+    apic_id: ApicId,
+    block: &'static CpuBlock,
+    /// Top of the idle thread's stack.
+    idle_stack_top: u64,
+    /// The idle thread's switch state.
+    pub(crate) idle: ThreadState,
+    /// Ready threads. Its own.
+    run: UnsafeCell<sched::RunQueue<ThreadPtr>>,
+    /// Deadlines. Its own.
+    timers: UnsafeCell<sched::TimerQueue<ThreadPtr>>,
+    /// Wake-ups from other CPUs.
+    pub(crate) inbox: sched::Inbox<ThreadPtr>,
+    /// For the reclamation of objects.
+    pub(crate) seen: Seen,
+    /// The running thread; none: idle. Its own.
+    pub(crate) current: Cell<Option<ThreadPtr>>,
+    /// When the running thread, or idleness, began. Its own.
+    pub(crate) since_ns: Cell<u64>,
+    /// What the timer is set to; `u64::MAX`: nothing. Its own.
+    pub(crate) armed_ns: Cell<u64>,
+    /// Threads that belong here and are not blocked, for the placement of new ones.
+    pub(crate) load: AtomicU32,
+    pub(crate) started_ns: AtomicU64,
+    pub(crate) busy_ns: AtomicU64,
+    pub(crate) switches: AtomicU64,
+    pub(crate) interrupts: AtomicU64,
+    pub(crate) ipis_sent: AtomicU64,
+}
+
+// SAFETY: each cell is touched by its own CPU only, as its line says; the rest is atomic.
+unsafe impl Sync for Cpu {}
+
+struct Table {
+    slots: &'static [AtomicPtr<Cpu>],
+    online: AtomicU32,
+}
+
+static TABLE: Once<Table> = Once::new();
+
+/// Makes the table for up to `capacity` CPUs.
+///
+/// # Errors
+/// [`Error::NoMemory`].
+pub fn create_table(capacity: u32) -> Result<(), Error> {
+    let bytes = capacity as usize * size_of::<AtomicPtr<Cpu>>();
+    let order = bytes.div_ceil(PAGE_BYTES as usize).next_power_of_two().trailing_zeros() as u8;
+    let block = frames::allocate_order(order, FrameKind::Kernel).ok_or(Error::NoMemory)?;
+    let first: *mut AtomicPtr<Cpu> = phys_to_virt(block).cast();
+    for index in 0..capacity as usize {
+        // SAFETY: the block is ours for ever and large enough.
+        unsafe { first.add(index).write(AtomicPtr::new(core::ptr::null_mut())) };
+    }
+    // SAFETY: as above, and initialised.
+    let slots = unsafe { core::slice::from_raw_parts(first, capacity as usize) };
+    TABLE.call_once(|| Table { slots, online: AtomicU32::new(0) });
+    Ok(())
+}
+
+/// Makes the next CPU: block, IST stacks, first stack, queues. It is not online yet.
+///
+/// # Errors
+/// [`Error::NoMemory`], also if the table is full.
+pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
+    let table = TABLE.get().ok_or(Error::WrongState)?;
+    let index = table.online.load(Ordering::Relaxed);
+    if index as usize >= table.slots.len() {
+        return Err(Error::NoMemory);
+    }
+    let guarded = |pages: u64| kernel_space::allocate_guarded(pages);
+    let place = guarded(BLOCK_PAGES)?.as_mut_ptr::<CpuBlock>();
+    let mut ist_tops = [0; 4];
+    for top in &mut ist_tops {
+        *top = guarded(IST_PAGES)?.as_u64() + IST_PAGES * PAGE_BYTES;
+    }
+    let idle_stack_top = guarded(IDLE_STACK_PAGES)?.as_u64() + IDLE_STACK_PAGES * PAGE_BYTES;
+    // SAFETY: the pages are fresh and this CPU's for ever.
+    let block = unsafe { CpuBlock::create(place, CpuIndex(index), &ist_tops) };
+    block.set_apic_id(apic_id);
+    let pages = (size_of::<Cpu>() as u64).div_ceil(PAGE_BYTES);
+    let cpu = guarded(pages)?.as_mut_ptr::<Cpu>();
+    // SAFETY: as above; it is initialised whole before it is referred to.
+    let cpu: &'static Cpu = unsafe {
+        cpu.write(Cpu {
+            index,
+            apic_id,
+            block,
+            idle_stack_top,
+            idle: ThreadState::for_idle(idle_stack_top, kernel_space::root()),
+            run: UnsafeCell::new(sched::RunQueue::new()),
+            timers: UnsafeCell::new(sched::TimerQueue::new()),
+            inbox: sched::Inbox::new(),
+            seen: Seen::new(),
+            current: Cell::new(None),
+            since_ns: Cell::new(0),
+            armed_ns: Cell::new(u64::MAX),
+            load: AtomicU32::new(0),
+            started_ns: AtomicU64::new(0),
+            busy_ns: AtomicU64::new(0),
+            switches: AtomicU64::new(0),
+            interrupts: AtomicU64::new(0),
+            ipis_sent: AtomicU64::new(0),
+        });
+        &*cpu
+    };
+    block.set_extension(core::ptr::from_ref(cpu).cast());
+    Ok(cpu)
+}
+
+/// Lets a CPU take part: it is set up and about to run threads.
+pub fn set_online(cpu: &'static Cpu) {
+    let Some(table) = TABLE.get() else { return };
+    cpu.started_ns.store(arch::time::now_ns(), Ordering::Relaxed);
+    table.slots[cpu.index as usize].store(core::ptr::from_ref(cpu).cast_mut(), Ordering::Release);
+    table.online.store(cpu.index + 1, Ordering::Release);
+}
+
+/// How many CPUs take part.
+pub fn count() -> u32 {
+    TABLE.get().map_or(0, |table| table.online.load(Ordering::Acquire))
+}
+
+/// The CPU with this index.
+///
+/// # Panics
+/// If there is none: a kernel bug.
+#[inline]
+pub fn by_index(index: u32) -> &'static Cpu {
+    get(index).expect("a CPU index is below the number of CPUs")
+}
+
+/// The CPU with this index, if it takes part.
+pub fn get(index: u32) -> Option<&'static Cpu> {
+    let pointer = TABLE.get()?.slots.get(index as usize)?.load(Ordering::Acquire);
+    // SAFETY: a CPU in the table lives for ever.
+    unsafe { pointer.as_ref() }
+}
+
+/// All CPUs that take part.
+pub fn all() -> impl Iterator<Item = &'static Cpu> {
+    (0..count()).filter_map(get)
+}
+
+/// This CPU.
+#[inline]
+pub fn this() -> &'static Cpu {
+    // SAFETY: every CPU's block has its `Cpu` hung in before it runs anything that asks.
+    unsafe { &*arch::cpu::block().extension().cast::<Cpu>() }
+}
+
+/// This CPU, if it is set up far enough to have one.
+pub fn try_this() -> Option<&'static Cpu> {
+    // SAFETY: the extension is null or this CPU's `Cpu`.
+    unsafe { arch::cpu::block().extension().cast::<Cpu>().as_ref() }
+}
+
+impl Cpu {
+    /// Its index.
+    #[inline]
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Its local APIC's id.
+    #[inline]
+    pub fn apic_id(&self) -> ApicId {
+        self.apic_id
+    }
+
+    /// Its block.
+    #[inline]
+    pub fn block(&self) -> &'static CpuBlock {
+        self.block
+    }
+
+    /// Top of its first stack.
+    pub fn idle_stack_top(&self) -> u64 {
+        self.idle_stack_top
+    }
+
+    /// Its first stack's bounds.
+    pub fn idle_stack(&self) -> core::ops::Range<u64> {
+        self.idle_stack_top - IDLE_STACK_PAGES * PAGE_BYTES..self.idle_stack_top
+    }
+
+    /// Its ready threads.
+    ///
+    /// # Safety
+    /// To be called by this CPU only, and no two borrows may overlap.
+    #[inline]
+    #[allow(clippy::mut_from_ref, reason = "exclusive by ownership of the CPU, see Safety")]
+    pub(crate) unsafe fn run_queue(&self) -> &mut sched::RunQueue<ThreadPtr> {
+        // SAFETY: the caller's promise.
+        unsafe { &mut *self.run.get() }
+    }
+
+    /// Its deadlines.
+    ///
+    /// # Safety
+    /// As [`run_queue`](Self::run_queue).
+    #[inline]
+    #[allow(clippy::mut_from_ref, reason = "exclusive by ownership of the CPU, see Safety")]
+    pub(crate) unsafe fn timers(&self) -> &mut sched::TimerQueue<ThreadPtr> {
+        // SAFETY: the caller's promise.
+        unsafe { &mut *self.timers.get() }
+    }
+}

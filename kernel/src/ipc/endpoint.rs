@@ -1,0 +1,231 @@
+//! Endpoints: where calls and sends meet receivers.
+//!
+//! An endpoint holds no message. Either senders wait in it, or receivers, or nobody; whoever comes second moves the
+//! message straight between the two threads.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use abi::{Badge, Deadline, Error, Handle, Rights};
+
+use super::notification::Notification;
+use super::reply::ReplyTarget;
+use super::transfer::{self, Carried, take_handles};
+use super::wait::WaitOn;
+use super::Flow;
+use crate::object::{AnyObject, Capability, Object, Section, Slab};
+use crate::schedule;
+use crate::sync::{Mutex, level};
+use crate::thread::{Thread, ThreadPtr};
+
+/// An endpoint.
+pub struct Endpoint {
+    queues: Mutex<{ level::ENDPOINT }, Queues>,
+    /// Handles with the right to receive, in all processes. At 0 nobody will ever receive again.
+    receivers: AtomicU32,
+}
+
+struct Queues {
+    senders: sched::List<ThreadPtr>,
+    receivers: sched::List<ThreadPtr>,
+}
+
+static SLAB: Slab<Endpoint> = Slab::new();
+
+impl Object for Endpoint {
+    fn slab() -> &'static Slab<Self> {
+        &SLAB
+    }
+
+    fn last_reference(&self) {
+        self.wake_all(Error::PeerClosed);
+    }
+}
+
+impl Endpoint {
+    /// An endpoint that nobody knows yet.
+    pub const fn new() -> Endpoint {
+        Endpoint {
+            queues: Mutex::new(Queues { senders: sched::List::new(), receivers: sched::List::new() }),
+            receivers: AtomicU32::new(0),
+        }
+    }
+
+    /// A handle with the right to receive was made.
+    pub(crate) fn receiver_added(&self) {
+        self.receivers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A handle with the right to receive is gone. The last one's end is an error for all who wait.
+    pub(crate) fn receiver_removed(&self) {
+        if self.receivers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.wake_all(Error::PeerClosed);
+        }
+    }
+
+    /// Sends the message in `current`'s registers, and waits for an answer if `wants_reply`.
+    ///
+    /// # Errors
+    /// [`Error::PeerClosed`], [`Error::TimedOut`] for a deadline of 0 with nobody waiting, [`Error::HandlesRefused`], a bad tag or
+    /// handle. Nothing has changed then.
+    pub fn send(&self, current: &Thread, badge: Badge, wants_reply: bool, deadline: Deadline) -> Result<Flow, Error> {
+        let tag = transfer::tag_of(current)?;
+        let mut queues = self.queues.lock();
+        if self.receivers.load(Ordering::Acquire) == 0 {
+            return Err(Error::PeerClosed);
+        }
+        let Some(receiver) = queues.receivers.front() else {
+            if deadline == Deadline::NOW {
+                return Err(Error::TimedOut);
+            }
+            current.wait.badge.set(badge.0);
+            current.wait.wants_reply.set(wants_reply);
+            current.wait.set(WaitOn::Sending(self));
+            queues.senders.push_back(ThreadPtr::new(current));
+            return Ok(Flow::Block);
+        };
+        // The receiver can't leave while we hold the lock.
+        let partner = receiver.get();
+        if tag.handles() as u32 > partner.wait.accept() {
+            return Err(Error::HandlesRefused);
+        }
+        let carried = if tag.handles() == 0 {
+            Carried::NONE
+        } else {
+            take_handles(current, &mut current.process().table.lock(), tag)?
+        };
+        queues.receivers.pop_front();
+        partner.wait.set(WaitOn::Nothing);
+        drop(queues);
+        transfer::copy_message(current, partner, tag, carried);
+        if wants_reply {
+            // The caller belongs to this CPU and is not cancelled before it has left it.
+            let stamp = current.begin_awaiting();
+            let reply = install_reply(ThreadPtr::new(current), partner, stamp);
+            transfer::finish_receive(partner, badge.0, reply);
+            return Ok(Flow::SwitchTo(receiver));
+        }
+        transfer::finish_receive(partner, badge.0, Handle::NONE);
+        schedule::make_ready(receiver);
+        current.set_status(Ok(()));
+        Ok(Flow::Done)
+    }
+
+    /// Receives a message, or what the bound notification brings.
+    ///
+    /// The caller has reserved table slots for the handles that `current` takes and one for the reply.
+    ///
+    /// # Errors
+    /// [`Error::PeerClosed`], or [`Error::TimedOut`] for a deadline of 0.
+    pub fn receive(
+        &self,
+        current: &Thread,
+        bound: Option<&Notification>,
+        deadline: Deadline,
+        section: &Section,
+    ) -> Result<Flow, Error> {
+        loop {
+            // The notification's lock is held until the thread is queued, or a signal could come in between and find nobody.
+            let mut notification = bound.map(Notification::lock);
+            if let Some(bits) = notification.as_mut().and_then(|state| state.take_bits()) {
+                transfer::finish_notified(current, bits);
+                return Ok(Flow::Done);
+            }
+            let mut queues = self.queues.lock();
+            if self.receivers.load(Ordering::Acquire) == 0 {
+                return Err(Error::PeerClosed);
+            }
+            let Some(sender) = queues.senders.front() else {
+                if deadline == Deadline::NOW {
+                    return Err(Error::TimedOut);
+                }
+                current.wait.set(WaitOn::Receiving(self));
+                queues.receivers.push_back(ThreadPtr::new(current));
+                return Ok(Flow::Block);
+            };
+            drop(notification);
+            let partner = sender.get();
+            let checked = transfer::tag_of(partner).and_then(|tag| {
+                if tag.handles() as u32 > current.wait.accept() {
+                    return Err(Error::HandlesRefused);
+                }
+                let carried = if tag.handles() == 0 {
+                    Carried::NONE
+                } else {
+                    take_handles(partner, &mut partner.process().table.lock(), tag)?
+                };
+                Ok((tag, carried))
+            });
+            queues.senders.pop_front();
+            match checked {
+                Err(error) => {
+                    // The sender's fault: it gets the error, and the next one has its turn.
+                    partner.wait.set(WaitOn::Nothing);
+                    drop(queues);
+                    partner.set_status(Err(error));
+                    schedule::make_ready(sender);
+                }
+                Ok((tag, carried)) => {
+                    let wants_reply = partner.wait.wants_reply.get();
+                    let badge = partner.wait.badge.get();
+                    // Out of the queue and not yet waiting for the reply, the sender can't be woken by anyone, so that its
+                    // registers and its area stay as they are while they are read.
+                    partner.wait.set(WaitOn::Nothing);
+                    drop(queues);
+                    transfer::copy_message(partner, current, tag, carried);
+                    if wants_reply {
+                        let stamp = partner.begin_awaiting();
+                        let reply = install_reply(sender, current, stamp);
+                        transfer::finish_receive(current, badge, reply);
+                        sender.cancel_if_due(stamp, section);
+                    } else {
+                        transfer::finish_receive(current, badge, Handle::NONE);
+                        partner.set_status(Ok(()));
+                        schedule::make_ready(sender);
+                    }
+                    return Ok(Flow::Done);
+                }
+            }
+        }
+    }
+
+    /// Takes a thread out of the queue that `on` names, if it is still there.
+    pub(super) fn take_out(&self, thread: &Thread, on: WaitOn) -> bool {
+        let mut queues = self.queues.lock();
+        if thread.wait.on() != on {
+            return false;
+        }
+        let pointer = ThreadPtr::new(thread);
+        let removed = match on {
+            WaitOn::Sending(_) => queues.senders.remove(pointer),
+            _ => queues.receivers.remove(pointer),
+        };
+        debug_assert!(removed, "a thread that waits on an endpoint is in its queue");
+        thread.wait.set(WaitOn::Nothing);
+        true
+    }
+
+    fn wake_all(&self, error: Error) {
+        loop {
+            let mut queues = self.queues.lock();
+            let Some(thread) = queues.senders.pop_front().or_else(|| queues.receivers.pop_front()) else { return };
+            thread.get().wait.set(WaitOn::Nothing);
+            drop(queues);
+            thread.get().set_status(Err(error));
+            schedule::make_ready(thread);
+        }
+    }
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Puts the right to answer into the receiver's table, into the slot that it reserved.
+fn install_reply(caller: ThreadPtr, receiver: &Thread, stamp: u64) -> Handle {
+    let capability =
+        Capability::new(AnyObject::Reply(ReplyTarget::new(caller, stamp)), Rights::TRANSFER | Rights::QUERY, Badge(0));
+    receiver.wait.reserved.fetch_sub(1, Ordering::Relaxed);
+    receiver.process().table.lock().insert_reserved(capability)
+}

@@ -1,0 +1,37 @@
+//! Communication between threads: endpoints, replies, notifications.
+//!
+//! The logic here decides and moves messages; it never switches threads. Each operation of a running thread ends in a
+//! [`Flow`]: its result is in its registers already, or it is queued and must block, or it must block and another
+//! thread should run in its place at once. The scheduler does the rest, so that all of this also runs on the host.
+//!
+//! Who may wake a blocked thread: exactly the one who takes it out of where it waits, under that object's lock (an endpoint's
+//! or notification's queue) or under the thread's own (the wait for a reply). Whoever has taken it out writes the
+//! result into its saved registers and then makes it ready. So a message, a deadline and a kill may race, and one wins.
+
+mod endpoint;
+mod notification;
+mod reply;
+mod transfer;
+mod wait;
+
+#[cfg(test)]
+mod tests;
+
+pub use endpoint::Endpoint;
+pub use notification::Notification;
+pub use reply::{ReplyTarget, reply};
+pub use wait::{Wait, WaitOn, cancel};
+
+use crate::thread::ThreadPtr;
+
+/// How an operation of the running thread goes on.
+#[must_use = "a thread that is queued must block"]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flow {
+    /// It is done; the results are in the thread's registers.
+    Done,
+    /// The thread waits; whoever wakes it writes the results.
+    Block,
+    /// As `Block`, and this thread, which the operation has just unblocked, should run at once.
+    SwitchTo(ThreadPtr),
+}

@@ -1,0 +1,155 @@
+//! Notifications: a word of bits that can be waited for.
+//!
+//! A signal never blocks and is never lost: bits that nobody waits for stay set. A notification can be bound to one
+//! thread, whose `recv` then waits for messages and for the bits at once.
+
+use abi::{Deadline, Error};
+
+use super::transfer;
+use super::wait::WaitOn;
+use super::Flow;
+use crate::object::{Borrowed, Object, Section, Slab};
+use crate::schedule;
+use crate::sync::{Guard, Mutex, level};
+use crate::thread::{Thread, ThreadPtr};
+
+/// A notification.
+pub struct Notification {
+    state: Mutex<{ level::NOTIFICATION }, State>,
+}
+
+/// What the lock protects.
+pub(super) struct State {
+    bits: u64,
+    waiters: sched::List<ThreadPtr>,
+    bound: Option<ThreadPtr>,
+}
+
+impl State {
+    /// All bits, which are clear afterwards; `None` if none is set.
+    pub(super) fn take_bits(&mut self) -> Option<u64> {
+        match core::mem::take(&mut self.bits) {
+            0 => None,
+            bits => Some(bits),
+        }
+    }
+}
+
+static SLAB: Slab<Notification> = Slab::new();
+
+impl Object for Notification {
+    fn slab() -> &'static Slab<Self> {
+        &SLAB
+    }
+
+    fn last_reference(&self) {
+        loop {
+            let mut state = self.state.lock();
+            let Some(thread) = state.waiters.pop_front() else { return };
+            thread.get().wait.set(WaitOn::Nothing);
+            drop(state);
+            thread.get().set_status(Err(Error::PeerClosed));
+            schedule::make_ready(thread);
+        }
+    }
+}
+
+impl Notification {
+    /// A notification without bits.
+    pub const fn new() -> Notification {
+        Notification { state: Mutex::new(State { bits: 0, waiters: sched::List::new(), bound: None }) }
+    }
+
+    pub(super) fn lock(&self) -> Guard<'_, { level::NOTIFICATION }, State> {
+        self.state.lock()
+    }
+
+    /// Sets bits; wakes one waiter, or the bound thread if it waits in `recv`.
+    pub fn signal(&self, bits: u64) {
+        if bits == 0 {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.bits |= bits;
+        if let Some(waiter) = state.waiters.pop_front() {
+            let bits = core::mem::take(&mut state.bits);
+            waiter.get().wait.set(WaitOn::Nothing);
+            drop(state);
+            let registers = waiter.get().registers_mut();
+            registers.rax = 0;
+            registers.rdx = bits;
+            schedule::make_ready(waiter);
+        } else if let Some(bound) = state.bound
+            && let on @ WaitOn::Receiving(endpoint) = bound.get().wait.on()
+        {
+            // SAFETY: all kernel code between two quiescent points is inside a section.
+            let section = unsafe { Section::enter() };
+            // SAFETY: the endpoint had the thread in its queue when the word was read, so it was not retired then.
+            let endpoint = unsafe { Borrowed::from_ptr(endpoint, &section) };
+            // If a message has just taken it, the bits stay set for its next receive.
+            if endpoint.take_out(bound.get(), on) {
+                let bits = core::mem::take(&mut state.bits);
+                drop(state);
+                transfer::finish_notified(bound.get(), bits);
+                schedule::make_ready(bound);
+            }
+        }
+    }
+
+    /// Takes all bits, or waits for some.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] for a deadline of 0 with no bit set.
+    pub fn wait(&self, current: &Thread, deadline: Deadline) -> Result<Flow, Error> {
+        let mut state = self.state.lock();
+        if let Some(bits) = state.take_bits() {
+            drop(state);
+            let registers = current.registers_mut();
+            registers.rax = 0;
+            registers.rdx = bits;
+            return Ok(Flow::Done);
+        }
+        if deadline == Deadline::NOW {
+            return Err(Error::TimedOut);
+        }
+        current.wait.set(WaitOn::Notification(self));
+        state.waiters.push_back(ThreadPtr::new(current));
+        Ok(Flow::Block)
+    }
+
+    /// Binds the notification to a thread.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if it is bound to one already.
+    pub fn bind(&self, thread: &Thread) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        if state.bound.is_some() {
+            return Err(Error::Busy);
+        }
+        state.bound = Some(ThreadPtr::new(thread));
+        Ok(())
+    }
+
+    /// Ends the binding.
+    pub fn unbind(&self) {
+        self.state.lock().bound = None;
+    }
+
+    /// Takes a waiting thread out, if it is still there.
+    pub(super) fn take_out(&self, thread: &Thread, on: WaitOn) -> bool {
+        let mut state = self.state.lock();
+        if thread.wait.on() != on {
+            return false;
+        }
+        let removed = state.waiters.remove(ThreadPtr::new(thread));
+        debug_assert!(removed, "a thread that waits for a notification is in its queue");
+        thread.wait.set(WaitOn::Nothing);
+        true
+    }
+}
+
+impl Default for Notification {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,167 @@
+//! What a thread waits for, and how a wait is cancelled.
+
+use core::cell::Cell;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use abi::Error;
+use abi::info::ThreadState;
+
+use super::endpoint::Endpoint;
+use super::notification::Notification;
+use crate::object::{Borrowed, Section};
+use crate::thread::Thread;
+
+/// What a thread waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitOn {
+    /// Nothing: it runs, is ready, or somebody has taken it out and is about to make it ready.
+    Nothing,
+    /// To be received from on an endpoint.
+    Sending(*const Endpoint),
+    /// For a message on an endpoint.
+    Receiving(*const Endpoint),
+    /// For the answer to its call.
+    Reply,
+    /// For a notification.
+    Notification(*const Notification),
+    /// For its deadline.
+    Sleep,
+}
+
+const NOTHING: u64 = 0;
+const SENDING: u64 = 1;
+const RECEIVING: u64 = 2;
+const REPLY: u64 = 3;
+const NOTIFICATION: u64 = 4;
+const SLEEP: u64 = 5;
+const KIND_MASK: u64 = 7;
+
+/// A thread's wait: what for, and what its partner must know.
+///
+/// The word is written under the lock of the object that it names (or by the waiting thread itself, before it waits), and read
+/// under that lock to find out whether the thread is still there.
+pub struct Wait {
+    /// Kind in the low three bits, address of the object in the others: objects are 8-byte aligned.
+    on: AtomicU64,
+    /// Handles that the wait takes, as the thread posted them.
+    accept: AtomicU32,
+    /// Slots of the process's table that are reserved for this wait.
+    pub(crate) reserved: AtomicU32,
+    /// The badge of the handle that a sender used.
+    pub(super) badge: Cell<u64>,
+    /// Whether a sender wants a reply.
+    pub(super) wants_reply: Cell<bool>,
+}
+
+// SAFETY: the cells are written by the waiting thread before it is queued under an object's lock, and read by
+// whoever finds it in that queue under the same lock.
+unsafe impl Sync for Wait {}
+
+impl Wait {
+    /// Of a thread that waits for nothing.
+    pub const fn new() -> Wait {
+        Wait {
+            on: AtomicU64::new(NOTHING),
+            accept: AtomicU32::new(0),
+            reserved: AtomicU32::new(0),
+            badge: Cell::new(0),
+            wants_reply: Cell::new(false),
+        }
+    }
+
+    /// What the thread waits for.
+    pub fn on(&self) -> WaitOn {
+        let word = self.on.load(Ordering::SeqCst);
+        let address = word & !KIND_MASK;
+        match word & KIND_MASK {
+            SENDING => WaitOn::Sending(address as *const Endpoint),
+            RECEIVING => WaitOn::Receiving(address as *const Endpoint),
+            REPLY => WaitOn::Reply,
+            NOTIFICATION => WaitOn::Notification(address as *const Notification),
+            SLEEP => WaitOn::Sleep,
+            _ => WaitOn::Nothing,
+        }
+    }
+
+    /// Notes what the thread waits for from now on.
+    pub(crate) fn set(&self, on: WaitOn) {
+        let word = match on {
+            WaitOn::Nothing => NOTHING,
+            WaitOn::Sending(endpoint) => endpoint as u64 | SENDING,
+            WaitOn::Receiving(endpoint) => endpoint as u64 | RECEIVING,
+            WaitOn::Reply => REPLY,
+            WaitOn::Notification(notification) => notification as u64 | NOTIFICATION,
+            WaitOn::Sleep => SLEEP,
+        };
+        self.on.store(word, Ordering::SeqCst);
+    }
+
+    /// Handles that the wait takes.
+    pub(crate) fn accept(&self) -> u32 {
+        self.accept.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_accept(&self, count: u32) {
+        self.accept.store(count, Ordering::Relaxed);
+    }
+
+    /// The state that a list of threads shows for this wait.
+    pub(crate) fn shown_state(&self) -> Option<ThreadState> {
+        match self.on() {
+            WaitOn::Nothing => None,
+            WaitOn::Sending(_) => Some(ThreadState::Sending),
+            WaitOn::Receiving(_) => Some(ThreadState::Receiving),
+            WaitOn::Reply => Some(ThreadState::AwaitingReply),
+            WaitOn::Notification(_) => Some(ThreadState::Waiting),
+            WaitOn::Sleep => Some(ThreadState::Sleeping),
+        }
+    }
+}
+
+impl Default for Wait {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Ends a thread's wait with an error; true if this call took it out, so that the caller must make it ready.
+///
+/// False if it waits for nothing: somebody else has taken it out and makes it ready, or it never waited. A receiver that is
+/// about to turn it into a waiter for a reply finds the error noted ([`ThreadPtr::cancel_if_due`]).
+/// To be called on the CPU that the thread belongs to.
+pub fn cancel(thread: &Thread, error: Error, section: &Section) -> bool {
+    loop {
+        let on = thread.wait.on();
+        let taken = match on {
+            WaitOn::Nothing => {
+                // Perhaps a receiver has it in its hands, on the way to the wait for the reply: leave word there.
+                thread.note_cancel(error);
+                if thread.wait.on() == WaitOn::Nothing {
+                    return false;
+                }
+                continue;
+            }
+            WaitOn::Sending(endpoint) | WaitOn::Receiving(endpoint) => {
+                // SAFETY: the endpoint had the thread in its queue when the word was read, so it was not retired then: its
+                // last reference takes everyone out first.
+                let endpoint = unsafe { Borrowed::from_ptr(endpoint, section) };
+                endpoint.take_out(thread, on)
+            }
+            WaitOn::Notification(notification) => {
+                // SAFETY: as for the endpoint.
+                let notification = unsafe { Borrowed::from_ptr(notification, section) };
+                notification.take_out(thread, on)
+            }
+            WaitOn::Reply => thread.take_awaiting(None),
+            WaitOn::Sleep => {
+                thread.wait.set(WaitOn::Nothing);
+                true
+            }
+        };
+        // If the thread was gone from there, it may wait elsewhere by now: a sender that was received waits for its reply.
+        if taken {
+            thread.set_status(Err(error));
+            return true;
+        }
+    }
+}

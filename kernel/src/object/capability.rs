@@ -1,0 +1,142 @@
+//! What a handle-table entry holds: a counted reference to an object, or a right to answer.
+
+use abi::info::ObjectKind;
+use abi::{Badge, Error, Rights};
+
+use super::reference::Ref;
+use crate::io_ports::IoPorts;
+use crate::ipc::{Endpoint, Notification, ReplyTarget};
+use crate::irq::Irq;
+use crate::memory::object::MemoryObject;
+use crate::process::Process;
+use crate::thread::Thread;
+
+/// An object, by its kind.
+pub enum Object {
+    /// An endpoint.
+    Endpoint(Ref<Endpoint>),
+    /// The right to answer one call.
+    Reply(ReplyTarget),
+    /// A notification.
+    Notification(Ref<Notification>),
+    /// A memory object.
+    Memory(Ref<MemoryObject>),
+    /// A process.
+    Process(Ref<Process>),
+    /// A thread.
+    Thread(Ref<Thread>),
+    /// An interrupt line.
+    Irq(Ref<Irq>),
+    /// I/O ports.
+    IoPorts(Ref<IoPorts>),
+    /// The kernel's log.
+    Log,
+    /// The machine.
+    System,
+}
+
+impl Object {
+    /// The kind, as user space is told.
+    pub const fn kind(&self) -> ObjectKind {
+        match self {
+            Object::Endpoint(_) => ObjectKind::Endpoint,
+            Object::Reply(_) => ObjectKind::Reply,
+            Object::Notification(_) => ObjectKind::Notification,
+            Object::Memory(_) => ObjectKind::Memory,
+            Object::Process(_) => ObjectKind::Process,
+            Object::Thread(_) => ObjectKind::Thread,
+            Object::Irq(_) => ObjectKind::Irq,
+            Object::IoPorts(_) => ObjectKind::IoPorts,
+            Object::Log => ObjectKind::Log,
+            Object::System => ObjectKind::System,
+        }
+    }
+
+    /// A second reference. A reply is one-shot and can't be had twice.
+    fn duplicate(&self) -> Result<Object, Error> {
+        Ok(match self {
+            Object::Endpoint(object) => Object::Endpoint(object.clone()),
+            Object::Reply(_) => return Err(Error::NoRight),
+            Object::Notification(object) => Object::Notification(object.clone()),
+            Object::Memory(object) => Object::Memory(object.clone()),
+            Object::Process(object) => Object::Process(object.clone()),
+            Object::Thread(object) => Object::Thread(object.clone()),
+            Object::Irq(object) => Object::Irq(object.clone()),
+            Object::IoPorts(object) => Object::IoPorts(object.clone()),
+            Object::Log => Object::Log,
+            Object::System => Object::System,
+        })
+    }
+}
+
+/// An object with the rights and the badge of one handle to it.
+///
+/// While it exists, an endpoint counts the handles with the right to receive: when the last is gone, callers get an error
+/// and don't hang.
+pub struct Capability {
+    object: Object,
+    rights: Rights,
+    badge: Badge,
+}
+
+impl Capability {
+    /// A capability to an object.
+    pub fn new(object: Object, rights: Rights, badge: Badge) -> Capability {
+        if rights.contains(Rights::RECEIVE)
+            && let Object::Endpoint(endpoint) = &object
+        {
+            endpoint.receiver_added();
+        }
+        Capability { object, rights, badge }
+    }
+
+    /// The object.
+    pub const fn object(&self) -> &Object {
+        &self.object
+    }
+
+    /// Its rights.
+    pub const fn rights(&self) -> Rights {
+        self.rights
+    }
+
+    /// Its badge.
+    pub const fn badge(&self) -> Badge {
+        self.badge
+    }
+
+    /// Whether all of `rights` are there.
+    ///
+    /// # Errors
+    /// [`Error::NoRight`] if one is not.
+    pub const fn demand(&self, rights: Rights) -> Result<(), Error> {
+        if self.rights.contains(rights) { Ok(()) } else { Err(Error::NoRight) }
+    }
+
+    /// A second capability with some of the rights.
+    ///
+    /// # Errors
+    /// [`Error::NoRight`] if `rights` are more than there are, or the object is a reply.
+    pub fn duplicate(&self, rights: Rights) -> Result<Capability, Error> {
+        self.with_badge(rights, self.badge)
+    }
+
+    /// A second capability with some of the rights and another badge.
+    ///
+    /// # Errors
+    /// As [`duplicate`](Self::duplicate).
+    pub fn with_badge(&self, rights: Rights, badge: Badge) -> Result<Capability, Error> {
+        self.demand(rights)?;
+        Ok(Capability::new(self.object.duplicate()?, rights, badge))
+    }
+}
+
+impl Drop for Capability {
+    fn drop(&mut self) {
+        match &self.object {
+            Object::Endpoint(endpoint) if self.rights.contains(Rights::RECEIVE) => endpoint.receiver_removed(),
+            Object::Reply(target) => target.dropped(),
+            _ => {}
+        }
+    }
+}

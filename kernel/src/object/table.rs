@@ -1,0 +1,245 @@
+//! The handle table of a process.
+//!
+//! A handle is a slot index and that slot's generation. Closing a handle raises its slot's generation, and a slot whose
+//! generation is used up is retired, so a stale handle never reaches a later object.
+//!
+//! The table grows by frames and never shrinks before its end. Receivers reserve the slots that a message may
+//! need before they wait, so that a transfer can't fail half-way and a sender can't fill somebody's table.
+//!
+//! What may go wrong: dropping a capability may run an object's last-reference code, which takes other locks. So nothing is
+//! dropped under the table's lock: what comes out is handed to the caller.
+
+use abi::{Error, Handle};
+use arch::addr::PhysAddr;
+use arch::memory::phys_to_virt;
+
+use super::capability::Capability;
+use crate::memory::frames;
+
+/// One slot.
+struct Slot {
+    /// The generation of the handle that is or will next be valid; 0: the slot is retired.
+    generation: u32,
+    /// Next free slot, while this one is free.
+    next_free: u32,
+    capability: Option<Capability>,
+}
+
+const NO_SLOT: u32 = u32::MAX;
+const FRAME_BYTES: usize = 4096;
+const SLOTS_PER_FRAME: usize = FRAME_BYTES / size_of::<Slot>();
+const FRAMES: usize = FRAME_BYTES / size_of::<u64>();
+
+/// Slots that a table can have.
+pub const MAX_SLOTS: usize = SLOTS_PER_FRAME * FRAMES;
+
+/// A table of capabilities.
+pub struct HandleTable {
+    /// A frame of the physical addresses of the frames of slots; `None` before the first handle.
+    directory: Option<PhysAddr>,
+    /// Slots in all frames.
+    slots: u32,
+    first_free: u32,
+    /// Free slots, those reserved included.
+    free: u32,
+    /// Slots promised to receivers.
+    reserved: u32,
+    /// The most slots that the table may have.
+    limit: u32,
+}
+
+impl HandleTable {
+    /// An empty table that may hold `limit` handles.
+    pub const fn new(limit: u32) -> HandleTable {
+        HandleTable {
+            directory: None,
+            slots: 0,
+            first_free: NO_SLOT,
+            free: 0,
+            reserved: 0,
+            limit: if (limit as usize) < MAX_SLOTS { limit } else { MAX_SLOTS as u32 },
+        }
+    }
+
+    /// How many handles there are.
+    pub const fn len(&self) -> u32 {
+        self.slots - self.free
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What a handle names.
+    ///
+    /// # Errors
+    /// [`Error::BadHandle`] if it names nothing, any more or at all.
+    #[inline]
+    pub fn get(&self, handle: Handle) -> Result<&Capability, Error> {
+        let slot = self.slot(handle.index()).ok_or(Error::BadHandle)?;
+        // SAFETY: slots below `self.slots` are initialised; `&self` gives shared access.
+        let slot = unsafe { &*slot };
+        match &slot.capability {
+            Some(capability) if slot.generation == handle.generation() => Ok(capability),
+            _ => Err(Error::BadHandle),
+        }
+    }
+
+    /// Puts a capability in.
+    ///
+    /// # Errors
+    /// Gives the capability back with [`Error::QuotaExceeded`] or [`Error::NoMemory`].
+    pub fn insert(&mut self, capability: Capability) -> Result<Handle, (Error, Capability)> {
+        match self.ensure_free(self.reserved + 1) {
+            Ok(()) => Ok(self.put(capability)),
+            Err(error) => Err((error, capability)),
+        }
+    }
+
+    /// Promises `count` slots to a receiver.
+    ///
+    /// # Errors
+    /// [`Error::QuotaExceeded`] or [`Error::NoMemory`]; nothing is reserved then.
+    #[inline]
+    pub fn reserve(&mut self, count: u32) -> Result<(), Error> {
+        let wanted = self.reserved + count;
+        if self.free < wanted {
+            self.ensure_free(wanted)?;
+        }
+        self.reserved = wanted;
+        Ok(())
+    }
+
+    /// Takes a promise back.
+    #[inline]
+    pub fn release(&mut self, count: u32) {
+        debug_assert!(self.reserved >= count);
+        self.reserved -= count;
+    }
+
+    /// Puts a capability into one of the reserved slots.
+    ///
+    /// # Panics
+    /// If none is reserved: a kernel bug.
+    pub fn insert_reserved(&mut self, capability: Capability) -> Handle {
+        assert!(self.reserved > 0 && self.free >= self.reserved, "a slot was reserved");
+        self.reserved -= 1;
+        self.put(capability)
+    }
+
+    /// Takes a capability out; the handle is stale from now on.
+    ///
+    /// # Errors
+    /// [`Error::BadHandle`].
+    #[inline]
+    pub fn remove(&mut self, handle: Handle) -> Result<Capability, Error> {
+        let index = handle.index();
+        let slot = self.slot(index).ok_or(Error::BadHandle)?;
+        // SAFETY: slots below `self.slots` are initialised; `&mut self` gives exclusive access.
+        let slot = unsafe { &mut *slot };
+        if slot.generation != handle.generation() {
+            return Err(Error::BadHandle);
+        }
+        let capability = slot.capability.take().ok_or(Error::BadHandle)?;
+        slot.generation = slot.generation.wrapping_add(1);
+        if slot.generation == 0 {
+            // Used up: the slot stays out of the free list for ever, and counts as a handle in use.
+        } else {
+            slot.next_free = self.first_free;
+            self.first_free = index;
+            self.free += 1;
+        }
+        Ok(capability)
+    }
+
+    /// Takes out any capability at or after slot `from`, for the end of a process; `None` when there is none.
+    pub fn remove_any(&mut self, from: &mut u32) -> Option<Capability> {
+        while *from < self.slots {
+            let index = *from;
+            let slot = self.slot(index)?;
+            // SAFETY: as in `remove`.
+            let slot = unsafe { &*slot };
+            if slot.capability.is_some() {
+                return self.remove(Handle::new(index, slot.generation)).ok();
+            }
+            *from += 1;
+        }
+        None
+    }
+
+    fn put(&mut self, capability: Capability) -> Handle {
+        let index = self.first_free;
+        let Some(slot) = self.slot(index) else { unreachable!("the free list holds slots of the table") };
+        // SAFETY: as in `remove`.
+        let slot = unsafe { &mut *slot };
+        self.first_free = slot.next_free;
+        self.free -= 1;
+        slot.capability = Some(capability);
+        Handle::new(index, slot.generation)
+    }
+
+    fn ensure_free(&mut self, wanted: u32) -> Result<(), Error> {
+        while self.free < wanted {
+            self.grow()?;
+        }
+        if self.len() + wanted > self.limit {
+            return Err(Error::QuotaExceeded);
+        }
+        Ok(())
+    }
+
+    fn grow(&mut self) -> Result<(), Error> {
+        if self.slots >= self.limit {
+            return Err(Error::QuotaExceeded);
+        }
+        let directory = match self.directory {
+            Some(frame) => frame,
+            None => *self.directory.insert(frames::allocate_frame().ok_or(Error::NoMemory)?),
+        };
+        let frame = frames::allocate_frame().ok_or(Error::NoMemory)?;
+        let position = self.slots as usize / SLOTS_PER_FRAME;
+        // SAFETY: the directory is a frame of the table's own and `position` is below FRAMES, as `slots` is below the limit.
+        unsafe { phys_to_virt(directory).cast::<u64>().add(position).write(frame.as_u64()) };
+        let slots: *mut Slot = phys_to_virt(frame).cast();
+        for offset in (0..SLOTS_PER_FRAME).rev() {
+            let index = self.slots + offset as u32;
+            // SAFETY: the frame is the table's own and holds SLOTS_PER_FRAME slots.
+            unsafe { slots.add(offset).write(Slot { generation: 1, next_free: self.first_free, capability: None }) };
+            self.first_free = index;
+        }
+        self.slots += SLOTS_PER_FRAME as u32;
+        self.free += SLOTS_PER_FRAME as u32;
+        Ok(())
+    }
+
+    #[inline]
+    fn slot(&self, index: u32) -> Option<*mut Slot> {
+        if index >= self.slots {
+            return None;
+        }
+        let directory = phys_to_virt(self.directory?).cast::<u64>();
+        // SAFETY: `index` is below `slots`, so its frame is in the directory and the slot in the frame.
+        unsafe {
+            let frame = PhysAddr::new_truncate(*directory.add(index as usize / SLOTS_PER_FRAME));
+            Some(phys_to_virt(frame).cast::<Slot>().add(index as usize % SLOTS_PER_FRAME))
+        }
+    }
+}
+
+impl Drop for HandleTable {
+    fn drop(&mut self) {
+        let mut from = 0;
+        while let Some(capability) = self.remove_any(&mut from) {
+            drop(capability);
+        }
+        if let Some(directory) = self.directory {
+            for position in 0..self.slots as usize / SLOTS_PER_FRAME {
+                // SAFETY: the directory holds one address for each frame of slots.
+                let frame = unsafe { *phys_to_virt(directory).cast::<u64>().add(position) };
+                frames::free_frame(PhysAddr::new_truncate(frame));
+            }
+            frames::free_frame(directory);
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! Processes: an address space, a table of handles, and the threads that use both.
+//!
+//! A process ends when its last thread does, or when it is killed, or when one of its threads faults. Its end is the
+//! work of whoever takes the last thread out of its list: handles are closed, the space is given up, watchers are told. The
+//! object itself stays as long as somebody has a handle to it, so that its fate can be asked.
+
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use abi::info::{NAME_BYTES, ProcessInfo, ProcessState};
+use abi::{Error, Handle, UserContext};
+
+use crate::io_ports::PortMap;
+use crate::ipc::Notification;
+use crate::memory::account::Account;
+use crate::memory::space::Space;
+use crate::object::{Capability, HandleTable, Object, Ref, Slab};
+use crate::registry;
+use crate::schedule;
+use crate::sync::{Mutex, level};
+use crate::thread::{Thread, ThreadPtr, ask};
+
+/// Handles that a process may have.
+pub const HANDLE_LIMIT: u32 = 16_384;
+/// Notifications that can wait for one process's end.
+pub const MAX_WATCHERS: usize = 4;
+/// IPC area numbers that are remembered for reuse.
+const FREE_AREAS: usize = 64;
+
+/// A process's name: UTF-8, at most [`NAME_BYTES`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Name {
+    bytes: [u8; NAME_BYTES],
+    length: u8,
+}
+
+impl Name {
+    /// The name with these bytes.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] if it is empty, too long, not UTF-8, or has control characters.
+    pub fn new(name: &[u8]) -> Result<Name, Error> {
+        let text = core::str::from_utf8(name).map_err(|_| Error::BadArgument)?;
+        if text.is_empty() || name.len() > NAME_BYTES || text.chars().any(char::is_control) {
+            return Err(Error::BadArgument);
+        }
+        let mut bytes = [0; NAME_BYTES];
+        bytes[..name.len()].copy_from_slice(name);
+        Ok(Name { bytes, length: name.len() as u8 })
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or("?")
+    }
+
+    /// The name padded with zeros, and its length.
+    pub fn padded(&self) -> ([u8; NAME_BYTES], u32) {
+        (self.bytes, u32::from(self.length))
+    }
+}
+
+/// A process.
+pub struct Process {
+    /// Its handles.
+    pub(crate) table: Mutex<{ level::TABLE }, HandleTable>,
+    id: u64,
+    name: Name,
+    /// Who pays for its memory.
+    account: Ref<Account>,
+    inner: Mutex<{ level::PROCESS }, Inner>,
+    /// The ports that it may use, from the first time that some were enabled.
+    ports: PortMap,
+    /// Neighbours in the list of all processes, under the registry's lock.
+    pub(crate) next: AtomicPtr<Process>,
+    pub(crate) previous: AtomicPtr<Process>,
+}
+
+struct Inner {
+    state: ProcessState,
+    code: u64,
+    context: UserContext,
+    /// Given up at the end. Threads hold references of their own.
+    space: Option<Ref<Space>>,
+    /// First of the list, in which each thread has one counted reference.
+    first: *mut Thread,
+    threads: u32,
+    watchers: [Option<(Ref<Notification>, u64)>; MAX_WATCHERS],
+    next_area: u32,
+    free_areas: [u32; FREE_AREAS],
+    free_area_count: usize,
+    /// Its end was worked off.
+    finished: bool,
+}
+
+// SAFETY: the raw pointers are to threads that the list keeps alive; the lock hands them on.
+unsafe impl Send for Inner {}
+
+static SLAB: Slab<Process> = Slab::new();
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl Object for Process {
+    fn slab() -> &'static Slab<Self> {
+        &SLAB
+    }
+
+    fn last_reference(&self) {
+        registry::remove(self);
+    }
+}
+
+/// How a process ends.
+#[derive(Clone, Copy)]
+pub enum Ending<'a> {
+    /// By itself, with this code.
+    Exit(u64),
+    /// By somebody else, with this code.
+    Kill(u64),
+    /// By a fault, with these registers.
+    Fault(&'a UserContext),
+}
+
+impl Process {
+    /// A process without threads.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub fn create(name: Name, frame_limit: u64) -> Result<Ref<Process>, Error> {
+        let account = Account::create(frame_limit)?;
+        let space = Ref::try_new(Space::new(Some(account.clone()))?)?;
+        let process = Ref::try_new(Process {
+            table: Mutex::new(HandleTable::new(HANDLE_LIMIT)),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            name,
+            account,
+            inner: Mutex::new(Inner {
+                state: ProcessState::Alive,
+                code: 0,
+                context: UserContext::default(),
+                space: Some(space),
+                first: ptr::null_mut(),
+                threads: 0,
+                watchers: [const { None }; MAX_WATCHERS],
+                next_area: 0,
+                free_areas: [0; FREE_AREAS],
+                free_area_count: 0,
+                finished: false,
+            }),
+            ports: PortMap::new(),
+            next: AtomicPtr::new(ptr::null_mut()),
+            previous: AtomicPtr::new(ptr::null_mut()),
+        })?;
+        registry::add(&process);
+        Ok(process)
+    }
+
+    /// Its number, unique since boot.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Who pays for its memory.
+    pub fn account(&self) -> &Ref<Account> {
+        &self.account
+    }
+
+    /// The ports that it may use.
+    pub(crate) fn ports(&self) -> &PortMap {
+        &self.ports
+    }
+
+    /// Puts a capability into its table.
+    ///
+    /// # Errors
+    /// Gives the capability back with [`Error::Ended`], [`Error::QuotaExceeded`] or [`Error::NoMemory`].
+    pub fn grant(&self, capability: Capability) -> Result<Handle, (Error, Capability)> {
+        // Under the process's lock, so that nothing is put into a table that has been emptied for good.
+        let inner = self.inner.lock();
+        if inner.state != ProcessState::Alive {
+            return Err((Error::Ended, capability));
+        }
+        self.table.lock().insert(capability)
+    }
+
+    /// Its address space.
+    ///
+    /// # Errors
+    /// [`Error::Ended`].
+    pub fn space(&self) -> Result<Ref<Space>, Error> {
+        self.inner.lock().space.clone().ok_or(Error::Ended)
+    }
+
+    /// A number for an IPC area that no thread of the process uses.
+    pub(crate) fn take_area_number(&self) -> u32 {
+        let mut inner = self.inner.lock();
+        if inner.free_area_count > 0 {
+            inner.free_area_count -= 1;
+            return inner.free_areas[inner.free_area_count];
+        }
+        let number = inner.next_area;
+        inner.next_area = (number + 1) % crate::memory::space::MAX_IPC_AREAS;
+        number
+    }
+
+    /// Gives such a number back.
+    pub(crate) fn give_area_number(&self, number: u32) {
+        let mut inner = self.inner.lock();
+        let count = inner.free_area_count;
+        // One too many to remember comes round again when the numbers wrap.
+        if count < FREE_AREAS {
+            inner.free_areas[count] = number;
+            inner.free_area_count += 1;
+        }
+    }
+
+    /// Takes a new thread into the process's list.
+    ///
+    /// # Errors
+    /// [`Error::Ended`].
+    pub fn add_thread(&self, thread: Ref<Thread>) -> Result<(), Error> {
+        let mut inner = self.inner.lock();
+        if inner.state != ProcessState::Alive {
+            return Err(Error::Ended);
+        }
+        let pointer = thread.into_raw().cast_mut();
+        // SAFETY: the list's counted reference keeps the thread alive; neighbours are in the list under this lock.
+        unsafe {
+            (*pointer).next.store(inner.first, Ordering::Relaxed);
+            if let Some(first) = inner.first.as_ref() {
+                first.previous.store(pointer, Ordering::Relaxed);
+            }
+        }
+        inner.first = pointer;
+        inner.threads += 1;
+        Ok(())
+    }
+
+    /// Takes an ended thread out of the list; with the last one the process ends as well.
+    ///
+    /// The list's reference comes back to the caller, who drops it when no lock is held.
+    pub fn remove_thread(&self, thread: &Thread) -> Option<Ref<Thread>> {
+        let pointer = ptr::from_ref(thread).cast_mut();
+        let (reference, last) = {
+            let mut inner = self.inner.lock();
+            let next = thread.next.swap(ptr::null_mut(), Ordering::Relaxed);
+            let previous = thread.previous.swap(ptr::null_mut(), Ordering::Relaxed);
+            if previous.is_null() && inner.first != pointer {
+                // Not in the list, or not any more.
+                return None;
+            }
+            // SAFETY: neighbours are in the list under this lock, so they are alive.
+            unsafe {
+                match previous.as_ref() {
+                    Some(previous) => previous.next.store(next, Ordering::Relaxed),
+                    None => inner.first = next,
+                }
+                if let Some(next) = next.as_ref() {
+                    next.previous.store(previous, Ordering::Relaxed);
+                }
+            }
+            inner.threads -= 1;
+            if inner.threads == 0 && inner.state == ProcessState::Alive {
+                inner.state = ProcessState::Exited;
+            }
+            // SAFETY: `add_thread` gave this reference up.
+            (unsafe { Ref::from_raw(pointer) }, inner.threads == 0)
+        };
+        if last {
+            self.finish();
+        }
+        Some(reference)
+    }
+
+    /// Begins the process's end: all threads are told, unstarted ones end at once. The first ending counts.
+    pub fn end(&self, ending: Ending<'_>) {
+        {
+            let mut inner = self.inner.lock();
+            if inner.state != ProcessState::Alive {
+                return;
+            }
+            (inner.state, inner.code) = match ending {
+                Ending::Exit(code) => (ProcessState::Exited, code),
+                Ending::Kill(code) => (ProcessState::Killed, code),
+                Ending::Fault(context) => {
+                    inner.context = *context;
+                    (ProcessState::Faulted, context.vector)
+                }
+            };
+        }
+        // From here on no thread is added. Unstarted threads have nobody to end them but us.
+        let mut unstarted = true;
+        while unstarted {
+            unstarted = false;
+            let inner = self.inner.lock();
+            let mut next = inner.first;
+            let mut found: *mut Thread = ptr::null_mut();
+            // SAFETY: threads in the list are alive under its lock.
+            while let Some(thread) = unsafe { next.as_ref() } {
+                if thread.end_unstarted() {
+                    found = next;
+                    break;
+                }
+                thread.mark_killed();
+                schedule::ask(ThreadPtr::new(thread), ask::LOOK);
+                next = thread.next.load(Ordering::Relaxed);
+            }
+            drop(inner);
+            // SAFETY: the thread is still in the list, as only we take an unstarted one out.
+            if let Some(thread) = unsafe { found.as_ref() } {
+                unstarted = true;
+                drop(self.remove_thread(thread));
+            }
+        }
+        let none_left = self.inner.lock().threads == 0;
+        if none_left {
+            self.finish();
+        }
+    }
+
+    /// Ends one thread of the process: at once if it was not started, else at its next way out of the kernel.
+    pub fn end_thread(&self, thread: &Thread) {
+        if thread.end_unstarted() {
+            drop(self.remove_thread(thread));
+            return;
+        }
+        // Its home is asked only while the thread is in the list, under the lock: so the home finds the question before it
+        // has left the thread for good, and never a pointer to a thread that is gone.
+        let inner = self.inner.lock();
+        let mut next = inner.first;
+        // SAFETY: threads in the list are alive under its lock.
+        while let Some(listed) = unsafe { next.as_ref() } {
+            if ptr::eq(listed, thread) {
+                thread.mark_killed();
+                schedule::ask(ThreadPtr::new(thread), ask::LOOK);
+                return;
+            }
+            next = listed.next.load(Ordering::Relaxed);
+        }
+    }
+
+    /// Works off the end of a process without threads: handles, space, watchers.
+    fn finish(&self) {
+        let (space, watchers) = {
+            let mut inner = self.inner.lock();
+            if core::mem::replace(&mut inner.finished, true) {
+                return;
+            }
+            (inner.space.take(), core::mem::replace(&mut inner.watchers, [const { None }; MAX_WATCHERS]))
+        };
+        let mut from = 0;
+        loop {
+            // Each is dropped when the table is open again, as its end may take other locks.
+            let capability = self.table.lock().remove_any(&mut from);
+            if capability.is_none() {
+                break;
+            }
+        }
+        crate::log_owner::process_ended(self.id);
+        drop(space);
+        for (notification, bits) in watchers.into_iter().flatten() {
+            notification.signal(bits);
+        }
+        #[cfg(target_os = "none")]
+        if crate::boot::first_process::is(self.id) {
+            let info = self.info();
+            crate::boot::give_up(&format_args!("init has ended (state {}, code {})", info.state, info.code));
+        }
+    }
+
+    /// Signals `bits` when the process has ended; at once if it has.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if too many wait for it.
+    pub fn watch(&self, notification: Ref<Notification>, bits: u64) -> Result<(), Error> {
+        let mut inner = self.inner.lock();
+        if inner.finished {
+            drop(inner);
+            notification.signal(bits);
+            return Ok(());
+        }
+        let place = inner.watchers.iter_mut().find(|place| place.is_none()).ok_or(Error::Busy)?;
+        *place = Some((notification, bits));
+        Ok(())
+    }
+
+    /// What it is and how it stands.
+    pub fn info(&self) -> ProcessInfo {
+        let handles = u64::from(self.table_len());
+        let inner = self.inner.lock();
+        ProcessInfo {
+            id: self.id,
+            state: inner.state as u32,
+            threads: inner.threads,
+            code: inner.code,
+            pages: self.account.used(),
+            handles,
+            context: inner.context,
+        }
+    }
+
+    fn table_len(&self) -> u32 {
+        self.table.lock().len()
+    }
+
+    /// Calls `visit` with each thread, under the list's lock, until it returns false.
+    pub(crate) fn for_each_thread(&self, visit: &mut dyn FnMut(&Thread) -> bool) -> bool {
+        let inner = self.inner.lock();
+        let mut next = inner.first;
+        // SAFETY: threads in the list are alive under its lock.
+        while let Some(thread) = unsafe { next.as_ref() } {
+            if !visit(thread) {
+                return false;
+            }
+            next = thread.next.load(Ordering::Relaxed);
+        }
+        true
+    }
+}

@@ -1,0 +1,109 @@
+//! What is due on the way out of the kernel.
+
+use abi::info::ThreadState;
+use arch::cpu::Pending;
+
+use super::bare::{abandon, drain_inbox, nudge, reschedule, retime};
+use crate::cpu;
+use crate::log_owner;
+use crate::object::{Section, quiescent};
+use crate::sync;
+
+/// Retired objects (or pieces) that one way out destroys.
+const RECLAIM_BUDGET: usize = 8;
+/// From so many retired objects on, CPUs that hold their end up are interrupted.
+const NUDGE_FROM: usize = 32;
+
+/// Does all that is asked of this CPU, then declares a quiescent point. The last thing before user mode.
+pub fn exit_work() {
+    sync::assert_none_held();
+    let cpu = cpu::this();
+    cpu.seen.pass();
+    if quiescent::pending() != 0 {
+        reclaim();
+    }
+    while cpu::this().block().has_requests() {
+        // A thread may come back on the same CPU only, but the requests of that moment are what counts.
+        let cpu = cpu::this();
+        let asked = cpu.block().take_requests();
+        let has = |what: Pending| asked.0 & what.0 != 0;
+        if has(Pending::INBOX) {
+            drain_inbox(cpu);
+        }
+        if has(Pending::TIMER) {
+            retime();
+        }
+        if has(Pending::LOG) {
+            log_owner::tell();
+        }
+        if has(Pending::THREAD) && cpu.current.get().is_some_and(|thread| thread.get().is_killed()) {
+            leave_thread();
+        }
+        if has(Pending::RESCHEDULE) {
+            reschedule();
+        }
+        cpu::this().seen.pass();
+    }
+}
+
+/// A place inside long work where other threads may have the CPU. The caller holds counted references only, and no lock.
+///
+/// A killed thread goes on with its work here and ends on its way out.
+pub fn preemption_point() {
+    sync::assert_none_held();
+    let block = cpu::this().block();
+    if block.has_requests() {
+        let asked = block.take_requests();
+        if asked.0 & Pending::INBOX.0 != 0 {
+            drain_inbox(cpu::this());
+        }
+        if asked.0 & Pending::TIMER.0 != 0 {
+            retime();
+        }
+        // What is left for the way out is asked again.
+        block.request(Pending(asked.0 & (Pending::THREAD.0 | Pending::LOG.0)));
+        if (asked.0 | block.take_requests_of(Pending::RESCHEDULE).0) & Pending::RESCHEDULE.0 != 0 {
+            cpu::this().seen.pass();
+            reschedule();
+        }
+    }
+    cpu::this().seen.pass();
+    let_interrupts_in();
+}
+
+/// Serves an interrupt that waits: the kernel runs with interrupts off, so long work must let them in by itself.
+fn let_interrupts_in() {
+    arch::cpu::allow_pending_interrupts();
+}
+
+/// Destroys retired objects whose time has come, a bounded number.
+pub(super) fn reclaim() {
+    let this = cpu::this().index();
+    let nudging = quiescent::pending() >= NUDGE_FROM;
+    quiescent::reclaim(
+        RECLAIM_BUDGET,
+        &|visit| cpu::all().for_each(|cpu| visit(cpu.index() as usize, &cpu.seen)),
+        &mut |straggler| {
+            if nudging && straggler as u32 != this {
+                nudge(straggler as u32);
+            }
+        },
+    );
+}
+
+/// Ends the running thread.
+pub fn leave_thread() -> ! {
+    let cpu = cpu::this();
+    let current = cpu.current.get().expect("only threads end");
+    let thread = current.get();
+    if let Some(notification) = thread.set_bound(None) {
+        notification.unbind();
+    }
+    // SAFETY: all kernel code between two quiescent points is inside a section.
+    let section = unsafe { Section::enter() };
+    let process = thread.process().borrow(&section);
+    // The list's reference may be the last; the thread's memory then stays until this CPU has left it.
+    thread.set_state(ThreadState::Ended);
+    drop(process.remove_thread(thread));
+    abandon()
+}

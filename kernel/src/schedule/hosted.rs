@@ -1,0 +1,23 @@
+//! On the host nothing runs: who was made ready is noted, for the tests to look at.
+
+use crate::thread::ThreadPtr;
+
+#[cfg(test)]
+std::thread_local!(static READY: std::cell::RefCell<Vec<ThreadPtr>> = const { std::cell::RefCell::new(Vec::new()) });
+
+/// Notes that a thread was made ready.
+pub fn make_ready(thread: ThreadPtr) {
+    #[cfg(test)]
+    READY.with_borrow_mut(|ready| ready.push(thread));
+    #[cfg(not(test))]
+    let _ = thread;
+}
+
+/// Asks nothing of nobody.
+pub fn ask(_: ThreadPtr, _: u32) {}
+
+/// The threads that were made ready since the last call.
+#[cfg(test)]
+pub fn take_ready() -> Vec<ThreadPtr> {
+    READY.take()
+}

@@ -1,0 +1,57 @@
+//! What a CPU does when no thread wants it.
+//!
+//! It stops until an interrupt. Work is looked for with interrupts off, and `sti; hlt` are adjacent, so a wake-up that
+//! comes in between is not slept through.
+
+use abi::info::ThreadState;
+use arch::cpu::halt_until_interrupt;
+use arch::time;
+
+use super::bare::{arm, drain_inbox, expire, nudge, switch};
+use super::exit::reclaim;
+use crate::cpu;
+use crate::log_owner;
+use crate::object::quiescent;
+
+/// Runs this CPU's threads for ever. The caller is the CPU's idle thread.
+pub fn run_idle() -> ! {
+    let cpu = cpu::this();
+    loop {
+        cpu.seen.pass();
+        // What was asked of the CPU is looked at here in any case.
+        let _ = cpu.block().take_requests();
+        log_owner::tell();
+        drain_inbox(cpu);
+        expire(cpu, time::now_ns());
+        if quiescent::pending() != 0 {
+            reclaim();
+        }
+        // SAFETY: this is the CPU; the borrow ends with the statement.
+        if let Some(next) = unsafe { cpu.run_queue() }.pop_highest() {
+            next.get().set_state(ThreadState::Running);
+            switch(cpu, Some(next));
+            continue;
+        }
+        arm(cpu);
+        if quiescent::pending() != 0 {
+            hurry_stragglers();
+        }
+        if cpu.block().has_requests() || !cpu.inbox.is_empty() {
+            continue;
+        }
+        // A sleeping CPU must not hold up the end of objects. Its interrupts' handlers come back first of all.
+        cpu.seen.leave();
+        halt_until_interrupt();
+        cpu.seen.return_to();
+    }
+}
+
+/// An idle CPU has the time to see to it that dead objects do not wait for long: it interrupts CPUs that stay in user mode.
+fn hurry_stragglers() {
+    let this = cpu::this().index();
+    quiescent::reclaim(1, &|visit| cpu::all().for_each(|cpu| visit(cpu.index() as usize, &cpu.seen)), &mut |straggler| {
+        if straggler as u32 != this {
+            nudge(straggler as u32);
+        }
+    });
+}

@@ -1,0 +1,28 @@
+//! Who runs when: the scheduler's hands. The policy is the `sched` crate's.
+//!
+//! A thread belongs to its home CPU. That CPU alone queues it, runs it, times it. Another CPU that has taken a thread out of
+//! its wait says so in the thread's `asked` word and pushes it into the home's inbox, which the home drains on its way out
+//! of the kernel and when it looks for work, never while it holds a lock.
+
+#[cfg(target_os = "none")]
+mod bare;
+#[cfg(target_os = "none")]
+mod exit;
+#[cfg(target_os = "none")]
+mod idle;
+#[cfg(target_os = "none")]
+pub use bare::{
+    RESCHEDULE_VECTOR, SERVE_VECTOR, ask, block, make_ready, nudge, place, reschedule, retime, start, switch_directly,
+    timer_interrupt, yield_now,
+};
+#[cfg(target_os = "none")]
+pub use exit::{exit_work, leave_thread, preemption_point};
+#[cfg(target_os = "none")]
+pub use idle::run_idle;
+
+#[cfg(not(target_os = "none"))]
+mod hosted;
+#[cfg(not(target_os = "none"))]
+pub use hosted::{ask, make_ready};
+#[cfg(test)]
+pub use hosted::take_ready;

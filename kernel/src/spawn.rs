@@ -1,0 +1,64 @@
+//! How a thread comes to be: stack, registers, IPC area, its place in its process. All or nothing.
+
+use core::ptr::NonNull;
+
+use abi::{Error, Priority};
+use arch::context;
+use arch::memory::phys_to_virt;
+
+use crate::memory::space::{MAX_IPC_AREAS, Space};
+use crate::object::Ref;
+use crate::process::Process;
+use crate::thread::{IpcArea, Machine, Thread};
+
+/// How many numbers of IPC areas are tried when the numbers have wrapped and the first ones are in use.
+const AREA_TRIES: u32 = 1024;
+
+/// Makes a thread of `process` that will begin at `entry`.
+///
+/// # Errors
+/// [`Error::BadArgument`] for an entry or stack that is not the user's; [`Error::NoMemory`], [`Error::QuotaExceeded`],
+/// [`Error::Ended`]. Nothing is left of it then.
+pub fn thread(
+    process: &Ref<Process>,
+    entry: u64,
+    stack: u64,
+    argument: u64,
+    priority: Priority,
+) -> Result<Ref<Thread>, Error> {
+    let space = process.space()?;
+    let (number, area) = map_area(process, &space)?;
+    let give_up = |error| {
+        // SAFETY: nobody but this function knows the area.
+        let _ = unsafe { space.unmap_ipc_area(number) };
+        process.give_area_number(number);
+        error
+    };
+    let mut registers = context::fresh(entry, stack, argument, area.address, area.address);
+    context::sanitise(&mut registers).map_err(|_| give_up(Error::BadArgument))?;
+    // SAFETY: the context was checked, and the thread holds the space.
+    let machine = unsafe { Machine::new(space.root(), registers) }.map_err(give_up)?;
+    let [header, buffer] = area.frames.map(phys_to_virt).map(NonNull::new);
+    let (Some(header), Some(buffer)) = (header, buffer) else { return Err(give_up(Error::NoMemory)) };
+    // SAFETY: the space pins both pages until the thread's end.
+    let area = unsafe { IpcArea::new(header, buffer, area.address) };
+    // From here on the thread's own end gives the area back.
+    let thread = Ref::try_new(Thread::new(process.clone(), Some((space.clone(), number)), machine, area, priority))?;
+    process.add_thread(thread.clone())?;
+    Ok(thread)
+}
+
+fn map_area(process: &Process, space: &Space) -> Result<(u32, crate::memory::space::IpcArea), Error> {
+    for _ in 0..AREA_TRIES.min(MAX_IPC_AREAS) {
+        let number = process.take_area_number();
+        match space.map_ipc_area(number) {
+            Ok(area) => return Ok((number, area)),
+            Err(Error::AlreadyMapped) => {}
+            Err(error) => {
+                process.give_area_number(number);
+                return Err(error);
+            }
+        }
+    }
+    Err(Error::QuotaExceeded)
+}

@@ -1,0 +1,155 @@
+//! `call`, `send`, `recv`, `reply`, `reply_recv`, and the notification calls.
+
+use core::sync::atomic::Ordering;
+
+use abi::{Deadline, Error, Handle, Rights};
+
+use super::{Caller, Outcome};
+use crate::ipc::{self, Endpoint, Flow, Notification, WaitOn};
+use crate::object::Section;
+use crate::schedule;
+
+/// Carries out what an operation says of the calling thread.
+fn go_on(caller: Caller, flow: Flow, deadline: Deadline, section: &mut Section) -> Outcome {
+    match flow {
+        Flow::Done => {}
+        Flow::Block => schedule::block(deadline, section),
+        Flow::SwitchTo(next) => schedule::switch_directly(next, deadline, section),
+    }
+    release(caller);
+    Outcome::Written
+}
+
+/// Reserves the table slots that a wait may fill: the posted handles, and `more` for the reply.
+fn reserve(caller: Caller, more: u32) -> Result<(), Error> {
+    let thread = caller.thread();
+    let accept = thread.area.accept();
+    if accept + more > 0 {
+        caller.process().table.lock().reserve(accept + more)?;
+    }
+    thread.wait.set_accept(accept);
+    thread.wait.reserved.store(accept + more, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Gives back what was reserved and not used.
+fn release(caller: Caller) {
+    let left = caller.thread().wait.reserved.swap(0, Ordering::Relaxed);
+    if left > 0 {
+        caller.process().table.lock().release(left);
+    }
+}
+
+/// `call`.
+pub(super) fn call(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
+    let deadline = caller.deadline();
+    let flow = {
+        let (endpoint, badge) = caller.find::<Endpoint>(caller.handle(0), Rights::SEND, section)?;
+        reserve(caller, 0)?;
+        endpoint.send(caller.thread(), badge, true, deadline)
+    };
+    finish(caller, flow, deadline, section)
+}
+
+/// `send`.
+pub(super) fn send(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
+    let deadline = caller.deadline();
+    let flow = {
+        let (endpoint, badge) = caller.find::<Endpoint>(caller.handle(0), Rights::SEND, section)?;
+        endpoint.send(caller.thread(), badge, false, deadline)
+    };
+    finish(caller, flow, deadline, section)
+}
+
+/// `recv`.
+pub(super) fn recv(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
+    let deadline = caller.deadline();
+    let flow = receive(caller, deadline, section);
+    finish(caller, flow, deadline, section)
+}
+
+fn receive(caller: Caller, deadline: Deadline, section: &Section) -> Result<Flow, Error> {
+    let (endpoint, _) = caller.find::<Endpoint>(caller.handle(0), Rights::RECEIVE, section)?;
+    reserve(caller, 1)?;
+    endpoint.receive(caller.thread(), caller.thread().bound(), deadline, section)
+}
+
+fn finish(
+    caller: Caller,
+    flow: Result<Flow, Error>,
+    deadline: Deadline,
+    section: &mut Section,
+) -> Result<Outcome, Error> {
+    match flow {
+        Ok(flow) => Ok(go_on(caller, flow, deadline, section)),
+        Err(error) => {
+            release(caller);
+            Err(error)
+        }
+    }
+}
+
+/// `reply`.
+pub(super) fn reply(caller: Caller, section: &mut Section) -> Result<(), Error> {
+    let handle = Handle(caller.thread().registers().r15);
+    let answered = ipc::reply(caller.thread(), handle, section)?;
+    schedule::make_ready(answered);
+    Ok(())
+}
+
+/// `reply_recv`.
+pub(super) fn reply_recv(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
+    let deadline = caller.deadline();
+    let handle = Handle(caller.thread().registers().r15);
+    if handle.is_none() {
+        return recv(caller, section);
+    }
+    // A bad endpoint is found out before the answer is given away.
+    caller.find::<Endpoint>(caller.handle(0), Rights::RECEIVE, section)?;
+    let answered = match ipc::reply(caller.thread(), handle, section) {
+        Ok(answered) => answered,
+        // A server must not be stopped by a client that gave up.
+        Err(Error::CallerGone) => return recv(caller, section),
+        Err(error) => return Err(error),
+    };
+    match receive(caller, deadline, section) {
+        Ok(Flow::Block) => Ok(go_on(caller, Flow::SwitchTo(answered), deadline, section)),
+        other => {
+            schedule::make_ready(answered);
+            finish(caller, other, deadline, section)
+        }
+    }
+}
+
+/// `signal`.
+pub(super) fn signal(caller: Caller, section: &mut Section) -> Result<(), Error> {
+    let (notification, _) = caller.find::<Notification>(caller.handle(0), Rights::SIGNAL, section)?;
+    notification.signal(caller.argument(1));
+    Ok(())
+}
+
+/// `wait`.
+pub(super) fn wait(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
+    let deadline = caller.deadline();
+    let flow = {
+        let (notification, _) = caller.find::<Notification>(caller.handle(0), Rights::WAIT, section)?;
+        notification.wait(caller.thread(), deadline)?
+    };
+    Ok(go_on(caller, flow, deadline, section))
+}
+
+/// `sleep`.
+pub(super) fn sleep(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
+    let deadline = caller.deadline();
+    if deadline.0 <= arch::time::now_ns() {
+        return Ok(Outcome::Done);
+    }
+    caller.thread().wait.set(WaitOn::Sleep);
+    schedule::block(deadline, section);
+    // The deadline's passing is what was asked for.
+    let registers = caller.thread().registers_mut();
+    if registers.rax == Error::TimedOut as u64 {
+        registers.rax = 0;
+    }
+    Ok(Outcome::Written)
+}

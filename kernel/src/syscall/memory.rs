@@ -1,0 +1,104 @@
+//! Calls on memory objects and mappings.
+
+use abi::{Error, Protection, Rights};
+use arch::paging::Cache;
+
+use super::Caller;
+use crate::memory::Progress;
+use crate::memory::object::MemoryObject;
+use crate::memory::user::UserSlice;
+use crate::object::AnyObject;
+use crate::process::Process;
+use crate::schedule;
+
+const MEMORY_RIGHTS: Rights = Rights::DUPLICATE
+    .with(Rights::TRANSFER)
+    .with(Rights::QUERY)
+    .with(Rights::READ)
+    .with(Rights::WRITE)
+    .with(Rights::EXECUTE);
+const DEVICE_RIGHTS: Rights =
+    Rights::DUPLICATE.with(Rights::TRANSFER).with(Rights::QUERY).with(Rights::READ).with(Rights::WRITE);
+
+/// `memory_create`.
+pub(super) fn create(caller: Caller) -> Result<(), Error> {
+    if caller.argument(1) != 0 {
+        return Err(Error::BadArgument);
+    }
+    let memory = MemoryObject::create(caller.argument(0), Some(caller.process().account().clone()))?;
+    caller.give(AnyObject::Memory(memory), MEMORY_RIGHTS)
+}
+
+/// `memory_create_physical`.
+pub(super) fn create_physical(caller: Caller) -> Result<(), Error> {
+    caller.demand(caller.handle(0), false, Rights::HARDWARE)?;
+    let cache = match caller.argument(3) {
+        0 => Cache::Uncached,
+        1 => Cache::WriteCombining,
+        _ => return Err(Error::BadArgument),
+    };
+    let memory = MemoryObject::create_device(caller.argument(1), caller.argument(2), cache)?;
+    caller.give(AnyObject::Memory(memory), DEVICE_RIGHTS)
+}
+
+/// `memory_map`.
+pub(super) fn map(caller: Caller) -> Result<(), Error> {
+    let protection = Protection::from_bits(caller.argument(5)).ok_or(Error::BadArgument)?;
+    let process = caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?;
+    let (memory, rights) = caller.hold_with_rights::<MemoryObject>(caller.handle(1), Rights::NONE)?;
+    let space = process.space()?;
+    let address =
+        space.map(&memory, rights, caller.argument(2), caller.argument(3), caller.argument(4), protection)?;
+    caller.set_result(0, address);
+    Ok(())
+}
+
+/// `memory_unmap`.
+pub(super) fn unmap(caller: Caller) -> Result<(), Error> {
+    let process = caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?;
+    let space = process.space()?;
+    while space.unmap(caller.argument(1), caller.argument(2))? == Progress::More {
+        schedule::preemption_point();
+    }
+    Ok(())
+}
+
+/// `memory_protect`.
+pub(super) fn protect(caller: Caller) -> Result<(), Error> {
+    let protection = Protection::from_bits(caller.argument(3)).ok_or(Error::BadArgument)?;
+    let process = caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?;
+    process.space()?.protect(caller.argument(1), caller.argument(2), protection)
+}
+
+/// Which way [`copy`] goes, as user space sees it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// From the object to the caller.
+    Out,
+    /// From the caller into the object.
+    In,
+}
+
+/// `memory_read`, `memory_write`.
+pub(super) fn copy(caller: Caller, direction: Direction) -> Result<(), Error> {
+    let right = if direction == Direction::Out { Rights::READ } else { Rights::WRITE };
+    let memory = caller.hold::<MemoryObject>(caller.handle(0), right)?;
+    let mut offset = caller.argument(1);
+    let mut rest = UserSlice::new(caller.argument(2), caller.argument(3))?;
+    loop {
+        let copied = memory.copy_piece(
+            offset,
+            rest,
+            match direction {
+                Direction::Out => crate::memory::user::Direction::ToUser,
+                Direction::In => crate::memory::user::Direction::FromUser,
+            },
+        )?;
+        rest = rest.after(copied);
+        offset += copied as u64;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        schedule::preemption_point();
+    }
+}

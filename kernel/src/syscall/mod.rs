@@ -1,0 +1,108 @@
+//! System calls: each is a function from the caller and its registers to a result; one wrapper turns errors into `rax`.
+//!
+//! Everything in a caller's registers is an allegation. Numbers are judged as whole registers, handles by the caller's table,
+//! pointers by [`UserSlice`](crate::memory::user::UserSlice) and, when they are used, by the page tables.
+
+mod caller;
+mod device;
+mod handle;
+mod ipc;
+mod log;
+mod memory;
+mod process;
+mod system;
+mod thread;
+
+use abi::{Call, Error};
+
+use crate::cpu;
+use crate::object::Section;
+use crate::schedule;
+use crate::thread::ThreadPtr;
+
+pub(crate) use caller::Caller;
+
+/// What a call leaves in the registers.
+enum Outcome {
+    /// Success; results other than the status are written already.
+    Done,
+    /// Status and results are written already, by this call or by whoever woke the thread.
+    Written,
+}
+
+/// Runs the system call in the registers of the current thread, and does what is due on the way out.
+pub fn enter() {
+    let Some(current) = cpu::this().current.get() else { return };
+    // SAFETY: this is the beginning of a kernel entry; it ends before `exit_work` declares a quiescent point.
+    let mut section = unsafe { Section::enter() };
+    match run(current, &mut section) {
+        Ok(Outcome::Done) => current.get().set_status(Ok(())),
+        Ok(Outcome::Written) => {}
+        Err(error) => current.get().set_status(Err(error)),
+    }
+    schedule::exit_work();
+}
+
+fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
+    let caller = Caller::new(current);
+    let call = Call::from_number(current.get().registers().call_number).ok_or(Error::UnknownCall)?;
+    match call {
+        Call::Null => {}
+        Call::Call => return ipc::call(caller, section),
+        Call::Send => return ipc::send(caller, section),
+        Call::Recv => return ipc::recv(caller, section),
+        Call::Reply => ipc::reply(caller, section)?,
+        Call::ReplyRecv => return ipc::reply_recv(caller, section),
+        Call::Signal => ipc::signal(caller, section)?,
+        Call::Wait => return ipc::wait(caller, section),
+        Call::Yield => schedule::yield_now(),
+        Call::Sleep => return ipc::sleep(caller, section),
+
+        Call::HandleClose => handle::close(caller)?,
+        Call::HandleDuplicate => handle::duplicate(caller)?,
+        Call::HandleQuery => handle::query(caller)?,
+        Call::HandleGrant => handle::grant(caller, section)?,
+        Call::EndpointCreate => handle::create_endpoint(caller)?,
+        Call::EndpointMint => handle::mint(caller)?,
+        Call::NotificationCreate => handle::create_notification(caller)?,
+        Call::NotificationBind => handle::bind(caller, section)?,
+
+        Call::MemoryCreate => memory::create(caller)?,
+        Call::MemoryCreatePhysical => memory::create_physical(caller)?,
+        Call::MemoryMap => memory::map(caller)?,
+        Call::MemoryUnmap => memory::unmap(caller)?,
+        Call::MemoryProtect => memory::protect(caller)?,
+        Call::MemoryRead => memory::copy(caller, memory::Direction::Out)?,
+        Call::MemoryWrite => memory::copy(caller, memory::Direction::In)?,
+
+        Call::ProcessCreate => process::create(caller)?,
+        Call::ProcessKill => process::kill(caller)?,
+        Call::ProcessExit => process::exit(caller),
+        Call::ProcessWatch => process::watch(caller)?,
+        Call::ProcessInfo => process::info(caller)?,
+        Call::ProcessSelf => process::this(caller)?,
+
+        Call::ThreadCreate => thread::create(caller)?,
+        Call::ThreadStart => thread::start(caller)?,
+        Call::ThreadExit => thread::exit(caller),
+        Call::ThreadKill => thread::kill(caller)?,
+        Call::ThreadSetPriority => thread::set_priority(caller)?,
+        Call::ThreadSetAffinity => thread::set_affinity(caller)?,
+        Call::ThreadSetFsBase => thread::set_fs_base(caller)?,
+        Call::ThreadSelf => thread::this(caller)?,
+
+        Call::IrqCreate => device::create_irq(caller)?,
+        Call::IrqBind => device::bind_irq(caller)?,
+        Call::IrqAcknowledge => device::acknowledge_irq(caller)?,
+        Call::IoPortsCreate => device::create_ports(caller)?,
+        Call::IoPortsEnable => device::enable_ports(caller)?,
+
+        Call::ClockNow => caller.set_result(0, arch::time::now_ns()),
+        Call::LogWrite => log::write(caller)?,
+        Call::LogRead => log::read(caller)?,
+        Call::LogTake => log::take(caller)?,
+        Call::SystemQuery => system::query(caller)?,
+        Call::SystemPower => system::power(caller)?,
+    }
+    Ok(Outcome::Done)
+}

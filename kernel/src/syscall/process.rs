@@ -1,0 +1,55 @@
+//! Calls on processes.
+
+use abi::info::NAME_BYTES;
+use abi::{Error, Rights};
+
+use super::Caller;
+use crate::ipc::Notification;
+use crate::memory::user::{self, UserSlice};
+use crate::object::AnyObject;
+use crate::process::{Ending, Name, Process};
+
+const PROCESS_RIGHTS: Rights =
+    Rights::DUPLICATE.with(Rights::TRANSFER).with(Rights::QUERY).with(Rights::MANAGE);
+
+/// `process_create`.
+pub(super) fn create(caller: Caller) -> Result<(), Error> {
+    let bytes = caller.argument(1);
+    if bytes == 0 || bytes > NAME_BYTES as u64 {
+        return Err(Error::BadArgument);
+    }
+    let mut name = [0; NAME_BYTES];
+    let name = &mut name[..bytes as usize];
+    UserSlice::new(caller.argument(0), bytes)?.copy_in(name)?;
+    let process = Process::create(Name::new(name)?, caller.process().account().limit())?;
+    caller.give(AnyObject::Process(process), PROCESS_RIGHTS)
+}
+
+/// `process_kill`.
+pub(super) fn kill(caller: Caller) -> Result<(), Error> {
+    caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?.end(Ending::Kill(caller.argument(1)));
+    Ok(())
+}
+
+/// `process_exit`.
+pub(super) fn exit(caller: Caller) {
+    caller.process().end(Ending::Exit(caller.argument(0)));
+}
+
+/// `process_watch`.
+pub(super) fn watch(caller: Caller) -> Result<(), Error> {
+    let process = caller.hold::<Process>(caller.handle(0), Rights::QUERY)?;
+    let notification = caller.hold::<Notification>(caller.handle(1), Rights::SIGNAL)?;
+    process.watch(notification, caller.argument(2))
+}
+
+/// `process_info`.
+pub(super) fn info(caller: Caller) -> Result<(), Error> {
+    let info = caller.hold::<Process>(caller.handle(0), Rights::QUERY)?.info();
+    user::write(caller.argument(1), &info)
+}
+
+/// `process_self`.
+pub(super) fn this(caller: Caller) -> Result<(), Error> {
+    caller.give(AnyObject::Process(caller.process().clone()), PROCESS_RIGHTS)
+}

@@ -1,0 +1,153 @@
+//! Calls on the system: lists, memory, power.
+
+use core::sync::atomic::Ordering;
+
+use abi::info::{CpuInfo, MemoryInfo, PowerAction, SystemQuery, ThreadInfo};
+use abi::{Error, Rights};
+use arch::platform::power;
+
+use super::Caller;
+use crate::cpu::{self, Cpu};
+use crate::machine;
+use crate::memory::PAGE_BYTES;
+use crate::memory::frames::{self, FrameKind};
+use crate::memory::user::{self, Plain, UserSlice};
+use crate::registry;
+use crate::schedule;
+use crate::thread::Thread;
+
+/// Records that are gathered at a time, on the kernel stack.
+const BATCH: usize = 16;
+
+/// `system_query`.
+pub(super) fn query(caller: Caller) -> Result<(), Error> {
+    caller.demand(caller.handle(0), false, Rights::QUERY)?;
+    let what = SystemQuery::from_number(caller.argument(1)).ok_or(Error::BadArgument)?;
+    let first = caller.argument(2);
+    let (address, bytes) = (caller.argument(3), caller.argument(4));
+    let (written, total) = match what {
+        SystemQuery::Cpus => list(first, address, bytes, gather_cpus)?,
+        SystemQuery::Threads => list(first, address, bytes, gather_threads)?,
+        SystemQuery::Memory => list(first, address, bytes, |first, batch| one(first, batch, memory_info))?,
+        SystemQuery::Machine => list(first, address, bytes, |first, batch| one(first, batch, machine::info))?,
+    };
+    caller.set_result(0, written);
+    caller.set_result(1, total);
+    Ok(())
+}
+
+/// Copies records to the caller, as many as fit, a batch at a time. `gather` fills a batch from an index on and says how many it
+/// filled and how many there are.
+fn list<T: Plain + Default>(
+    first: u64,
+    address: u64,
+    bytes: u64,
+    gather: impl Fn(u64, &mut [T; BATCH]) -> (usize, u64),
+) -> Result<(u64, u64), Error> {
+    let room = bytes / size_of::<T>() as u64;
+    UserSlice::new(address, bytes)?;
+    let mut written = 0;
+    loop {
+        let mut batch = [T::default(); BATCH];
+        let (count, total) = gather(first.saturating_add(written), &mut batch);
+        let count = count.min((room - written) as usize);
+        for record in &batch[..count] {
+            user::write(address + written * size_of::<T>() as u64, record)?;
+            written += 1;
+        }
+        if count < BATCH {
+            return Ok((written, total));
+        }
+        schedule::preemption_point();
+    }
+}
+
+fn one<T>(first: u64, batch: &mut [T; BATCH], make: impl FnOnce() -> T) -> (usize, u64) {
+    if first != 0 {
+        return (0, 1);
+    }
+    batch[0] = make();
+    (1, 1)
+}
+
+fn gather_cpus(first: u64, batch: &mut [CpuInfo; BATCH]) -> (usize, u64) {
+    let mut count = 0;
+    for (cpu, record) in cpu::all().skip(usize::try_from(first).unwrap_or(usize::MAX)).zip(batch) {
+        *record = cpu_info(cpu);
+        count += 1;
+    }
+    (count, u64::from(cpu::count()))
+}
+
+fn cpu_info(cpu: &Cpu) -> CpuInfo {
+    CpuInfo {
+        index: cpu.index(),
+        apic_id: cpu.apic_id().0,
+        busy_ns: cpu.busy_ns.load(Ordering::Relaxed),
+        up_ns: arch::time::now_ns().saturating_sub(cpu.started_ns.load(Ordering::Relaxed)),
+        switches: cpu.switches.load(Ordering::Relaxed),
+        interrupts: cpu.interrupts.load(Ordering::Relaxed),
+        ipis_sent: cpu.ipis_sent.load(Ordering::Relaxed),
+        runnable: cpu.load.load(Ordering::Relaxed),
+        reserved: 0,
+    }
+}
+
+fn gather_threads(first: u64, batch: &mut [ThreadInfo; BATCH]) -> (usize, u64) {
+    let (mut index, mut count) = (0, 0);
+    registry::for_each(&mut |process| {
+        process.for_each_thread(&mut |thread| {
+            if index >= first && count < BATCH {
+                batch[count] = thread_info(thread);
+                count += 1;
+            }
+            index += 1;
+            true
+        });
+        true
+    });
+    (count, index)
+}
+
+fn thread_info(thread: &Thread) -> ThreadInfo {
+    let process = thread.process();
+    let (name, name_bytes) = process.name().padded();
+    ThreadInfo {
+        process: process.id(),
+        thread: thread.id(),
+        cpu: thread.home(),
+        state: thread.shown_state() as u32,
+        priority: u32::from(thread.priority().level()),
+        name_bytes,
+        cpu_ns: thread.cpu_ns.load(Ordering::Relaxed),
+        name,
+    }
+}
+
+fn memory_info() -> MemoryInfo {
+    let frames = frames::statistics();
+    let user = frames.held[FrameKind::User as usize];
+    MemoryInfo {
+        total: frames.total * PAGE_BYTES,
+        free: frames.free * PAGE_BYTES,
+        kernel_image: machine::facts().map_or(0, |facts| facts.image_bytes),
+        kernel: (frames.total - frames.free - user) * PAGE_BYTES,
+        user: user * PAGE_BYTES,
+        reclaimed: machine::reclaimed(),
+    }
+}
+
+/// `system_power`.
+pub(super) fn power(caller: Caller) -> Result<(), Error> {
+    caller.demand(caller.handle(0), false, Rights::POWER)?;
+    match PowerAction::from_number(caller.argument(1)).ok_or(Error::BadArgument)? {
+        PowerAction::Off => {
+            // SAFETY: whoever has the right to it has decided that nothing is left to do.
+            let trouble = unsafe { power::power_off() };
+            ::log::error!("the machine can't be switched off: {trouble}");
+            Err(Error::NotSupported)
+        }
+        // SAFETY: as above.
+        PowerAction::Restart => unsafe { power::restart() },
+    }
+}

@@ -1,0 +1,73 @@
+//! A thread's IPC area as the kernel sees it: through the direct map, pinned, never faulting.
+
+use core::mem::offset_of;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use abi::ipc_area::{IpcHeader, MAX_HANDLES};
+
+/// The two pages of an area.
+///
+/// The header is writable by the program at any time, so each read of it is one read of one word, and what it says
+/// is an allegation.
+pub struct IpcArea {
+    header: NonNull<IpcHeader>,
+    buffer: NonNull<u8>,
+    /// Where the program sees it.
+    user_address: u64,
+}
+
+// SAFETY: the pages are plain memory; words of the header are accessed atomically, the buffer by whole copies.
+unsafe impl Send for IpcArea {}
+// SAFETY: as above.
+unsafe impl Sync for IpcArea {}
+
+impl IpcArea {
+    /// The area with these two pages.
+    ///
+    /// # Safety
+    /// Both must be whole, zeroed, pinned pages that live as long as the thread; the header is mapped at `user_address`.
+    pub unsafe fn new(header: NonNull<u8>, buffer: NonNull<u8>, user_address: u64) -> IpcArea {
+        let area = IpcArea { header: header.cast(), buffer, user_address };
+        area.word(|header| header.cast()).store(user_address, Ordering::Relaxed);
+        area
+    }
+
+    /// Where the program sees it.
+    pub fn user_address(&self) -> u64 {
+        self.user_address
+    }
+
+    /// The buffer's first byte.
+    pub fn buffer(&self) -> *mut u8 {
+        self.buffer.as_ptr()
+    }
+
+    /// Handles that the program takes with its next receive, at most four.
+    #[inline]
+    pub fn accept(&self) -> u32 {
+        let alleged = self.word(|header| Self::at(header, offset_of!(IpcHeader, accept))).load(Ordering::Relaxed);
+        alleged.min(MAX_HANDLES as u64) as u32
+    }
+
+    /// A handle that the program sends, by position.
+    pub fn handle_out(&self, index: usize) -> u64 {
+        debug_assert!(index < MAX_HANDLES);
+        self.word(|header| Self::at(header, offset_of!(IpcHeader, handles_out) + 8 * index)).load(Ordering::Relaxed)
+    }
+
+    /// Gives the program a handle that came.
+    pub fn set_handle_in(&self, index: usize, handle: u64) {
+        debug_assert!(index < MAX_HANDLES);
+        self.word(|header| Self::at(header, offset_of!(IpcHeader, handles_in) + 8 * index)).store(handle, Ordering::Relaxed);
+    }
+
+    fn at(header: *mut IpcHeader, offset: usize) -> *mut u64 {
+        header.wrapping_byte_add(offset).cast()
+    }
+
+    fn word(&self, place: impl FnOnce(*mut IpcHeader) -> *mut u64) -> &AtomicU64 {
+        // SAFETY: `place` gives an aligned word inside the header page, which lives as long as the area.
+        unsafe { AtomicU64::from_ptr(place(self.header.as_ptr())) }
+    }
+}

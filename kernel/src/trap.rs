@@ -1,0 +1,223 @@
+//! Exceptions, interrupts and NMIs: what `arch`'s entries hand to the kernel.
+
+use core::fmt;
+use core::ops::Range;
+
+use abi::{FaultKind, UserContext};
+use arch::cpu::halt_forever;
+use arch::paging::Access;
+use arch::platform::{apic, pic};
+
+use crate::memory::space::Fault;
+use crate::memory::stacks;
+use crate::object::Section;
+use crate::process::Ending;
+use crate::schedule::{self, RESCHEDULE_VECTOR, SERVE_VECTOR};
+use crate::{cpu, irq, panic, syscall};
+
+const PAGE_FAULT: u64 = 14;
+const FIRST_INTERRUPT: u64 = 32;
+const DOUBLE_FAULT: u64 = 8;
+const MACHINE_CHECK: u64 = 18;
+const LEGACY: Range<u64> = pic::FIRST_VECTOR as u64..pic::FIRST_VECTOR as u64 + 16;
+
+#[unsafe(no_mangle)]
+extern "C" fn switchyard_system_call(_context: &mut UserContext) {
+    // The context is the current thread's, at the top of its stack, where the thread knows to find it.
+    syscall::enter();
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn switchyard_thread_begin() {
+    schedule::exit_work();
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn switchyard_serve_requests() {
+    arch::tlb::serve();
+}
+
+/// From user mode: an interrupt, or a fault of the current thread.
+#[unsafe(no_mangle)]
+extern "C" fn switchyard_user_trap(context: &mut UserContext) {
+    if context.vector >= FIRST_INTERRUPT {
+        interrupt(context.vector);
+    } else if context.vector == MACHINE_CHECK || context.vector == DOUBLE_FAULT {
+        panic::on_exception(context, &Exception(context));
+    } else {
+        user_fault(context);
+    }
+    schedule::exit_work();
+}
+
+/// From the kernel: an interrupt to the idle loop or to a preemption point, a fault in a copy from or to user memory, or a bug.
+#[unsafe(no_mangle)]
+extern "C" fn switchyard_kernel_trap(context: &mut UserContext) {
+    if context.vector >= FIRST_INTERRUPT {
+        if let Some(cpu) = cpu::try_this() {
+            cpu.seen.return_to_if_away();
+        }
+        interrupt(context.vector);
+        return;
+    }
+    if context.vector == PAGE_FAULT && is_user_address(context.cr2) && arch::user_copy::fixup(context.rip).is_some() {
+        if page_fault(context) {
+            return;
+        }
+    }
+    match arch::user_copy::fixup(context.rip) {
+        Some(landing) => context.rip = landing,
+        None => panic::on_exception(context, &Exception(context)),
+    }
+}
+
+/// Anywhere: a panic on another CPU stops this one; otherwise an NMI says nothing that the kernel knows of.
+#[unsafe(no_mangle)]
+extern "C" fn switchyard_nmi(_context: &mut UserContext) {
+    if panic::somebody_panics() {
+        halt_forever();
+    }
+}
+
+fn interrupt(vector: u64) {
+    let Some(cpu) = cpu::try_this() else { return };
+    cpu.interrupts.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+    match vector as u8 {
+        apic::SPURIOUS_VECTOR => return,
+        apic::TIMER_VECTOR => schedule::timer_interrupt(),
+        RESCHEDULE_VECTOR => cpu.block().request(arch::cpu::Pending::INBOX),
+        SERVE_VECTOR => {
+            arch::tlb::serve();
+        }
+        apic::ERROR_VECTOR => {
+            let errors = apic::take_errors();
+            log::warn!("CPU {}: local APIC error {errors:#x}", cpu.index());
+        }
+        vector if LEGACY.contains(&u64::from(vector)) => {
+            // The masked legacy controllers still raise spurious interrupts, which the local APIC knows nothing of.
+            pic::handle_spurious(vector);
+            return;
+        }
+        vector => {
+            if !irq::arrived(vector) {
+                log::warn!("CPU {}: interrupt on vector {vector:#x}, which is nobody's", cpu.index());
+            }
+        }
+    }
+    apic::eoi();
+}
+
+fn is_user_address(address: u64) -> bool {
+    address < abi::layout::USER_END
+}
+
+/// Tries to make a page fault's access possible in the current thread's space.
+fn page_fault(context: &UserContext) -> bool {
+    const WRITE: u64 = 1 << 1;
+    const RESERVED_BIT: u64 = 1 << 3;
+    const FETCH: u64 = 1 << 4;
+    let Some(current) = cpu::this().current.get() else { return false };
+    if context.error_code & RESERVED_BIT != 0 || !is_user_address(context.cr2) {
+        return false;
+    }
+    let access = if context.error_code & FETCH != 0 {
+        Access::ReadExecute
+    } else if context.error_code & WRITE != 0 {
+        Access::ReadWrite
+    } else {
+        Access::Read
+    };
+    let Some(space) = current.get().space() else { return false };
+    match space.handle_page_fault(context.cr2, access) {
+        Fault::Resolved => true,
+        Fault::NotMine => false,
+        Fault::Failed(error) => {
+            log::warn!("process {}: no page at {:#x}: {error}", current.get().process().id(), context.cr2);
+            false
+        }
+    }
+}
+
+/// A fault of a user program ends that program, with a report.
+fn user_fault(context: &mut UserContext) {
+    if context.vector == PAGE_FAULT && page_fault(context) {
+        return;
+    }
+    let Some(current) = cpu::this().current.get() else { return };
+    let thread = current.get();
+    // SAFETY: the thread is the current one of this CPU.
+    unsafe { arch::switch::complete_context(&thread.machine.state) };
+    // SAFETY: all kernel code between two quiescent points is inside a section.
+    let section = unsafe { Section::enter() };
+    let process = thread.process().borrow(&section);
+    let context = &*context;
+    log::error!(
+        "process {} ({}), thread {}: {} at {:#x}{}",
+        process.id(),
+        process.name().as_str(),
+        thread.id(),
+        FaultKind::from_vector(context.vector).text(),
+        context.rip,
+        Detail(context)
+    );
+    log::error!("{}", Registers(context));
+    process.end(Ending::Fault(context));
+}
+
+/// What a page fault was about, or the error code of another fault.
+struct Detail<'a>(&'a UserContext);
+
+impl fmt::Display for Detail<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let context = self.0;
+        if context.vector == PAGE_FAULT {
+            let what = match context.error_code {
+                code if code & 1 << 4 != 0 => "executing",
+                code if code & 1 << 1 != 0 => "writing",
+                _ => "reading",
+            };
+            write!(f, ", {what} {:#x}", context.cr2)
+        } else if context.error_code != 0 {
+            write!(f, ", error code {:#x}", context.error_code)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The registers, on lines of moderate length.
+struct Registers<'a>(&'a UserContext);
+
+impl fmt::Display for Registers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let c = self.0;
+        writeln!(f, "rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}", c.rax, c.rbx, c.rcx, c.rdx)?;
+        writeln!(f, "rsi {:016x}  rdi {:016x}  rbp {:016x}  rsp {:016x}", c.rsi, c.rdi, c.rbp, c.rsp)?;
+        writeln!(f, "r8  {:016x}  r9  {:016x}  r10 {:016x}  r11 {:016x}", c.r8, c.r9, c.r10, c.r11)?;
+        writeln!(f, "r12 {:016x}  r13 {:016x}  r14 {:016x}  r15 {:016x}", c.r12, c.r13, c.r14, c.r15)?;
+        write!(f, "rip {:016x}  flags {:08x}  fs {:x}  gs {:x}", c.rip, c.rflags, c.fs_base, c.gs_base)
+    }
+}
+
+/// An exception of the kernel's own, in words.
+struct Exception<'a>(&'a UserContext);
+
+impl fmt::Display for Exception<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let context = self.0;
+        if context.vector == DOUBLE_FAULT {
+            f.write_str("double fault")?;
+            if stacks::is_guard(context.rsp) || stacks::is_guard(context.rsp.wrapping_sub(8)) {
+                f.write_str(", the kernel stack overflowed")?;
+            }
+            return match cpu::try_this().and_then(|cpu| cpu.current.get()) {
+                Some(thread) => write!(f, ", thread {}", thread.get().id()),
+                None => f.write_str(", no thread"),
+            };
+        }
+        if context.vector == MACHINE_CHECK {
+            return f.write_str("machine check");
+        }
+        write!(f, "{} in the kernel{}", FaultKind::from_vector(context.vector).text(), Detail(context))
+    }
+}

@@ -414,10 +414,9 @@ fn bad_value(setting: &Setting, expected: &'static str) -> Fault {
 fn path_of(setting: &Setting) -> Result<FilePath, Fault> {
     FilePath::parse(&setting.value).map_err(|fault| match fault {
         Fault::BadPath => bad_value(setting, "a path like boot():/folder/file"),
-        Fault::UnsupportedResource(_) => bad_value(
-            setting,
-            "a path on boot(), guid(), uuid() or fslabel(), others cannot be read",
-        ),
+        Fault::UnsupportedResource(_) => {
+            bad_value(setting, "a path on boot(), guid(), uuid() or fslabel()")
+        }
         _ => bad_value(setting, "128 hexadecimal digits (BLAKE2b) after '#'"),
     })
 }

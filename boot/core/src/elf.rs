@@ -10,9 +10,11 @@ use crate::error::Fault;
 use crate::protocol::KERNEL_BASE;
 use alloc::vec::Vec;
 use elf::ElfBytes;
-use elf::abi::{EM_X86_64, ET_DYN, ET_EXEC, PF_W, PF_X, PT_DYNAMIC, PT_LOAD};
+use elf::abi::{EI_NIDENT, ELFMAGIC, EM_X86_64, ET_DYN, ET_EXEC, PF_W, PF_X, PT_DYNAMIC, PT_LOAD};
 use elf::endian::LittleEndian;
-use elf::parse::ParseError;
+use elf::file::{ELF64_EHDR_TAILSIZE, FileHeader, parse_ident};
+use elf::parse::{ParseAt, ParseError};
+use elf::segment::{ProgramHeader, SegmentTable};
 
 /// One loadable segment, placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +74,7 @@ impl Plan {
     /// # Errors
     /// A [`Fault`] that names the first thing wrong with it.
     pub fn new(file: &[u8]) -> Result<Self, Fault> {
-        let elf = ElfBytes::<LittleEndian>::minimal_parse(file).map_err(|e| header_fault(&e))?;
-        let header = &elf.ehdr;
+        let header = header(file)?;
         if !matches!(header.class, elf::file::Class::ELF64) {
             return Err(Fault::WrongMachine {
                 what: "it is not a 64-bit one",
@@ -92,7 +93,7 @@ impl Plan {
                 found: header.e_type.into(),
             });
         }
-        let headers = elf.segments().ok_or(Fault::NoSegments)?;
+        let headers = program_headers(&header, file)?;
 
         let mut loads = Vec::new();
         let mut dynamic = None;
@@ -152,11 +153,12 @@ impl Plan {
             Some((vaddr, bytes)) => Some(inside(vaddr, bytes).ok_or(Fault::BadRelocationTable)?),
             None => None,
         };
-        let request_section = match elf.section_header_by_name(".limine_reqs") {
-            Ok(Some(section)) => inside(section.sh_addr, section.sh_size),
-            // A file whose section table is damaged or absent still loads: segments are all that counts.
-            _ => None,
-        };
+        // A file whose section table is damaged or absent still loads: segments are all that counts.
+        let request_section = ElfBytes::<LittleEndian>::minimal_parse(file)
+            .and_then(|elf| elf.section_header_by_name(".limine_reqs"))
+            .ok()
+            .flatten()
+            .and_then(|section| inside(section.sh_addr, section.sh_size));
 
         Ok(Self {
             virtual_base: VirtAddr(start.wrapping_add(slide)),
@@ -258,9 +260,39 @@ impl Plan {
     }
 }
 
+/// The file header. Parsed apart from the rest, since the crate's all-in-one parser also wants a section header table,
+/// which lies at the end of a file and is the first thing that a truncated one lacks.
+fn header(file: &[u8]) -> Result<FileHeader<LittleEndian>, Fault> {
+    const SIZE: usize = EI_NIDENT + ELF64_EHDR_TAILSIZE;
+    if !file.starts_with(&ELFMAGIC) {
+        return Err(Fault::NotElf("it does not start with the ELF magic"));
+    }
+    let (Some(ident), Some(tail)) = (file.get(..EI_NIDENT), file.get(EI_NIDENT..SIZE)) else {
+        return Err(Fault::NotElf("truncated within its headers"));
+    };
+    let ident = parse_ident(ident).map_err(|e| header_fault(&e))?;
+    FileHeader::parse_tail(ident, tail).map_err(|e| header_fault(&e))
+}
+
+fn program_headers<'f>(
+    header: &FileHeader<LittleEndian>,
+    file: &'f [u8],
+) -> Result<SegmentTable<'f, LittleEndian>, Fault> {
+    if header.e_phoff == 0 || header.e_phnum == 0 {
+        return Err(Fault::NoSegments);
+    }
+    let entry = ProgramHeader::validate_entsize(header.class, header.e_phentsize.into())
+        .map_err(|e| header_fault(&e))?;
+    let table = usize::try_from(header.e_phoff).ok().and_then(|start| {
+        let end = start.checked_add(entry * usize::from(header.e_phnum))?;
+        file.get(start..end)
+    });
+    let table = table.ok_or(Fault::NotElf("truncated within its headers"))?;
+    Ok(SegmentTable::new(header.endianness, header.class, table))
+}
+
 fn header_fault(error: &ParseError) -> Fault {
     match error {
-        ParseError::BadMagic(_) => Fault::NotElf("it does not start with the ELF magic"),
         ParseError::UnsupportedElfClass(class) => Fault::WrongMachine {
             what: "its class is not 64-bit",
             found: (*class).into(),
@@ -277,11 +309,7 @@ fn header_fault(error: &ParseError) -> Fault {
     }
 }
 
-fn check_segment(
-    index: usize,
-    h: &elf::segment::ProgramHeader,
-    file_size: u64,
-) -> Result<(), Fault> {
+fn check_segment(index: usize, h: &ProgramHeader, file_size: u64) -> Result<(), Fault> {
     let end = h
         .p_offset
         .checked_add(h.p_filesz)
@@ -320,7 +348,7 @@ fn slide_for(
     end: u64,
     relocatable: bool,
     lowest: usize,
-    loads: &[(usize, elf::segment::ProgramHeader)],
+    loads: &[(usize, ProgramHeader)],
 ) -> Result<u64, Fault> {
     if start >= KERNEL_BASE {
         return Ok(0);

@@ -209,6 +209,17 @@ fn truncated_elf_is_refused_by_name() {
 }
 
 #[test]
+fn a_lost_section_table_is_no_matter() {
+    let mut f = file(ET_EXEC, BASE, &[Header::text(BASE)]);
+    let want = Plan::new(&f);
+    // e_shoff and e_shnum: a table that would lie beyond the end.
+    f[40..48].copy_from_slice(&0x10_0000_u64.to_le_bytes());
+    f[60] = 9;
+    assert!(want.is_ok());
+    assert_eq!(Plan::new(&f), want);
+}
+
+#[test]
 fn bad_segments_are_refused_by_name() {
     let t = Header::text(BASE);
     assert_eq!(

@@ -250,6 +250,8 @@ pub fn load(
     path: &FilePath,
     text: &str,
 ) -> Result<LoadedFile, BootError> {
+    // A hash is too long for a message, and says nothing to its reader.
+    let text = text.split('#').next().unwrap_or(text);
     let volume = find_volume(home, &path.volume).in_file(text)?;
     let (mut file, size) = volume.open(&path.path).in_file(text)?;
     if size == 0 {

@@ -107,7 +107,7 @@ pub fn run(ws: Workspace, filter: &str) -> Result<Counts> {
                         .lock()
                         .unwrap_or_else(std::sync::PoisonError::into_inner);
                     *total += outcome.counts;
-                    println!("{:<24} {}  ({seconds:.1} s)", job.name, outcome.counts);
+                    println!("{:<32} {}  ({seconds:.1} s)", job.name, outcome.counts);
                     for detail in &outcome.details {
                         println!("  {}", detail.replace('\n', "\n  "));
                     }

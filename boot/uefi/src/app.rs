@@ -48,6 +48,9 @@ fn boot_default(patience: &mut u32) -> Result<Infallible, BootError> {
     if config.timeout == Timeout::Seconds(0) {
         *patience = 0;
     }
+    if config.quiet {
+        console::be_quiet();
+    }
     for warning in &config.warnings {
         say!("switchyard boot: warning: {}: {warning}", found.path);
     }

@@ -14,6 +14,7 @@ use uefi::{Status, boot, cstr16, system};
 const COM1: u16 = 0x3f8;
 
 static MIRROR: AtomicBool = AtomicBool::new(false);
+static QUIET: AtomicBool = AtomicBool::new(false);
 static EXITED: AtomicBool = AtomicBool::new(false);
 
 /// Prints a line.
@@ -22,9 +23,27 @@ macro_rules! say {
     ($($part:tt)*) => { $crate::console::line(format_args!($($part)*)) };
 }
 
+/// Prints a line on how far the boot has come, unless the configuration asks for quiet.
+#[macro_export]
+macro_rules! progress {
+    ($($part:tt)*) => { $crate::console::progress(format_args!($($part)*)) };
+}
+
 /// Finds out where messages go.
 pub fn init() {
     MIRROR.store(!console_is_serial() && com1_present(), Ordering::Relaxed);
+}
+
+/// Leaves progress lines out from now on.
+pub fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Prints one line of progress.
+pub fn progress(text: fmt::Arguments<'_>) {
+    if !QUIET.load(Ordering::Relaxed) {
+        line(text);
+    }
 }
 
 /// Prints one line.

@@ -11,7 +11,7 @@ use crate::handover;
 use crate::map::{Overlay, draw, map_all, overlays, page_table_bytes};
 use crate::memory::{Pages, Snapshot, kind_of};
 use crate::screen::{self, Screen};
-use crate::{console, quiet, say};
+use crate::{console, progress, quiet};
 use alloc::vec::Vec;
 use boot_core::addr::{Hhdm, PAGE_SIZE, PhysAddr, VirtAddr};
 use boot_core::arena::Arena;
@@ -82,10 +82,10 @@ pub fn boot(config: &Config, home: &Volume, entry: &Entry) -> Result<Infallible,
         .then(|| screen::find(entry.resolution))
         .flatten();
     if wants_screen && screen.is_none() {
-        say!("switchyard boot: no framebuffer on this machine");
+        progress!("switchyard boot: no framebuffer on this machine");
     }
     let prepared = prepare(&mut kernel, modules, screen, entry).in_file(MACHINE)?;
-    say!(
+    progress!(
         "switchyard boot: base revision {}, entry {:#x}, starting the kernel",
         prepared.revision.number(),
         kernel.entry.0
@@ -117,7 +117,7 @@ fn load_kernel(config: &Config, home: &Volume, entry: &Entry) -> Result<Kernel, 
     }
     let start = requests.entry_point(&plan, image.bytes()).in_file(text)?;
     let stack_bytes = requests.stack_size(image.bytes()).in_file(text)?;
-    say!(
+    progress!(
         "switchyard boot: kernel {text}: {} KiB at {:#x}, {} requests, wants base revision {}",
         plan.size / 1024,
         plan.virtual_base.0,
@@ -144,7 +144,7 @@ fn load_modules(
     for module in &entry.modules {
         let mut file = files::load(config, home, &module.path, &module.text)?;
         file.facts.string.clone_from(&module.string);
-        say!(
+        progress!(
             "switchyard boot: module {}: {} bytes",
             module.text,
             file.facts.size

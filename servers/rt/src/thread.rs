@@ -186,6 +186,17 @@ impl<T> JoinHandle<T> {
         self.packet.result.lock().is_some()
     }
 
+    /// Waits for its end, and leaves its result to [`join`](JoinHandle::join).
+    ///
+    /// # Errors
+    /// `TimedOut`, `Cancelled`.
+    pub fn wait(&self, deadline: Deadline) -> Result<()> {
+        while !self.is_finished() {
+            self.packet.done.wait(deadline)?;
+        }
+        Ok(())
+    }
+
     /// Waits for its end.
     ///
     /// # Errors

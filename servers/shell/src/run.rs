@@ -1,0 +1,115 @@
+//! Carrying a command out.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+
+use abi::info::PowerAction;
+
+use crate::command::{COMMANDS, Command};
+use crate::show;
+use crate::table::{Align, Table};
+use crate::units;
+use crate::world::World;
+
+/// Carries a command out; an error is a line for the user.
+///
+/// # Errors
+/// The world's.
+pub fn run(command: &Command, world: &mut impl World) -> Result<(), String> {
+    let text = match command {
+        Command::Help => help(),
+        Command::Cpus => show::cpus(&world.cpus()?),
+        Command::Ps => show::threads(&world.threads()?),
+        Command::Mem => show::memory(&world.memory()?),
+        Command::Ping(rounds) => return ping(*rounds, world),
+        Command::Ls => ls(world)?,
+        Command::Cat(name) => match world.file(name)? {
+            Some(contents) => show::file(name, &contents),
+            None => {
+                return Err(format!(
+                    "cat: no file '{}' ('ls' lists them)",
+                    show::printable(name)
+                ));
+            }
+        },
+        Command::Uptime => show::uptime(world.now(), &world.machine()?),
+        Command::Run(name, argument) => {
+            format!("{}\n", show::printable(&world.run(name, argument)?))
+        }
+        Command::Services => lines(world.services()?),
+        Command::Names => lines(world.names()?),
+        Command::Log => show::file("log", String::from_utf8_lossy(&world.log()?).as_bytes()),
+        Command::Clear => {
+            world.clear();
+            return Ok(());
+        }
+        Command::Echo(text) => format!("{text}\n"),
+        Command::PowerOff => {
+            world.write("powering off\n");
+            return world.power(PowerAction::Off);
+        }
+        Command::Reboot => {
+            world.write("restarting\n");
+            return world.power(PowerAction::Restart);
+        }
+    };
+    world.write(&text);
+    Ok(())
+}
+
+fn lines(list: impl IntoIterator<Item = String>) -> String {
+    list.into_iter()
+        .map(|line| format!("{}\n", show::printable(&line)))
+        .collect()
+}
+
+fn help() -> String {
+    let mut table = Table::new(&[
+        ("COMMAND", Align::Left),
+        ("ARGUMENTS", Align::Left),
+        ("", Align::Left),
+    ]);
+    for (name, arguments, what) in COMMANDS {
+        table.row([name, arguments, what].map(String::from));
+    }
+    table.finish()
+}
+
+fn ls(world: &impl World) -> Result<String, String> {
+    let mut files = world.files()?;
+    files.sort();
+    let mut table = Table::new(&[("SIZE", Align::Right), ("FILE", Align::Left)]);
+    for (name, bytes) in files {
+        table.row([units::bytes(bytes as u64), show::printable(&name)]);
+    }
+    Ok(table.finish())
+}
+
+/// Pings CPU after CPU, and shows the figures of all together.
+fn ping(rounds: u32, world: &mut impl World) -> Result<(), String> {
+    let cpus = world.cpus()?;
+    let mut table = Table::new(&[
+        ("CPU", Align::Right),
+        ("ROUND TRIPS", Align::Right),
+        ("TIME", Align::Right),
+        ("PER ROUND TRIP", Align::Right),
+    ]);
+    let mut failed = String::new();
+    for cpu in &cpus {
+        match world.ping(cpu.index, rounds) {
+            Ok(time) => table.row([
+                cpu.index.to_string(),
+                rounds.to_string(),
+                units::duration(time),
+                units::time(time.as_nanos() as f64 / f64::from(rounds)),
+            ]),
+            Err(error) => failed.push_str(&format!(
+                "ping: CPU {}: {}\n",
+                cpu.index,
+                show::printable(&error)
+            )),
+        }
+    }
+    world.write(&format!("{}{failed}", table.finish()));
+    Ok(())
+}

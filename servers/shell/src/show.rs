@@ -1,0 +1,159 @@
+//! The system's records as tables.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use core::time::Duration;
+
+use abi::info::{CpuInfo, MachineInfo, MemoryInfo, ThreadInfo, ThreadState};
+
+use crate::table::{Align, Table};
+use crate::units;
+
+/// CPUs.
+pub fn cpus(list: &[CpuInfo]) -> String {
+    let right = Align::Right;
+    let mut table = Table::new(&[
+        ("CPU", right),
+        ("APIC ID", right),
+        ("BUSY", right),
+        ("TIME BUSY", right),
+        ("SWITCHES", right),
+        ("INTERRUPTS", right),
+        ("IPIS SENT", right),
+        ("RUNNABLE", right),
+    ]);
+    for cpu in list {
+        table.row([
+            cpu.index.to_string(),
+            cpu.apic_id.to_string(),
+            units::percent(cpu.busy_ns, cpu.up_ns),
+            units::nanoseconds(cpu.busy_ns),
+            cpu.switches.to_string(),
+            cpu.interrupts.to_string(),
+            cpu.ipis_sent.to_string(),
+            cpu.runnable.to_string(),
+        ]);
+    }
+    table.finish()
+}
+
+/// Threads.
+pub fn threads(list: &[ThreadInfo]) -> String {
+    let mut table = Table::new(&[
+        ("PROCESS", Align::Right),
+        ("NAME", Align::Left),
+        ("THREAD", Align::Right),
+        ("CPU", Align::Right),
+        ("STATE", Align::Left),
+        ("PRIORITY", Align::Right),
+        ("CPU TIME", Align::Right),
+    ]);
+    for thread in list {
+        table.row([
+            thread.process.to_string(),
+            name(thread),
+            thread.thread.to_string(),
+            thread.cpu.to_string(),
+            ThreadState::from_number(thread.state)
+                .map_or("?", ThreadState::text)
+                .into(),
+            thread.priority.to_string(),
+            units::nanoseconds(thread.cpu_ns),
+        ]);
+    }
+    table.finish()
+}
+
+/// A thread's process's name; what can't be shown of it is replaced.
+fn name(thread: &ThreadInfo) -> String {
+    let bytes = &thread.name[..(thread.name_bytes as usize).min(thread.name.len())];
+    printable(&String::from_utf8_lossy(bytes))
+}
+
+/// A text without what would steer the terminal.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|character| {
+            if character.is_control() {
+                '\u{FFFD}'
+            } else {
+                character
+            }
+        })
+        .collect()
+}
+
+/// Memory.
+pub fn memory(info: &MemoryInfo) -> String {
+    let mut table = Table::new(&[
+        ("MEMORY", Align::Left),
+        ("SIZE", Align::Right),
+        ("SHARE", Align::Right),
+    ]);
+    for (what, bytes) in [
+        ("total", info.total),
+        ("free", info.free),
+        ("kernel image", info.kernel_image),
+        ("kernel tables, stacks, objects", info.kernel),
+        ("user programs", info.user),
+        ("reclaimed from the boot loader", info.reclaimed),
+    ] {
+        table.row([
+            what.into(),
+            units::bytes(bytes),
+            units::percent(bytes, info.total),
+        ]);
+    }
+    table.finish()
+}
+
+/// Uptime.
+pub fn uptime(now: Duration, machine: &MachineInfo) -> String {
+    let mut text = format!("up {}", units::duration(now));
+    if machine.boot_seconds != 0 {
+        text.push_str(&format!(", since {}", units::date(machine.boot_seconds)));
+    }
+    let plural = if machine.cpus == 1 { "" } else { "s" };
+    text.push_str(&format!(", {} CPU{plural}", machine.cpus));
+    if machine.cpus_failed != 0 {
+        text.push_str(&format!(" ({} more did not start)", machine.cpus_failed));
+    }
+    text.push_str(&format!(
+        "\nkernel start took {}, time-stamp counter runs at {:.3} GHz\n",
+        units::nanoseconds(machine.kernel_boot_ns),
+        machine.tsc_hz as f64 / 1e9
+    ));
+    text
+}
+
+/// A file: text as it is, with what would steer the terminal replaced; of other files only what they are.
+pub fn file(name: &str, contents: &[u8]) -> String {
+    let Ok(text) = str::from_utf8(contents) else {
+        return format!(
+            "{name}: not text, {}\n",
+            units::bytes(contents.len() as u64)
+        );
+    };
+    if text.contains('\0') {
+        return format!(
+            "{name}: not text, {}\n",
+            units::bytes(contents.len() as u64)
+        );
+    }
+    let keep = |character: char| !character.is_control() || character == '\n' || character == '\t';
+    let mut text: String = text
+        .chars()
+        .filter(|character| *character != '\r')
+        .map(|character| {
+            if keep(character) {
+                character
+            } else {
+                '\u{FFFD}'
+            }
+        })
+        .collect();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}

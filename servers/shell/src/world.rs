@@ -1,0 +1,49 @@
+//! What the shell asks of the system.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use abi::info::{CpuInfo, MachineInfo, MemoryInfo, PowerAction, ThreadInfo};
+
+/// The system as the shell sees it. An error is a line for the user.
+#[allow(
+    clippy::missing_errors_doc,
+    reason = "every error is a line for the user, as said above"
+)]
+pub trait World {
+    /// Waits for input. An empty answer says that the line on which the cursor is was written over.
+    fn read(&mut self) -> Result<Vec<u8>, String>;
+    /// Writes text, in one piece if it is no longer than a message.
+    fn write(&mut self, text: &str);
+    /// Clears the screen.
+    fn clear(&mut self);
+    /// Columns of the terminal.
+    fn columns(&mut self) -> usize;
+    /// Time since boot.
+    fn now(&self) -> Duration;
+    /// All CPUs.
+    fn cpus(&self) -> Result<Vec<CpuInfo>, String>;
+    /// All threads.
+    fn threads(&self) -> Result<Vec<ThreadInfo>, String>;
+    /// The memory.
+    fn memory(&self) -> Result<MemoryInfo, String>;
+    /// The machine.
+    fn machine(&self) -> Result<MachineInfo, String>;
+    /// Makes so many round trips to the echo server of a CPU; how long they took.
+    fn ping(&mut self, cpu: u32, rounds: u32) -> Result<Duration, String>;
+    /// The files of the boot archive with their sizes in bytes.
+    fn files(&self) -> Result<Vec<(String, usize)>, String>;
+    /// The contents of a file; `None` if there is none of this name.
+    fn file(&self, name: &str) -> Result<Option<Vec<u8>>, String>;
+    /// Starts a program and waits for its end; a line that tells how it ended.
+    fn run(&mut self, name: &str, argument: &str) -> Result<String, String>;
+    /// The services, a line each.
+    fn services(&mut self) -> Result<Vec<String>, String>;
+    /// The registered names.
+    fn names(&mut self) -> Result<Vec<String>, String>;
+    /// The kernel's log.
+    fn log(&self) -> Result<Vec<u8>, String>;
+    /// Powers off or restarts; returns only with an error.
+    fn power(&mut self, action: PowerAction) -> Result<(), String>;
+}

@@ -1,17 +1,19 @@
 //! The jump: from the firmware's address space and descriptor tables to the kernel's.
 //!
 //! The kernel's page tables do not show the loader, and with base revision 1 and later they show nothing at all in
-//! the lower half, so the code that loads them would be gone under its own feet. It is therefore a small routine in a
-//! page of its own, which is run at three addresses:
+//! the lower half, so the code that loads them would be gone under its own feet. It is therefore a small routine that
+//! lies within one page of the loader and is run at two addresses under three sets of tables:
 //!
 //! 1. at its physical address, under the firmware's tables and then under *transit* tables, which are the kernel's
-//!    with that one page added at its physical address;
-//! 2. at its address in the direct map, still under the transit tables;
-//! 3. at the same address under the kernel's own tables, where the lower half is as the protocol has it.
+//!    with that page, and the page of its parameters, added at their physical addresses;
+//! 2. at its address in the direct map (the loader's own memory is bootloader-reclaimable), first under the transit
+//!    tables, then under the kernel's own, where the lower half is as the protocol has it.
+//!
+//! It stays where the firmware loaded it, since firmware that protects memory lets nothing else be executed.
 //!
 //! The state it establishes is that of Limine PROTOCOL, Machine State at Entry.
 
-use boot_core::addr::{Hhdm, PhysAddr, VirtAddr};
+use boot_core::addr::{Hhdm, PhysAddr, VirtAddr, page_down};
 use boot_core::protocol::{BaseRevision, PAT};
 use core::arch::x86_64::__cpuid;
 use core::arch::{asm, global_asm};
@@ -48,7 +50,7 @@ pub const GDT: [u64; 9] = [
     0,
 ];
 
-/// Everything the routine needs, in the page behind it. Field order is known to the assembly.
+/// Everything the routine needs. Field order is known to the assembly.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Parameters {
@@ -88,9 +90,10 @@ const _: () = {
 };
 
 // The routine. Entered with interrupts off, RSI = physical address of `Parameters`, in long mode with four levels of
-// paging; uses no stack until it has the kernel's; does not return. Position-independent: it is copied.
+// paging; uses no stack until it has the kernel's; does not return. Position-independent; aligned and padded so that it
+// lies within one page (`.org` refuses to go back, should it ever grow too long).
 global_asm!(
-    ".balign 16",
+    ".balign 1024",
     "switchyard_handover_start:",
     // EFER first: the new tables have no-execute bits, which are reserved until NXE is set.
     "mov ecx, 0xc0000080",
@@ -165,23 +168,21 @@ global_asm!(
     "xor r15d, r15d",
     "popfq",
     "ret",
-    "switchyard_handover_end:",
+    ".org switchyard_handover_start + 1024, 0xcc",
 );
 
 unsafe extern "C" {
     static switchyard_handover_start: u8;
-    static switchyard_handover_end: u8;
 }
 
-/// Offset of the parameters in the routine's page.
-pub const PARAMETERS_OFFSET: usize = 2048;
+/// Where the routine is: UEFI runs programs at physical addresses.
+fn routine() -> PhysAddr {
+    PhysAddr(&raw const switchyard_handover_start as u64)
+}
 
-/// The routine's code.
-pub fn routine() -> &'static [u8] {
-    let start = &raw const switchyard_handover_start;
-    let end = &raw const switchyard_handover_end;
-    // SAFETY: both labels bound the one block of code above, which is part of this image and never written.
-    unsafe { core::slice::from_raw_parts(start, end as usize - start as usize) }
+/// The page the routine lies in.
+pub fn routine_page() -> PhysAddr {
+    PhysAddr(page_down(routine().0))
 }
 
 /// Whether the firmware runs with five levels of paging, which can only be left by leaving long mode.
@@ -231,7 +232,7 @@ pub fn control_registers(revision: BaseRevision, no_execute: bool) -> (u64, u64,
     )
 }
 
-/// Makes parameters for a routine page at `page`.
+/// Makes parameters that will lie at the start of `page`.
 pub fn parameters(
     page: PhysAddr,
     hhdm: Hhdm,
@@ -246,8 +247,8 @@ pub fn parameters(
         cr4: 0,
         efer: 0,
         pat: PAT,
-        own_address: hhdm.virt(page).0 + PARAMETERS_OFFSET as u64,
-        routine: hhdm.virt(page).0,
+        own_address: hhdm.virt(page).0,
+        routine: hhdm.virt(routine()).0,
         stack_top: stack_top.0,
         entry: entry.0,
         gdt_limit: [0, 0, 0, size_of_val(&GDT) as u16 - 1],
@@ -261,22 +262,18 @@ pub fn disable_interrupts() {
     unsafe { asm!("cli", options(nomem, nostack)) }
 }
 
-/// Puts routine and parameters into `page` and jumps to it.
+/// Puts the parameters into `page` and runs the routine.
 ///
 /// # Safety
-/// Boot services have ended and interrupts are off. `page` is a page of physical memory that the firmware's tables
-/// and the transit tables show, executable, at its own address, and that transit and kernel tables both show in the
-/// direct map; the kernel's tables show stack, GDT and entry point at the addresses in `parameters`.
+/// Boot services have ended and interrupts are off. `page` is memory that nothing else uses. The transit tables show it
+/// and [`routine_page`] at their own addresses, the latter executable; transit and kernel tables show both in the direct
+/// map with all rights; the kernel's tables show stack, GDT and entry point at the addresses in `parameters`.
 pub unsafe fn jump(page: PhysAddr, parameters: Parameters) -> ! {
-    let code = routine();
-    assert!(code.len() <= PARAMETERS_OFFSET);
-    // SAFETY: the caller gives the page to this function alone; code and parameters fit their halves of it, and the
-    // jump's target is what was just copied. The routine's needs are the caller's promises.
+    // SAFETY: the caller gives the page to this function alone, and it is aligned for anything. The routine's needs are
+    // the caller's promises.
     unsafe {
-        let start = page.0 as *mut u8;
-        start.copy_from_nonoverlapping(code.as_ptr(), code.len());
-        let place = (page.0 + PARAMETERS_OFFSET as u64) as *mut Parameters;
+        let place = page.0 as *mut Parameters;
         place.write(parameters);
-        asm!("cld", "jmp rax", in("rax") start, in("rsi") place, options(noreturn));
+        asm!("cld", "jmp rax", in("rax") routine().0, in("rsi") place, options(noreturn));
     }
 }

@@ -60,7 +60,7 @@ struct Prepared {
     firmware: Firmware,
     keep_iommus: bool,
     late: Late,
-    /// Routine page, GDT and responses.
+    /// Parameters of the jump, GDT and responses.
     arena_used: usize,
     arena: Pages,
     tables: Pages,
@@ -196,7 +196,7 @@ fn prepare(
     })?;
     let phys = arena.phys();
     let mut places = Arena::new(arena.bytes_mut(), phys, HHDM);
-    // The first page is the routine's, the GDT follows: `finish` relies on both.
+    // The first page is for the jump's parameters, the GDT follows: `finish` relies on both.
     places.take(PAGE_SIZE as usize, PAGE_SIZE as usize, "the jump")?;
     places.put_words(&handover::GDT, "the GDT")?;
     let late = response::write(
@@ -233,9 +233,9 @@ fn prepare(
 /// Everything after boot services: no allocation, no return.
 fn finish(kernel: &Kernel, mut prepared: Prepared, map: &MemoryMapOwned) -> ! {
     match complete(kernel, &mut prepared, map) {
-        // SAFETY: boot services have ended and interrupts are off. The page is the arena's first, which is loader
-        // data: the firmware's tables show it at its physical address, the transit tables were given it there, and
-        // both they and the kernel's show it in the direct map, as bootloader-reclaimable memory, with all rights.
+        // SAFETY: boot services have ended and interrupts are off. The page is the arena's first, which was taken for
+        // this. It and the routine's page are loader memory: the transit tables were given both at their physical
+        // addresses, and all tables show both in the direct map, as bootloader-reclaimable memory, with all rights.
         // Stack, GDT and image lie in memory that the kernel's tables map.
         Ok(parameters) => unsafe { handover::jump(prepared.arena.phys(), parameters) },
         Err(fault) => {
@@ -280,7 +280,9 @@ fn complete(
     let mut tables = PageTables::new(prepared.tables.bytes_mut(), tables_phys, prepared.features);
     let root = map_all(&mut tables, kernel, regions.regions(), revision)?;
     let transit = tables.upper_half_of(root)?;
-    tables.map(transit, VirtAddr(phys.0), phys, PAGE_SIZE, Access::DIRECT)?;
+    for page in [phys, handover::routine_page()] {
+        tables.map(transit, VirtAddr(page.0), page, PAGE_SIZE, Access::DIRECT)?;
+    }
 
     let acpi = &prepared.firmware.acpi;
     quiet::mask_pics();

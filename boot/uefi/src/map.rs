@@ -155,8 +155,8 @@ pub fn page_table_bytes(
         return Err(Fault::PhysicalTooHigh { end: high.end });
     }
     let base = kernel.plan.virtual_base;
-    // Two roots, the transit page's three tables, the kernel's image.
-    let mut tables = 5 + tables_for(base, kernel.plan.size, PAGE_SIZE, false);
+    // Two roots, three tables for each of the two transit pages, the kernel's image.
+    let mut tables = 8 + tables_for(base, kernel.plan.size, PAGE_SIZE, false);
     let mut count = |base: u64, end: u64| {
         tables += tables_for(
             HHDM.virt(PhysAddr(base)),

@@ -9,9 +9,6 @@ use crate::irq::{Irq, Line};
 use crate::machine;
 use crate::object::{AnyObject, Ref};
 
-const DEVICE_RIGHTS: Rights =
-    Rights::DUPLICATE.with(Rights::TRANSFER).with(Rights::QUERY).with(Rights::MANAGE);
-
 /// `irq_create`.
 pub(super) fn create_irq(caller: Caller) -> Result<(), Error> {
     caller.demand(caller.handle(0), false, Rights::HARDWARE)?;
@@ -21,7 +18,7 @@ pub(super) fn create_irq(caller: Caller) -> Result<(), Error> {
         1 => machine::isa_line(u8::try_from(number).map_err(|_| Error::OutOfRange)?)?,
         _ => return Err(Error::BadArgument),
     };
-    caller.give(AnyObject::Irq(Irq::create(line)?), DEVICE_RIGHTS)
+    caller.give(AnyObject::Irq(Irq::create(line)?), Rights::ALL)
 }
 
 /// `irq_bind`.
@@ -45,7 +42,7 @@ pub(super) fn acknowledge_irq(caller: Caller) -> Result<(), Error> {
 pub(super) fn create_ports(caller: Caller) -> Result<(), Error> {
     caller.demand(caller.handle(0), false, Rights::HARDWARE)?;
     let ports = IoPorts::new(caller.argument(1), caller.argument(2))?;
-    caller.give(AnyObject::IoPorts(Ref::try_new(ports)?), DEVICE_RIGHTS)
+    caller.give(AnyObject::IoPorts(Ref::try_new(ports)?), Rights::ALL)
 }
 
 /// `io_ports_enable`.

@@ -86,23 +86,14 @@ pub(super) fn grant(caller: Caller, section: &mut Section) -> Result<(), Error> 
     }
 }
 
-const ENDPOINT_RIGHTS: Rights = Rights::DUPLICATE
-    .with(Rights::TRANSFER)
-    .with(Rights::QUERY)
-    .with(Rights::SEND)
-    .with(Rights::RECEIVE)
-    .with(Rights::MINT);
-const NOTIFICATION_RIGHTS: Rights =
-    Rights::DUPLICATE.with(Rights::TRANSFER).with(Rights::QUERY).with(Rights::SIGNAL).with(Rights::WAIT);
-
 /// `endpoint_create`.
 pub(super) fn create_endpoint(caller: Caller) -> Result<(), Error> {
-    caller.give(AnyObject::Endpoint(Ref::try_new(Endpoint::new())?), ENDPOINT_RIGHTS)
+    caller.give(AnyObject::Endpoint(Ref::try_new(Endpoint::new())?), Rights::ALL)
 }
 
 /// `notification_create`.
 pub(super) fn create_notification(caller: Caller) -> Result<(), Error> {
-    caller.give(AnyObject::Notification(Ref::try_new(Notification::new())?), NOTIFICATION_RIGHTS)
+    caller.give(AnyObject::Notification(Ref::try_new(Notification::new())?), Rights::ALL)
 }
 
 /// `notification_bind`.

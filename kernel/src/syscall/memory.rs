@@ -11,22 +11,13 @@ use crate::object::AnyObject;
 use crate::process::Process;
 use crate::schedule;
 
-const MEMORY_RIGHTS: Rights = Rights::DUPLICATE
-    .with(Rights::TRANSFER)
-    .with(Rights::QUERY)
-    .with(Rights::READ)
-    .with(Rights::WRITE)
-    .with(Rights::EXECUTE);
-const DEVICE_RIGHTS: Rights =
-    Rights::DUPLICATE.with(Rights::TRANSFER).with(Rights::QUERY).with(Rights::READ).with(Rights::WRITE);
-
 /// `memory_create`.
 pub(super) fn create(caller: Caller) -> Result<(), Error> {
     if caller.argument(1) != 0 {
         return Err(Error::BadArgument);
     }
     let memory = MemoryObject::create(caller.argument(0), Some(caller.process().account().clone()))?;
-    caller.give(AnyObject::Memory(memory), MEMORY_RIGHTS)
+    caller.give(AnyObject::Memory(memory), Rights::ALL)
 }
 
 /// `memory_create_physical`.
@@ -38,7 +29,7 @@ pub(super) fn create_physical(caller: Caller) -> Result<(), Error> {
         _ => return Err(Error::BadArgument),
     };
     let memory = MemoryObject::create_device(caller.argument(1), caller.argument(2), cache)?;
-    caller.give(AnyObject::Memory(memory), DEVICE_RIGHTS)
+    caller.give(AnyObject::Memory(memory), Rights::ALL - Rights::EXECUTE)
 }
 
 /// `memory_map`.

@@ -9,9 +9,6 @@ use crate::memory::user::{self, UserSlice};
 use crate::object::AnyObject;
 use crate::process::{Ending, Name, Process};
 
-const PROCESS_RIGHTS: Rights =
-    Rights::DUPLICATE.with(Rights::TRANSFER).with(Rights::QUERY).with(Rights::MANAGE);
-
 /// `process_create`.
 pub(super) fn create(caller: Caller) -> Result<(), Error> {
     let bytes = caller.argument(1);
@@ -22,7 +19,7 @@ pub(super) fn create(caller: Caller) -> Result<(), Error> {
     let name = &mut name[..bytes as usize];
     UserSlice::new(caller.argument(0), bytes)?.copy_in(name)?;
     let process = Process::create(Name::new(name)?, caller.process().account().limit())?;
-    caller.give(AnyObject::Process(process), PROCESS_RIGHTS)
+    caller.give(AnyObject::Process(process), Rights::ALL)
 }
 
 /// `process_kill`.
@@ -51,5 +48,5 @@ pub(super) fn info(caller: Caller) -> Result<(), Error> {
 
 /// `process_self`.
 pub(super) fn this(caller: Caller) -> Result<(), Error> {
-    caller.give(AnyObject::Process(caller.process().clone()), PROCESS_RIGHTS)
+    caller.give(AnyObject::Process(caller.process().clone()), Rights::ALL)
 }

@@ -11,15 +11,12 @@ use crate::schedule;
 use crate::spawn;
 use crate::thread::Thread;
 
-const THREAD_RIGHTS: Rights =
-    Rights::DUPLICATE.with(Rights::TRANSFER).with(Rights::QUERY).with(Rights::MANAGE);
-
 /// `thread_create`.
 pub(super) fn create(caller: Caller) -> Result<(), Error> {
     let process = caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?;
     let thread = spawn::thread(&process, caller.argument(1), caller.argument(2), caller.argument(3), Priority::NORMAL)?;
     let area = thread.area.user_address();
-    if let Err(error) = caller.give(AnyObject::Thread(thread.clone()), THREAD_RIGHTS) {
+    if let Err(error) = caller.give(AnyObject::Thread(thread.clone()), Rights::ALL) {
         process.end_thread(&thread);
         return Err(error);
     }
@@ -89,5 +86,5 @@ pub(super) fn this(caller: Caller) -> Result<(), Error> {
     // SAFETY: the thread runs this code.
     let thread = unsafe { crate::object::Borrowed::from_ptr(caller.thread(), &section) };
     let thread = thread.to_ref().ok_or(Error::Ended)?;
-    caller.give(AnyObject::Thread(thread), THREAD_RIGHTS)
+    caller.give(AnyObject::Thread(thread), Rights::ALL)
 }

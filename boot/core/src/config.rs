@@ -186,6 +186,20 @@ impl Config {
         Ok(config)
     }
 
+    /// Whether a file that cannot be read as a whole still says `timeout: 0`, so that nobody waits for its error.
+    #[must_use]
+    pub fn asks_not_to_wait(bytes: &[u8]) -> bool {
+        let says_so = |line: &[u8]| {
+            core::str::from_utf8(line)
+                .ok()
+                .and_then(|line| line.split_once(':'))
+                .is_some_and(|(key, value)| {
+                    key.trim().eq_ignore_ascii_case("timeout") && value.trim() == "0"
+                })
+        };
+        bytes.split(|b| *b == b'\n').any(says_so)
+    }
+
     fn read_line(&mut self, line: usize, text: &str) -> Result<(), Fault> {
         if text.is_empty() || text.starts_with('#') {
             return Ok(());

@@ -195,6 +195,16 @@ fn incomplete_entries_are_refused_by_name() {
 }
 
 #[test]
+fn no_wait_is_understood_in_a_broken_file() {
+    assert!(Config::asks_not_to_wait(
+        b"\xff\n nonsense\r\n Timeout:  0\r\n"
+    ));
+    assert!(!Config::asks_not_to_wait(
+        b"timeout: 00x\n#timeout: 0\ntimeout: 5"
+    ));
+}
+
+#[test]
 fn stray_lines_and_orphans_are_refused() {
     assert!(matches!(
         Config::parse(b"hello"),

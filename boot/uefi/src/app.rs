@@ -44,10 +44,10 @@ fn boot_default(patience: &mut u32) -> Result<Infallible, BootError> {
         found.path,
         found.volume.name()
     );
-    let config = Config::parse(&found.contents).in_file(&found.path)?;
-    if config.timeout == Timeout::Seconds(0) {
+    if Config::asks_not_to_wait(&found.contents) {
         *patience = 0;
     }
+    let config = Config::parse(&found.contents).in_file(&found.path)?;
     if config.quiet {
         console::be_quiet();
     }

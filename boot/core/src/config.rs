@@ -104,6 +104,15 @@ pub struct Config {
 /// Options of Limine that mean nothing to this loader; all names in lower case.
 const IGNORED: &[&str] = &[
     "backdrop",
+    "boot_keybind",
+    "firmware_logo",
+    "global_dtb",
+    "interface_help_color_bright",
+    "interface_help_colour_bright",
+    "interface_rotation",
+    "keyboard_layout",
+    "mouse",
+    "terse",
     "branding",
     "comment",
     "dtb_path",
@@ -228,9 +237,7 @@ impl Config {
                     Timeout::Never
                 } else {
                     Timeout::Seconds(
-                        value
-                            .parse()
-                            .map_err(|_| bad("a number of seconds or 'no'"))?,
+                        seconds(value).ok_or_else(|| bad("a number of seconds or 'no'"))?,
                     )
                 };
             }
@@ -355,6 +362,16 @@ impl Config {
     }
 }
 
+/// Whole seconds, or decimals, which are rounded up so that a short wait stays one.
+fn seconds(value: &str) -> Option<u32> {
+    let (whole, decimals) = value.split_once('.').unwrap_or((value, "0"));
+    if decimals.is_empty() || !decimals.bytes().all(|c| c.is_ascii_digit()) {
+        return None;
+    }
+    let more = decimals.bytes().any(|c| c != b'0');
+    whole.parse::<u32>().ok()?.checked_add(more.into())
+}
+
 fn yes_or_no(value: &str) -> Option<bool> {
     match value.to_ascii_lowercase().as_str() {
         "yes" => Some(true),
@@ -460,7 +477,12 @@ fn paging_levels(setting: &Setting) -> Result<u32, Fault> {
 
 /// Takes the macro definitions out and puts their values in, in numbered lines (from 1).
 fn expand_macros(text: &str) -> Result<Vec<(usize, String)>, Fault> {
-    let mut macros: Vec<(&str, &str)> = [("ARCH", "x86-64"), ("FW_TYPE", "UEFI")].to_vec();
+    let mut macros: Vec<(&str, &str)> = [
+        ("ARCH", "x86-64"),
+        ("LOADER_ARCH", "x86-64"),
+        ("FW_TYPE", "UEFI"),
+    ]
+    .to_vec();
     let definition = |line: &'_ str| -> Option<(usize, usize)> {
         let line = line.strip_prefix("${")?;
         let close = line.find('}')?;

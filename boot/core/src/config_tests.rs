@@ -205,6 +205,22 @@ fn no_wait_is_understood_in_a_broken_file() {
 }
 
 #[test]
+fn timeouts_are_seconds_with_or_without_decimals() {
+    let timeout = |text: &str| {
+        Config::parse(format!("timeout: {text}").as_bytes())
+            .map(|c| c.timeout)
+            .ok()
+    };
+    assert_eq!(timeout("7"), Some(Timeout::Seconds(7)));
+    assert_eq!(timeout("0.25"), Some(Timeout::Seconds(1)));
+    assert_eq!(timeout("3.00"), Some(Timeout::Seconds(3)));
+    assert_eq!(timeout("No"), Some(Timeout::Never));
+    for bad in ["", "-1", "1.", ".5", "1.x", "99999999999", "4294967295.5"] {
+        assert_eq!(timeout(bad), None, "{bad}");
+    }
+}
+
+#[test]
 fn stray_lines_and_orphans_are_refused() {
     assert!(matches!(
         Config::parse(b"hello"),

@@ -300,9 +300,10 @@ fn find_volume(home: &Volume, place: &Place) -> Result<Volume, Fault> {
             PartitionSignature::Guid(guid) => guid.to_string() == *wanted,
             _ => false,
         }),
-        Place::Label(wanted) => volumes()
-            .into_iter()
-            .find(|v| v.label().as_ref() == Some(wanted)),
+        Place::Label(wanted) => volumes().into_iter().find(|v| {
+            v.label()
+                .is_some_and(|label| label.eq_ignore_ascii_case(wanted))
+        }),
     };
     found.ok_or(Fault::NoSuchVolume)
 }

@@ -169,10 +169,9 @@ impl<S: Surface> Perform for Display<'_, S> {
             _ => None,
         };
         match (intermediates, action) {
-            (b"?", 'h' | 'l') => {
-                if params.iter().any(|part| part.first() == Some(&25)) {
-                    self.screen.show_cursor(action == 'h');
-                }
+            // DEC's "text cursor enable".
+            (b"?", 'h' | 'l') if params.iter().any(|part| part.first() == Some(&25)) => {
+                self.screen.show_cursor(action == 'h');
             }
             (b"", 'A') => self.screen.move_by(0, -steps),
             (b"", 'B') => self.screen.move_by(0, steps),
@@ -301,7 +300,8 @@ mod tests {
         fn any_sequence_leaves_a_cursor_on_the_screen(
             parts in proptest::collection::vec(("[ab]{0,4}", 0_u32..70_000, 0_u32..70_000, "[A-Za-z@]"), 0..30),
         ) {
-            let text: String = parts.iter().map(|(text, a, b, end)| format!("{text}\x1b[{a};{b}{end}")).collect();
+            let texts: Vec<_> = parts.iter().map(|(text, a, b, end)| format!("{text}\x1b[{a};{b}{end}")).collect();
+            let text = texts.concat();
             let (_, (column, row)) = shown(text.as_bytes());
             prop_assert!(column < COLUMNS && row < ROWS);
         }

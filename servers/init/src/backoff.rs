@@ -56,7 +56,7 @@ mod tests {
         backoff.after(Duration::ZERO);
         backoff.after(Duration::ZERO);
         assert_eq!(
-            backoff.after(QUIET - Duration::from_nanos(1)),
+            backoff.after(QUIET.saturating_sub(Duration::from_nanos(1))),
             Duration::from_millis(400)
         );
         assert_eq!(backoff.after(QUIET), Duration::from_millis(100));

@@ -40,7 +40,7 @@ pub fn expand(manifest: &Manifest, cpus: &[u32]) -> (Vec<Instance>, Vec<Manifest
         match service.placement {
             Placement::Anywhere => instances.push(instance(service, index, None, None)),
             Placement::Cpu(cpu) if cpus.contains(&cpu) => {
-                instances.push(instance(service, index, Some(cpu), None))
+                instances.push(instance(service, index, Some(cpu), None));
             }
             Placement::Cpu(cpu) => {
                 problems.push(trouble(

@@ -254,7 +254,7 @@ impl Manifest {
 }
 
 fn syntax(before: &[u8], message: String) -> ManifestError {
-    let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+    let line = before.split(|byte| *byte == b'\n').count();
     ManifestError::Syntax { line, message }
 }
 
@@ -302,19 +302,15 @@ fn rights(
 ) -> Result<Rights, FieldError> {
     let mut rights = Rights::NONE;
     for word in fields.strings(field)? {
-        match known.iter().find(|(known, _)| *known == word) {
-            Some((_, right)) => rights = rights | *right,
-            None => {
-                let words: Vec<_> = known.iter().map(|(word, _)| *word).collect();
-                return Err(problem(
-                    field,
-                    format!(
-                        "'{word}' is no right of it (there are {})",
-                        words.join(", ")
-                    ),
-                ));
-            }
-        }
+        let Some((_, right)) = known.iter().find(|(known, _)| *known == word) else {
+            let words: Vec<_> = known.iter().map(|(word, _)| *word).collect();
+            let words = words.join(", ");
+            return Err(problem(
+                field,
+                format!("'{word}' is no right of it (there are {words})"),
+            ));
+        };
+        rights = rights | *right;
     }
     Ok(rights)
 }

@@ -121,6 +121,8 @@ impl Write for Line {
 /// What the `log` crate calls.
 struct Facade;
 
+static FACADE: Facade = Facade;
+
 impl log::Log for Facade {
     fn enabled(&self, _: &log::Metadata) -> bool {
         TARGET.load(Ordering::Relaxed) != 0
@@ -167,7 +169,6 @@ pub(crate) fn start() {
     if let Some(handle) = crate::start::peek("log") {
         TARGET.store(handle.0, Ordering::Relaxed);
     }
-    static FACADE: Facade = Facade;
     // An error means that a logger is set already, which is then as good.
     let _ = log::set_logger(&FACADE);
     log::set_max_level(log::LevelFilter::Info);

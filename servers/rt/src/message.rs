@@ -99,8 +99,8 @@ impl Message {
             unsafe {
                 self.bytes
                     .as_ptr()
-                    .copy_to_nonoverlapping(sys::buffer(), self.bytes.len())
-            };
+                    .copy_to_nonoverlapping(sys::buffer(), self.bytes.len());
+            }
         }
         registers.tag = Tag::new(self.label)
             .with_bytes(self.bytes.len())

@@ -57,8 +57,11 @@ impl sample::Server for Sample {
         Outcome::Later
     }
     fn release(&mut self, _: &mut Caller, value: u64) -> Outcome<u64> {
-        let answered = self.waiting.drain(..).map(|later| later.answer(Ok(value)));
-        Outcome::Done(answered.filter(Result::is_ok).count() as u64)
+        let answered = self
+            .waiting
+            .drain(..)
+            .filter_map(|later| later.answer(Ok(value)).ok());
+        Outcome::Done(answered.count() as u64)
     }
     fn drop_it(&mut self, _: &mut Caller) -> Outcome<()> {
         Outcome::Later

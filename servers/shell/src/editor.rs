@@ -5,9 +5,9 @@
 //! knowledge of where it began.
 
 use alloc::collections::VecDeque;
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt::Write;
 
 use crate::keys::{Decoder, Key};
 
@@ -252,7 +252,8 @@ impl Editor {
         self.output.push_str(&shown);
         self.output.push_str("\x1b[K");
         if back > 0 {
-            self.output.push_str(&format!("\x1b[{back}D"));
+            // Writing to a String can't fail.
+            let _ = write!(self.output, "\x1b[{back}D");
         }
     }
 }
@@ -260,6 +261,7 @@ impl Editor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::format;
     use proptest::prelude::*;
 
     fn edit(input: &[u8]) -> Vec<String> {

@@ -133,7 +133,7 @@ impl World for Machine {
             // Text that a dead console lost is lost; the session notices at its next read.
             if self
                 .console
-                .write(rest[..end].as_bytes(), Deadline::NEVER)
+                .write(&rest.as_bytes()[..end], Deadline::NEVER)
                 .is_err()
             {
                 return;

@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use core::fmt::Write;
 
 use abi::info::PowerAction;
 
@@ -58,9 +59,12 @@ pub fn run(command: &Command, world: &mut impl World) -> Result<(), String> {
 }
 
 fn lines(list: impl IntoIterator<Item = String>) -> String {
-    list.into_iter()
-        .map(|line| format!("{}\n", show::printable(&line)))
-        .collect()
+    let mut text = String::new();
+    for line in list {
+        text.push_str(&show::printable(&line));
+        text.push('\n');
+    }
+    text
 }
 
 fn help() -> String {
@@ -101,13 +105,13 @@ fn ping(rounds: u32, world: &mut impl World) -> Result<(), String> {
                 cpu.index.to_string(),
                 rounds.to_string(),
                 units::duration(time),
-                units::time(time.as_nanos() as f64 / f64::from(rounds)),
+                units::time(time.as_secs_f64() * 1e9 / f64::from(rounds)),
             ]),
-            Err(error) => failed.push_str(&format!(
-                "ping: CPU {}: {}\n",
-                cpu.index,
-                show::printable(&error)
-            )),
+            Err(error) => {
+                let error = show::printable(&error);
+                // Writing to a String can't fail.
+                let _ = writeln!(failed, "ping: CPU {}: {error}", cpu.index);
+            }
         }
     }
     world.write(&format!("{}{failed}", table.finish()));

@@ -109,21 +109,23 @@ pub fn memory(info: &MemoryInfo) -> String {
 
 /// Uptime.
 pub fn uptime(now: Duration, machine: &MachineInfo) -> String {
-    let mut text = format!("up {}", units::duration(now));
-    if machine.boot_seconds != 0 {
-        text.push_str(&format!(", since {}", units::date(machine.boot_seconds)));
-    }
+    let up = units::duration(now);
+    let since = match machine.boot_seconds {
+        0 => String::new(),
+        seconds => format!(", since {}", units::date(seconds)),
+    };
     let plural = if machine.cpus == 1 { "" } else { "s" };
-    text.push_str(&format!(", {} CPU{plural}", machine.cpus));
-    if machine.cpus_failed != 0 {
-        text.push_str(&format!(" ({} more did not start)", machine.cpus_failed));
-    }
-    text.push_str(&format!(
-        "\nkernel start took {}, time-stamp counter runs at {:.3} GHz\n",
-        units::nanoseconds(machine.kernel_boot_ns),
-        machine.tsc_hz as f64 / 1e9
-    ));
-    text
+    let failed = match machine.cpus_failed {
+        0 => String::new(),
+        failed => format!(" ({failed} more did not start)"),
+    };
+    let start = units::nanoseconds(machine.kernel_boot_ns);
+    let clock = units::gigahertz(machine.tsc_hz);
+    let cpus = machine.cpus;
+    format!(
+        "up {up}{since}, {cpus} CPU{plural}{failed}\n\
+         kernel start took {start}, time-stamp counter runs at {clock}\n"
+    )
 }
 
 /// A file: text as it is, with what would steer the terminal replaced; of other files only what they are.

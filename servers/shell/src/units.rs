@@ -1,4 +1,8 @@
 //! Numbers with their units, as people read them.
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "what is shown has four digits, a double fifteen"
+)]
 
 use alloc::format;
 use alloc::string::String;
@@ -32,7 +36,7 @@ pub fn nanoseconds(count: u64) -> String {
 
 /// A duration as [`time`] shows it.
 pub fn duration(duration: Duration) -> String {
-    time(duration.as_nanos() as f64)
+    time(duration.as_secs_f64() * 1e9)
 }
 
 /// A size: `512 B`, `1.5 KiB`, `20.0 MiB`, `3.25 GiB`.
@@ -44,6 +48,11 @@ pub fn bytes(count: u64) -> String {
         n if n < KIB * KIB * KIB => format!("{:.1} MiB", n / KIB / KIB),
         n => format!("{:.2} GiB", n / KIB / KIB / KIB),
     }
+}
+
+/// A frequency.
+pub fn gigahertz(hertz: u64) -> String {
+    format!("{:.3} GHz", hertz as f64 / 1e9)
 }
 
 /// A share in percent.

@@ -27,14 +27,12 @@ impl rt::interfaces::console::Server for Console {
         Outcome::Done(())
     }
     fn read(&mut self, caller: &mut Caller, _: u32) -> Outcome<Vec<u8>> {
-        match self.inputs.pop() {
-            Some(input) => Outcome::Done(input),
-            // An empty place in the list is a time without input.
-            None => {
-                drop(caller.later::<Vec<u8>>());
-                Outcome::Later
-            }
+        if let Some(input) = self.inputs.pop() {
+            return Outcome::Done(input);
         }
+        // At the end of the list the reader gets no answer, and with it an error.
+        drop(caller.later::<Vec<u8>>());
+        Outcome::Later
     }
     fn clear(&mut self, _: &mut Caller) -> Outcome<()> {
         Outcome::Done(())
@@ -173,7 +171,7 @@ fn shell_talks_to_its_servers_and_names_what_it_lacks() {
     assert!(machine.ping(0, 10).unwrap() < Duration::from_secs(5));
     assert_eq!(machine.ping(9, 10).unwrap_err(), "echo.9: not found");
     let mut session = Session::start(&mut machine);
-    // While a program runs the shell also reads, so a line may be taken early: it is kept.
+    // While a program runs the shell also reads, so a line may be taken early: it is kept. The end of the inputs is an error.
     while session.turn(&mut machine).is_ok() {}
     let text = text.lock().unwrap().clone();
     for part in [

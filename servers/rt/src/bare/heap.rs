@@ -72,7 +72,7 @@ unsafe impl Source for Pages {
         let held = talc.source.end - HEAP_START;
         let start = talc.source.end;
         // With little memory left, take at least what is needed.
-        let bytes = [wanted.max(GROWTH).max(held / 4 & !0xFFF), wanted]
+        let bytes = [wanted.max(GROWTH).max((held / 4) & !0xFFF), wanted]
             .into_iter()
             .find(|bytes| {
                 start.checked_add(*bytes).is_some_and(|end| end <= HEAP_END)

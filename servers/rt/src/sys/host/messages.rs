@@ -4,6 +4,7 @@
 //! state wakes everybody. A caller whose deadline passes takes itself and its message away, so a reply finds nobody.
 
 use core::cell::Cell;
+use std::collections::VecDeque;
 use std::vec::Vec;
 
 use abi::ipc_area::{BUFFER_BYTES, MAX_HANDLES};
@@ -105,7 +106,7 @@ fn put(registers: &mut IpcRegisters, content: &Content, badge: u64, reply: u64) 
         content
             .bytes
             .as_ptr()
-            .copy_to_nonoverlapping(buffer(), content.bytes.len())
+            .copy_to_nonoverlapping(buffer(), content.bytes.len());
     };
     for (index, handle) in content.handles.iter().enumerate() {
         // SAFETY: this thread's own area; a checked tag has at most MAX_HANDLES.
@@ -136,11 +137,7 @@ fn submit(registers: &IpcRegisters, wants_reply: bool) -> Result<Option<Content>
     };
     table.queues.entry(endpoint).or_default().push_back(pending);
     CHANGED.notify_all();
-    loop {
-        match table.callers.get(&caller) {
-            Some(Caller::Waiting { .. }) => {}
-            _ => break,
-        }
+    while let Some(Caller::Waiting { .. }) = table.callers.get(&caller) {
         // What must be undone after a deadline needs the table again.
         table = match wait_change(table, registers.deadline) {
             Ok(table) => table,
@@ -195,7 +192,7 @@ pub(super) fn recv(registers: &mut IpcRegisters) -> Result<(), Error> {
         while let Some(mut pending) = table
             .queues
             .get_mut(&endpoint)
-            .and_then(|queue| queue.pop_front())
+            .and_then(VecDeque::pop_front)
         {
             let carried = if pending.content.handles.len() > accept() {
                 Err(Error::HandlesRefused)

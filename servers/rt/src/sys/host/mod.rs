@@ -263,8 +263,8 @@ unsafe fn plain(call: Call, arguments: [u64; 6], deadline: u64) -> Result<[u64; 
             unsafe {
                 log[start..]
                     .as_ptr()
-                    .copy_to_nonoverlapping(c as usize as *mut u8, count)
-            };
+                    .copy_to_nonoverlapping(c as usize as *mut u8, count);
+            }
             Ok([count as u64, (start + count) as u64, c])
         }
         _ => Err(Error::NotSupported),

@@ -89,14 +89,14 @@ impl Table {
     /// Closes a handle, and ends the object if it was the last.
     pub(super) fn close(&mut self, handle: u64) -> Result<(), Error> {
         let entry = self.handles.remove(&handle).ok_or(Error::BadHandle)?;
-        self.dropped(entry.object);
+        self.dropped(&entry.object);
         Ok(())
     }
 
     /// An object lost a handle.
-    pub(super) fn dropped(&mut self, object: Object) {
-        let used = self.handles.values().any(|entry| entry.object == object);
-        match object {
+    pub(super) fn dropped(&mut self, object: &Object) {
+        let used = self.handles.values().any(|entry| entry.object == *object);
+        match *object {
             Object::Reply(caller) => {
                 if let Some(caller @ Caller::Waiting { .. }) = self.callers.get_mut(&caller) {
                     *caller = Caller::Failed(Error::NoReply);

@@ -74,6 +74,8 @@ pub struct Spec {
     pub firmware: Firmware,
     /// Image it boots from.
     pub image: PathBuf,
+    /// A loader that QEMU hands to the firmware itself, in place of the one on the image.
+    pub loader: Option<PathBuf>,
     /// Number of CPUs.
     pub cpus: u32,
     /// Memory, in QEMU's notation (`512M`).
@@ -133,7 +135,12 @@ impl Spec {
                 escape(&self.image)
             ),
             "-device",
-            "nvme,drive=image,serial=switchyard,bootindex=0",
+            // What QEMU itself hands over has the first place in the boot order.
+            if self.loader.is_some() {
+                "nvme,drive=image,serial=switchyard"
+            } else {
+                "nvme,drive=image,serial=switchyard,bootindex=0"
+            },
             "-device",
             &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x04"),
             "-chardev",
@@ -145,6 +152,9 @@ impl Spec {
         ]
         .map(str::to_owned)
         .into();
+        if let Some(loader) = &self.loader {
+            arguments.extend(["-kernel".to_owned(), loader.display().to_string()]);
+        }
         if self.icount {
             arguments.extend(["-icount", "shift=0,sleep=off"].map(str::to_owned));
         }

@@ -75,6 +75,7 @@ impl Options {
             qemu: Qemu::system(),
             firmware: firmware::find().context("no OVMF firmware found (./justw setup)")?,
             image,
+            loader: None,
             cpus: self.cpus,
             mem: self.mem.clone(),
             cpu: self.cpu.clone(),

@@ -55,7 +55,7 @@ const KERNEL_PATH: &str = "boot():/switchyard/kernel";
 const INIT_PATH: &str = "boot():/switchyard/init";
 const INITRD_PATH: &str = "boot():/switchyard/initrd.tar";
 
-const CASES: [Case; 22] = [
+const CASES: [Case; 25] = [
     case(
         "no-config",
         |f| remove(f, CONFIG),
@@ -93,13 +93,19 @@ const CASES: [Case; 22] = [
     ),
     case(
         "no-path",
-        |f| edit(f, "path: boot():/switchyard/kernel\n", "\n"),
-        &[SAYS, "no 'path'"],
+        |f| edit(f, "kernel_path: boot():/switchyard/kernel\n", "\n"),
+        &[SAYS, "entry 'Switchyard' has no"],
     ),
     case(
         "bad-path",
-        |f| edit(f, "path: boot():/switchyard/kernel", "path: somewhere"),
-        &[SAYS, "limine.conf", "'path: somewhere'"],
+        |f| {
+            edit(
+                f,
+                "kernel_path: boot():/switchyard/kernel",
+                "kernel_path: somewhere",
+            )
+        },
+        &[SAYS, "limine.conf", "path: somewhere'"],
     ),
     case(
         "no-kernel",
@@ -128,6 +134,28 @@ const CASES: [Case; 22] = [
         &[SAYS, KERNEL_PATH, "wrong kind of ELF file"],
     ),
     case(
+        "no-such-volume",
+        |f| edit(f, "path: boot():", "path: boot(2):"),
+        &[SAYS, "boot(2):/switchyard/kernel", "no such volume"],
+    ),
+    case(
+        "kernel-with-another-hash",
+        |f| {
+            let hash = "0".repeat(128);
+            edit(
+                f,
+                "switchyard/kernel\n",
+                &format!("switchyard/kernel#{hash}\n"),
+            )
+        },
+        &[SAYS, KERNEL_PATH, "do not match the hash"],
+    ),
+    case(
+        "module-is-a-folder",
+        |f| edit(f, "switchyard/initrd.tar", "switchyard"),
+        &[SAYS, "boot():/switchyard: is a folder"],
+    ),
+    case(
         "no-init",
         |f| remove(f, FIRST_PROGRAM),
         &[SAYS, INIT_PATH, "file not found"],
@@ -140,22 +168,22 @@ const CASES: [Case; 22] = [
     case(
         "init-is-text",
         |f| set(f, FIRST_PROGRAM, b"#!/bin/sh\n"),
-        &["init", "ELF"],
+        &["init: not a whole 64-bit ELF file"],
     ),
     case(
         "init-truncated",
         |f| cut(f, FIRST_PROGRAM),
-        &["init", "truncated"],
+        &["init: not a whole 64-bit ELF file"],
     ),
     case(
         "initrd-corrupt",
         |f| poke(f, INITRD, 150, 0xff),
-        &["initrd"],
+        &["nothing can be started", "initrd: "],
     ),
     case(
         "no-manifest",
         |f| without(f, "services.toml"),
-        &["services.toml"],
+        &["nothing can be started", "services.toml: no such file"],
     ),
     Case {
         mem: "64M",

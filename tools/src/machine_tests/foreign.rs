@@ -29,6 +29,8 @@ struct Case {
     mem: &'static str,
     graphics: bool,
     modules: bool,
+    /// Whether QEMU itself hands the loader to the firmware (`-kernel`), on a volume of its own.
+    by_qemu: bool,
     /// What the loader must say, if it must refuse.
     refusal: &'static str,
 }
@@ -42,6 +44,7 @@ const PLAIN: Case = Case {
     mem: "512M",
     graphics: true,
     modules: true,
+    by_qemu: false,
     refusal: "",
 };
 
@@ -54,7 +57,7 @@ const fn base(name: &'static str) -> Case {
     }
 }
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 16] = [
     PLAIN,
     Case {
         name: "four-cpus",
@@ -76,6 +79,11 @@ const CASES: [Case; 15] = [
     Case {
         name: "no-screen",
         graphics: false,
+        ..PLAIN
+    },
+    Case {
+        name: "started-by-qemu",
+        by_qemu: true,
         ..PLAIN
     },
     base("base-0"),
@@ -109,8 +117,15 @@ pub fn jobs() -> Vec<Job> {
 }
 
 fn boot(lab: &Lab, name: &str, case: &Case) -> Result<Outcome> {
-    let image = lab.image(name, &files(lab, case)?)?;
-    let mut spec = lab.machine(image, case.cpus, case.cpu);
+    let mut files = files(lab, case)?;
+    if case.by_qemu {
+        // The configuration is then on another volume than the loader.
+        files.remove(LOADER);
+    }
+    let mut spec = lab.machine(lab.image(name, &files)?, case.cpus, case.cpu);
+    if case.by_qemu {
+        spec.loader = Some(lab.loader_file());
+    }
     spec.mem = case.mem.into();
     spec.graphics = case.graphics;
     let refused = |line: &String| !case.refusal.is_empty() && is_refusal(line, case.refusal);

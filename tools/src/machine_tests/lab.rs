@@ -86,9 +86,14 @@ impl Lab {
     pub fn loader(&self) -> Result<&Vec<u8>> {
         once(&self.loader, || {
             cargo::build_loader(&self.ws)?;
-            let path = cargo::artefact(&self.ws, UEFI, Profile::Release, "bootx64.efi");
+            let path = self.loader_file();
             std::fs::read(&path).with_context(|| path.display().to_string())
         })
+    }
+
+    /// Where the loader is once it is built.
+    pub fn loader_file(&self) -> PathBuf {
+        cargo::artefact(&self.ws, UEFI, Profile::Release, "bootx64.efi")
     }
 
     /// The foreign test kernel, built with a feature of its package, or with none if that is empty.
@@ -142,6 +147,7 @@ impl Lab {
             qemu: Qemu::system(),
             firmware: self.firmware.clone(),
             image,
+            loader: None,
             cpus,
             mem: "512M".into(),
             cpu: cpu.into(),

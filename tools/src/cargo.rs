@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace::Workspace;
+use crate::workspace::{Archive, Workspace};
 
 /// Target of the kernel and of foreign kernels.
 pub const BARE: &str = "x86_64-unknown-none";
@@ -39,13 +39,18 @@ pub fn artefact(ws: &Workspace, target: &str, profile: Profile, file: &str) -> P
     ws.target.join(target).join(profile.name()).join(file)
 }
 
-/// Builds the kernel and the user programs in `profile`, and the loader.
+/// Builds the kernel and the user programs of `archive` in `profile`, and the loader.
 ///
 /// # Errors
 /// If cargo can't be run or a build fails; cargo has said why by then.
-pub fn build_system(ws: &Workspace, profile: Profile) -> Result<()> {
+pub fn build_system(ws: &Workspace, profile: Profile, archive: Archive) -> Result<()> {
     build(ws, BARE, profile, &["kernel"])?;
-    let mut packages: Vec<&str> = ws.programs.iter().map(|p| p.package.as_str()).collect();
+    let mut packages: Vec<&str> = ws
+        .programs
+        .iter()
+        .filter(|program| program.is_in(archive))
+        .map(|program| program.package.as_str())
+        .collect();
     packages.dedup();
     build(ws, USER, profile, &packages)?;
     build_loader(ws)

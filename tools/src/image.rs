@@ -66,9 +66,7 @@ impl Plan {
 pub fn archive_files(ws: &Workspace, archive: Archive, profile: Profile) -> Result<Files> {
     let mut files = initrd::collect(&ws.root.join("initrd"), archive)?;
     for program in &ws.programs {
-        let packed = program.name != INIT
-            && (archive == Archive::Test || program.archive == Archive::Product);
-        if packed {
+        if program.name != INIT && program.is_in(archive) {
             let path = cargo::artefact(ws, USER, profile, &program.name);
             files.insert(
                 format!("bin/{}", program.name),
@@ -145,7 +143,7 @@ pub fn make(ws: &Workspace, plan: &Plan, name: &str) -> Result<PathBuf> {
     if let Some(folder) = &plan.limine_dir {
         stock_loader(folder)?;
     }
-    cargo::build_system(ws, plan.profile)?;
+    cargo::build_system(ws, plan.profile, plan.archive)?;
     let path = ws.build.join(format!("{name}.img"));
     let files = contents(ws, plan)?;
     let wrote = write_if_changed(&path, &files)?;

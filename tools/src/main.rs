@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tools::cargo::{self, Profile};
 use tools::report::{Counts, Outcome};
 use tools::run::{Options, plan};
-use tools::workspace::Workspace;
+use tools::workspace::{Archive, Workspace};
 use tools::{bench, host_tests, image, lint, machine_tests, run, screenshot, setup};
 
 /// Builds, runs, tests and measures Switchyard
@@ -80,7 +80,9 @@ fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup => setup::run()?,
-        Command::Build => cargo::build_system(&Workspace::find()?, Profile::Release)?,
+        Command::Build => {
+            cargo::build_system(&Workspace::find()?, Profile::Release, Archive::Product)?;
+        }
         Command::Image {
             cmdline,
             limine_dir,

@@ -36,6 +36,13 @@ pub struct Program {
     pub archive: Archive,
 }
 
+impl Program {
+    /// Whether an image of this kind needs the program.
+    pub fn is_in(&self, archive: Archive) -> bool {
+        archive == Archive::Test || self.archive == Archive::Product
+    }
+}
+
 /// The workspace as cargo sees it.
 #[derive(Debug)]
 pub struct Workspace {

@@ -17,7 +17,7 @@ use crate::machine::{OnReset, Qemu, Spec};
 use crate::play::{Played, play};
 use crate::qemu10;
 use crate::transcript::Transcript;
-use crate::workspace::Workspace;
+use crate::workspace::{Archive, Workspace};
 
 /// A thing that is made once; the error of a failed attempt is kept for all who ask.
 type Once<T> = OnceLock<Result<T, String>>;
@@ -64,7 +64,7 @@ impl Lab {
     /// If they can't be built.
     pub fn product(&self) -> Result<&Files> {
         once(&self.product, || {
-            cargo::build_system(&self.ws, Profile::Release)?;
+            cargo::build_system(&self.ws, Profile::Release, Archive::Product)?;
             image::contents(&self.ws, &Plan::product())
         })
     }

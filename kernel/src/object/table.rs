@@ -243,3 +243,6 @@ impl Drop for HandleTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,8 @@
 mod area;
 mod machine;
 mod pointer;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};

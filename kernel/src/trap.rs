@@ -29,6 +29,8 @@ extern "C" fn switchyard_system_call(_context: &mut UserContext) {
 
 #[unsafe(no_mangle)]
 extern "C" fn switchyard_thread_begin() {
+    // It may have been killed between its start and its first turn.
+    schedule::notice_end(cpu::this().current.get());
     schedule::exit_work();
 }
 

@@ -16,7 +16,7 @@ use arch::{paging, time, user_copy};
 use spin::Once;
 
 use super::command_line::{Mitigations, option};
-use super::protocol::{self, Answers, MemoryMap};
+use super::protocol::{self, Answers, Extent, MemoryMap};
 use super::{entry, first_process, smp};
 use crate::irq::Line;
 use crate::machine::{self, Facts};
@@ -113,7 +113,7 @@ pub(super) extern "C" fn start() -> ! {
         unsafe { log::rebase_screen(screen) };
     }
     if let Some(file) = answers.kernel_file {
-        // SAFETY: the file lies in memory of the kernel's kind, which is never reclaimed.
+        // SAFETY: the file lies in memory of the kernel's kind or in the loader's, of which `reclaim` keeps it.
         if let Err(error) = symbols::init(unsafe { file.contents() }) {
             ::log::warn!("backtraces will have no names: {error}");
         }
@@ -131,7 +131,7 @@ pub(super) extern "C" fn start() -> ! {
 extern "C" fn go_on() -> ! {
     let Some(boot) = BOOT.get() else { unreachable!("the first half has set it") };
     let failed = smp::start_others(boot.tables.as_ref(), boot.trampoline);
-    reclaim(&boot.map);
+    reclaim(&boot.map, boot.answers.kernel_file);
     boot.map.free();
     let line = boot.answers.command_line.as_str();
     report_mitigations(line);
@@ -332,13 +332,26 @@ fn isa_line(tables: Option<&Tables<'static>>, line: u8) -> Result<Line, Error> {
     })
 }
 
-/// Takes over what the loader leaves behind.
-fn reclaim(map: &MemoryMap) {
+/// Takes over what the loader leaves behind, but for the kernel's own file, from which a panic takes its names.
+fn reclaim(map: &MemoryMap, kept: Option<Extent>) {
+    let kept = kept.map_or(0..0, |file| {
+        let start = file.start.as_u64();
+        start / PAGE_BYTES..(start + file.bytes).div_ceil(PAGE_BYTES)
+    });
     for &range in map.ranges().iter().filter(|range| range.kind == MemoryKind::Reclaimable) {
-        // SAFETY: what was needed of the loader's memory was copied, no CPU is on its tables or stacks, and each range is added once.
-        match unsafe { frames::add_region(range) } {
-            Ok(()) => machine::add_reclaimed(range.frames * PAGE_BYTES),
-            Err(error) => report_lost(range, error),
+        // What lies before the file, and what lies behind it; all of the range, twice none, if the file is elsewhere.
+        let before = range.start..range.end().min(kept.start.max(range.start));
+        let behind = range.start.max(kept.end.min(range.end()))..range.end();
+        let apart = kept.is_empty() || kept.end <= range.start || range.end() <= kept.start;
+        let parts = if apart { [range.start..range.end(), 0..0] } else { [before, behind] };
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
+            let part = MemoryRange { start: part.start, frames: part.end - part.start, kind: range.kind };
+            // SAFETY: what was needed of the loader's memory was copied or is kept, no CPU is on its tables or stacks, and each
+            // part is added once.
+            match unsafe { frames::add_region(part) } {
+                Ok(()) => machine::add_reclaimed(part.frames * PAGE_BYTES),
+                Err(error) => report_lost(part, error),
+            }
         }
     }
 }

@@ -264,9 +264,6 @@ fn begin_block(cpu: &Cpu, deadline: Deadline) -> ThreadPtr {
 
 fn end_block(current: ThreadPtr) {
     current.get().forget_cancel();
-    if current.get().is_killed() {
-        cpu::this().block().request(Pending::THREAD);
-    }
 }
 
 /// Leaves the running thread for good.
@@ -295,6 +292,7 @@ pub(super) fn switch(cpu: &Cpu, next: Option<ThreadPtr>) {
             thread.get().set_state(ThreadState::Running);
         }
         arm(cpu);
+        notice_end(next);
         return;
     }
     cpu.switches.fetch_add(1, Ordering::Relaxed);
@@ -315,6 +313,14 @@ pub(super) fn switch(cpu: &Cpu, next: Option<ThreadPtr>) {
     // SAFETY: interrupts are off and no lock is held. The one that leaves is this CPU's current thread; the other belongs to
     // this CPU and runs nowhere. A thread that ends is reclaimed only after this CPU's next quiescent point.
     unsafe { switch_to(&*state(previous), &*state(next)) };
+    notice_end(previous);
+}
+
+/// A thread is about to go on: if it was killed while it did not run, it learns of it on its way out of the kernel.
+pub fn notice_end(thread: Option<ThreadPtr>) {
+    if thread.is_some_and(|thread| thread.get().is_killed()) {
+        cpu::this().block().request(Pending::THREAD);
+    }
 }
 
 /// Gives a new thread a home: the least loaded CPU that it may run on.
@@ -333,9 +339,13 @@ pub fn place(thread: &Thread) -> Result<(), Error> {
 /// # Errors
 /// [`Error::WrongState`] if it was started before; [`Error::OutOfRange`] as [`place`].
 pub fn start(thread: &Thread) -> Result<(), Error> {
-    place(thread)?;
+    // Claimed first: two that start it at once must not both give it a home.
     if !thread.begin() {
         return Err(Error::WrongState);
+    }
+    if let Err(error) = place(thread) {
+        thread.set_state(ThreadState::New);
+        return Err(error);
     }
     make_ready(ThreadPtr::new(thread));
     Ok(())

@@ -12,7 +12,7 @@ mod exit;
 mod idle;
 #[cfg(target_os = "none")]
 pub use bare::{
-    RESCHEDULE_VECTOR, SERVE_VECTOR, ask, block, make_ready, nudge, place, reschedule, retime, start, switch_directly,
+    RESCHEDULE_VECTOR, SERVE_VECTOR, ask, block, make_ready, notice_end, nudge, place, reschedule, retime, start, switch_directly,
     timer_interrupt, yield_now,
 };
 #[cfg(target_os = "none")]

@@ -1,0 +1,141 @@
+//! Processes of a few bytes of machine code, which may do to themselves what they like.
+//!
+//! Such a process has one page of code, a stack, and nothing else: no handle, no runtime. Its registers are set to known
+//! values first, so that what a fault's report or the kernel's return leaves in them can be compared with what was there.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use abi::Protection;
+use abi::info::ProcessInfo;
+use rt::{Memory, Notification, Process, Thread};
+
+use crate::world;
+
+/// Where the code is.
+pub const CODE: u64 = 0x40_0000;
+/// One past the stack; what follows is unmapped.
+pub const STACK_TOP: u64 = 0x80_0000;
+/// The lowest stack address; what is below is unmapped.
+pub const STACK_BOTTOM: u64 = STACK_TOP - STACK_BYTES;
+const STACK_BYTES: u64 = 4 * 4096;
+/// How long one may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The bytes that a few lines of assembly make. They run at [`CODE`] after the preamble, so they must not name addresses.
+#[macro_export]
+macro_rules! code {
+    ($($line:expr),+ $(,)?) => {{
+        let (start, end): (*const u8, *const u8);
+        // SAFETY: takes two addresses of a read-only section, which the assembler fills with the bytes between them.
+        unsafe {
+            core::arch::asm!(
+                ".pushsection .rodata.machine_code,\"a\",@progbits",
+                "771:",
+                $($line,)+
+                "772:",
+                ".popsection",
+                "lea {start}, [rip + 771b]",
+                "lea {end}, [rip + 772b]",
+                start = out(reg) start,
+                end = out(reg) end,
+                options(nomem, nostack, preserves_flags),
+            );
+            core::slice::from_raw_parts(start, end.offset_from_unsigned(start))
+        }
+    }};
+}
+
+/// Numbers of the registers as machine code has them; [`RSP`](reg::RSP) is preset to the top of the stack.
+pub mod reg {
+    pub const RAX: usize = 0;
+    pub const RCX: usize = 1;
+    pub const RDX: usize = 2;
+    pub const RBX: usize = 3;
+    pub const RSP: usize = 4;
+    pub const RBP: usize = 5;
+    pub const RSI: usize = 6;
+    pub const RDI: usize = 7;
+    pub const R8: usize = 8;
+}
+
+/// The general registers before the code runs, in machine-code order.
+pub fn pattern() -> [u64; 16] {
+    let mut values = [0; 16];
+    for (number, value) in values.iter_mut().enumerate() {
+        *value = 0xC0DE_0000_0000_0000 | (number as u64) << 32 | 0x5A5A_0000 | number as u64;
+    }
+    values[reg::RSP] = STACK_TOP - 64;
+    values
+}
+
+/// Machine code that loads all general registers: `mov r64, imm64` (Intel SDM vol. 2B, MOV) sixteen times.
+fn preamble(values: &[u64; 16]) -> Vec<u8> {
+    let mut code = Vec::new();
+    for (number, value) in values.iter().enumerate() {
+        code.push(if number < 8 { 0x48 } else { 0x49 });
+        code.push(0xB8 + (number % 8) as u8);
+        code.extend(value.to_le_bytes());
+    }
+    code
+}
+
+/// Bytes of the preamble: the code's first instruction is that far behind [`CODE`].
+pub const PREAMBLE_BYTES: u64 = 160;
+
+/// A process of machine code.
+pub struct Bare {
+    /// The process.
+    pub process: Process,
+    /// Its thread.
+    pub thread: Thread,
+    done: Notification,
+}
+
+impl Bare {
+    /// A process that will load `registers` and run `code`, not yet started.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn new(code: &[u8], registers: &[u64; 16]) -> rt::Result<Bare> {
+        let process = Process::create("bare")?;
+        let mut whole = preamble(registers);
+        whole.extend(code);
+        let bytes = (whole.len() as u64).next_multiple_of(4096);
+        let text = Memory::create(bytes)?;
+        text.write(0, &whole)?;
+        process.map(&text, CODE, 0, bytes, Protection::READ_EXECUTE)?;
+        let stack = Memory::create(STACK_BYTES)?;
+        process.map(&stack, STACK_BOTTOM, 0, STACK_BYTES, Protection::READ_WRITE)?;
+        let done = Notification::create()?;
+        process.watch(&done, 1)?;
+        // SAFETY: the process is not this one.
+        let (thread, _) = unsafe { process.create_thread(CODE, STACK_TOP, 0) }?;
+        Ok(Bare { process, thread, done })
+    }
+
+    /// Lets it run, waits for its end, and says how it ended.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn run(&self) -> rt::Result<ProcessInfo> {
+        self.thread.start()?;
+        self.end()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn end(&self) -> rt::Result<ProcessInfo> {
+        world::end(&self.process, &self.done, PATIENCE)
+    }
+}
+
+/// Runs `code` with the registers of [`pattern`].
+///
+/// # Errors
+/// Those of the calls that it takes.
+pub fn run(code: &[u8]) -> rt::Result<ProcessInfo> {
+    Bare::new(code, &pattern())?.run()
+}

@@ -1,0 +1,24 @@
+//! All tests, a file a subject.
+
+mod calls;
+mod faults;
+mod registers;
+
+use crate::roles::Role;
+use crate::runner::Test;
+
+/// The tests, in the order in which they run.
+pub const ALL: &[&[Test]] = &[calls::TESTS, registers::TESTS, faults::TESTS];
+
+/// The partners that some of them start.
+pub const ROLES: &[&[Role]] = &[];
+
+/// A line of a table of tests: a function, whose name is the test's, and the seconds that it may take.
+macro_rules! tests {
+    ($($name:ident: $seconds:literal,)+) => {
+        /// The tests of this subject.
+        pub const TESTS: &[$crate::runner::Test] =
+            &[$($crate::runner::Test { name: stringify!($name), run: $name, seconds: $seconds },)+];
+    };
+}
+use tests;

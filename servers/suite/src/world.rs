@@ -1,0 +1,202 @@
+//! What a process of the suite has, and how it starts more of them.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use core::time::Duration;
+
+use abi::info::{ProcessInfo, ProcessState};
+use abi::{Error, FaultKind, Handle, Protection, Rights};
+use rt::archive::Archive;
+use rt::loader::{self, Plan};
+use rt::{AsHandle, Log, Memory, Notification, OwnedHandle, Process, System, Thread, start, time};
+
+const PROGRAM: &str = "program";
+const REPORT: &str = "report";
+/// Bytes of the memory in which a test leaves its reason; the first eight are the reason's length.
+const REPORT_BYTES: u64 = 4096;
+/// Stack of a test's first thread.
+const STACK_BYTES: u64 = 256 * 1024;
+
+/// Exit code of a process that the suite had to end.
+pub const OVERDUE: u64 = 0x0DEAD;
+
+/// What every process of the suite has.
+pub struct World {
+    /// The kernel's log.
+    pub log: Log,
+    /// The machine, with all rights that the manifest gives.
+    pub system: System,
+    /// CPUs of the machine.
+    pub cpus: u32,
+    program: Memory,
+    file: &'static [u8],
+    plan: Plan,
+}
+
+impl World {
+    /// Takes what the start block brought: from `init` the whole archive, from the suite itself just its program.
+    ///
+    /// # Errors
+    /// What is missing, in words.
+    pub fn take() -> Result<&'static World, String> {
+        let missing = |error: start::StartError| format!("{error}");
+        let log: Log = start::take("log").map_err(missing)?;
+        let system: System = start::take("system").map_err(missing)?;
+        let (program, bytes) = match start::take::<Memory>(PROGRAM) {
+            Ok(program) => (program, start::value(PROGRAM).map_err(missing)?),
+            Err(_) => unpack().map_err(|error| format!("initrd: {error}"))?,
+        };
+        let failed = |error: Error| format!("{error}");
+        let mapping = program.map(Protection::READ).map_err(failed)?;
+        let mapped = mapping.bytes().min(bytes as usize);
+        // SAFETY: nobody writes to the program once the first process of the suite has made it.
+        let file = unsafe { core::slice::from_raw_parts(mapping.leak(), mapped) };
+        let plan = Plan::new(file).map_err(|error| format!("{error}"))?;
+        let cpus = system.machine().map_err(failed)?.cpus;
+        Ok(Box::leak(Box::new(World { log, system, cpus, program, file, plan })))
+    }
+
+    /// Starts this program with an argument. `extra` handles go with it under their names.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn spawn(&self, argument: &str, extra: &[(&str, Handle)]) -> rt::Result<Child> {
+        let child = self.prepare(argument, extra)?;
+        child.thread.start()?;
+        Ok(child)
+    }
+
+    /// The same, with its first thread not yet started.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn prepare(&self, argument: &str, extra: &[(&str, Handle)]) -> rt::Result<Child> {
+        let name = argument.rsplit(' ').next().unwrap_or(argument);
+        let mut end = name.len().min(abi::info::NAME_BYTES);
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        let process = Process::create(&name[..end])?;
+        let report = Memory::create(REPORT_BYTES)?;
+        let mut block = start::Builder::new();
+        let mut give = |name: &str, handle: Handle, value: u64| {
+            let rights = Rights(Lent::new(handle).query()?.rights);
+            block.add(name, process.grant(&handle, rights)?, value)
+        };
+        give("log", self.log.handle(), 0)?;
+        give("system", self.system.handle(), 0)?;
+        give(PROGRAM, self.program.handle(), self.file.len() as u64)?;
+        give(REPORT, report.handle(), 0)?;
+        for (name, handle) in extra {
+            give(name, *handle, 0)?;
+        }
+        self.plan.load(self.file, &process)?;
+        let done = Notification::create()?;
+        process.watch(&done, 1)?;
+        let thread = loader::first_thread(&process, &self.plan, STACK_BYTES, &block, argument)?;
+        Ok(Child { process, thread, done, report })
+    }
+}
+
+/// Somebody else's handle, looked at through an owner that does not close it.
+struct Lent(core::mem::ManuallyDrop<OwnedHandle>);
+
+impl Lent {
+    fn new(handle: Handle) -> Lent {
+        Lent(core::mem::ManuallyDrop::new(OwnedHandle::from_raw(handle)))
+    }
+}
+
+impl core::ops::Deref for Lent {
+    type Target = OwnedHandle;
+    fn deref(&self) -> &OwnedHandle {
+        &self.0
+    }
+}
+
+/// The suite's own program out of the boot archive, in memory that its processes share, and its size.
+fn unpack() -> Result<(Memory, u64), String> {
+    let failed = |error: Error| format!("{error}");
+    let initrd: Memory = start::take("initrd").map_err(|error| format!("{error}"))?;
+    let bytes = start::value("initrd").map_err(|error| format!("{error}"))?;
+    let mapping = initrd.map(Protection::READ).map_err(failed)?;
+    // SAFETY: the archive is mapped read-only everywhere.
+    let contents = unsafe { mapping.as_slice() };
+    let archive = Archive::new(&contents[..contents.len().min(bytes as usize)]).map_err(|error| format!("{error}"))?;
+    let file = archive.find("bin/suite").ok_or("it has no bin/suite")?;
+    let program = Memory::create(file.len() as u64).map_err(failed)?;
+    program.write(0, file).map_err(failed)?;
+    Ok((program, file.len() as u64))
+}
+
+/// Leaves a reason for whoever started this process.
+///
+/// # Errors
+/// Those of the calls that it takes, or if nobody wants to know.
+pub fn report(reason: &str) -> rt::Result<()> {
+    let memory: Memory = start::take(REPORT).map_err(|_| Error::NotSupported)?;
+    let bytes = &reason.as_bytes()[..reason.len().min(REPORT_BYTES as usize - 8)];
+    memory.write(0, &(bytes.len() as u64).to_le_bytes())?;
+    memory.write(8, bytes)
+}
+
+/// A process that was started.
+pub struct Child {
+    /// The process.
+    pub process: Process,
+    /// Its first thread.
+    pub thread: Thread,
+    done: Notification,
+    report: Memory,
+}
+
+impl Child {
+    /// Waits until it has ended, at most so long; then it is ended by force, with code [`OVERDUE`].
+    ///
+    /// # Errors
+    /// `TimedOut` if even that does not end it.
+    pub fn end(&self, patience: Duration) -> rt::Result<ProcessInfo> {
+        end(&self.process, &self.done, patience)
+    }
+
+    /// The reason that it left.
+    pub fn reason(&self) -> String {
+        let mut length = [0; 8];
+        let mut text = alloc::vec![0; REPORT_BYTES as usize - 8];
+        if self.report.read(0, &mut length).and_then(|()| self.report.read(8, &mut text)).is_err() {
+            return String::from("its reason can't be read");
+        }
+        let length = (u64::from_le_bytes(length) as usize).min(text.len());
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    }
+}
+
+/// Waits for a watched process's end; see [`Child::end`].
+pub fn end(process: &Process, done: &Notification, patience: Duration) -> rt::Result<ProcessInfo> {
+    if done.wait(time::after(patience)) == Err(Error::TimedOut) {
+        process.kill(OVERDUE)?;
+        done.wait(time::after(Duration::from_secs(5)))?;
+    }
+    process.info()
+}
+
+/// How a process ended, in words.
+pub fn ending(info: &ProcessInfo) -> String {
+    const EXITED: u32 = ProcessState::Exited as u32;
+    const KILLED: u32 = ProcessState::Killed as u32;
+    const FAULTED: u32 = ProcessState::Faulted as u32;
+    match info.state {
+        EXITED => format!("exited with code {}", info.code),
+        KILLED if info.code == OVERDUE => String::from("did not end in time"),
+        KILLED => format!("was killed with code {}", info.code),
+        FAULTED => format!(
+            "ended by a fault: {} at {:#x}, error code {:#x}, address {:#x}",
+            FaultKind::from_vector(info.context.vector).text(),
+            info.context.rip,
+            info.context.error_code,
+            info.context.cr2
+        ),
+        state => format!("is in state {state}"),
+    }
+}

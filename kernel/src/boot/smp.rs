@@ -6,7 +6,7 @@ use arch::platform::acpi::Tables;
 use arch::platform::apic;
 use arch::platform::smp::{ApBoot, start_cpu};
 use arch::time::{self, TscSync};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::cpu::{self, Cpu};
 use crate::memory::{StartTables, kernel_space};
@@ -19,8 +19,24 @@ const UNUSABLE: u32 = 2;
 /// How long a CPU that answered may take to come online.
 const PATIENCE_NS: u64 = 10_000_000_000;
 
-/// Starts all CPUs of the machine's list but this one. Returns how many were left out.
-pub(super) fn start_others(tables: Option<&Tables<'static>>, trampoline: Option<PhysAddr>) -> u32 {
+/// `panic=ap` on the command line: CPU 1 shall panic.
+/// Whether CPU 1 shall wait for that.
+static WAIT_TO_PANIC: AtomicBool = AtomicBool::new(false);
+static PANIC_ON_ARRIVAL: AtomicBool = AtomicBool::new(false);
+
+/// Waits for the panic of CPU 1, which stops this one.
+pub(super) fn wait_for_panic() {
+    let begin = time::now_ns();
+    PANIC_ON_ARRIVAL.store(true, Ordering::SeqCst);
+    while time::now_ns().saturating_sub(begin) < PATIENCE_NS {
+        core::hint::spin_loop();
+    }
+}
+
+/// Starts all CPUs of the machine's list but this one. `panic` says that one shall wait for [`wait_for_panic`] and then panic.
+/// Returns how many were left out.
+pub(super) fn start_others(tables: Option<&Tables<'static>>, trampoline: Option<PhysAddr>, panic: bool) -> u32 {
+    WAIT_TO_PANIC.store(panic, Ordering::SeqCst);
     let Some(Ok(madt)) = tables.map(Tables::madt) else { return 0 };
     let this = apic::id();
     let mut others = madt.cpus().filter(|cpu| cpu.apic_id != this).peekable();
@@ -133,5 +149,11 @@ extern "C" fn arrive(argument: u64) -> ! {
     unsafe { arch::switch::adopt(&this.idle) };
     cpu::set_online(this);
     PROGRESS.store(ONLINE, Ordering::SeqCst);
+    if this.index() == 1 && WAIT_TO_PANIC.load(Ordering::SeqCst) {
+        while !PANIC_ON_ARRIVAL.load(Ordering::SeqCst) {
+            core::hint::spin_loop();
+        }
+        panic!("asked for on the command line, on CPU 1");
+    }
     schedule::run_idle()
 }

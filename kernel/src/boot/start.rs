@@ -98,12 +98,13 @@ pub(super) extern "C" fn start() -> ! {
         ::log::warn!("the command line is too long or no UTF-8: its end is ignored");
     }
     let features = detect();
-    // SAFETY: the direct map covers all usable memory, and the map is the loader's.
     let (map, trampoline) = match take_memory() {
         Ok(taken) => taken,
         Err(error) => give_up(&format_args!("the memory map: {error}")),
     };
     let image = KernelImage::running(answers.kernel);
+    // SAFETY: no other CPU runs, and the loader's direct map shows the image writable; the kernel's own will not.
+    unsafe { arch::entry::patch(|address| phys_to_virt(image.physical + (address - image.start))) };
     let screen = match enter_own_tables(&answers, &map, &image, features.gigabyte_pages) {
         Ok(screen) => screen,
         Err(error) => give_up(&format_args!("the kernel's page tables: {error}")),
@@ -119,7 +120,7 @@ pub(super) extern "C" fn start() -> ! {
         }
     }
     let tables = find_tables(&answers);
-    if let Err(error) = first_cpu(epoch, tables.as_ref(), &image) {
+    if let Err(error) = first_cpu(epoch, tables.as_ref()) {
         give_up(&format_args!("the first CPU: {error}"));
     }
     BOOT.call_once(|| Boot { answers, map, tables, trampoline });
@@ -130,10 +131,10 @@ pub(super) extern "C" fn start() -> ! {
 /// The rest, on the first CPU's own stack.
 extern "C" fn go_on() -> ! {
     let Some(boot) = BOOT.get() else { unreachable!("the first half has set it") };
-    let failed = smp::start_others(boot.tables.as_ref(), boot.trampoline);
+    let line = boot.answers.command_line.as_str();
+    let failed = smp::start_others(boot.tables.as_ref(), boot.trampoline, option(line, "panic") == Some("ap"));
     reclaim(&boot.map, boot.answers.kernel_file);
     boot.map.free();
-    let line = boot.answers.command_line.as_str();
     report_mitigations(line);
     machine::set(Facts {
         framebuffer: boot.answers.framebuffer.unwrap_or_default(),
@@ -167,11 +168,13 @@ extern "C" fn go_on() -> ! {
 fn panic_on_purpose(what: &str) {
     match what {
         "test" => panic!("asked for on the command line"),
+        // The last CPU to start looks for this itself: see smp.rs.
+        "ap" if cpu::count() > 1 => smp::wait_for_panic(),
         "fault" => {
             // SAFETY: none: the address is not mapped, and that this is a fault is the purpose.
             unsafe { (0xFFFF_9000_0000_0000 as *const u8).read_volatile() };
         }
-        other => ::log::warn!("panic={other}: unknown; test and fault are known"),
+        other => ::log::warn!("panic={other}: unknown; test, fault and ap (with several CPUs) are known"),
     }
 }
 
@@ -255,7 +258,7 @@ impl Display for FirstCpuError {
     }
 }
 
-fn first_cpu(epoch: u64, tables: Option<&Tables<'static>>, image: &KernelImage) -> Result<(), FirstCpuError> {
+fn first_cpu(epoch: u64, tables: Option<&Tables<'static>>) -> Result<(), FirstCpuError> {
     // SAFETY: this is the first CPU, with interrupts off, and the handlers are in place.
     let mode = unsafe { apic::init_boot_cpu(&DEVICES) }.map_err(FirstCpuError::Apic)?;
     // SAFETY: as above; the tables are this machine's.
@@ -270,9 +273,6 @@ fn first_cpu(epoch: u64, tables: Option<&Tables<'static>>, image: &KernelImage) 
     let this = cpu::create(apic::id()).map_err(FirstCpuError::Kernel)?;
     // SAFETY: the block is this CPU's, and all that it needs stays mapped.
     unsafe { cpu_init(this.block()) }.map_err(FirstCpuError::Init)?;
-    let physical = |address: u64| phys_to_virt(image.physical + (address - image.start));
-    // SAFETY: no other CPU runs, and the direct map shows the image writable.
-    unsafe { arch::entry::patch(physical) };
     user_copy::set_smap(features().smap);
     // SAFETY: as for `init_boot_cpu`.
     unsafe { time::init_this_cpu() }.map_err(FirstCpuError::Apic)?;

@@ -40,6 +40,8 @@ pub struct Console<'a, L, S> {
     writers: VecDeque<Later<()>>,
     /// Whether the last text ended its line.
     at_line_start: bool,
+    /// The log came after a client's unfinished line, and nobody was told.
+    overwritten: bool,
     drawn: Duration,
     to_draw: bool,
     /// Whether the line needs to be asked also without an interrupt.
@@ -58,6 +60,7 @@ impl<'a, L: SerialLine, S: Surface> Console<'a, L, S> {
             output: Output::default(),
             writers: VecDeque::new(),
             at_line_start: true,
+            overwritten: false,
             drawn: Duration::ZERO,
             to_draw: true,
             polled,
@@ -99,12 +102,10 @@ impl<'a, L: SerialLine, S: Surface> Console<'a, L, S> {
             }
             self.log_position = next;
             if !begun && !self.at_line_start {
-                // A line that is being edited is taken away and asked for again; any other is ended.
-                self.put(if self.input.has_reader() {
-                    b"\r\x1b[K"
-                } else {
-                    b"\n"
-                });
+                // A line that is being edited is taken away and asked for again; any other is ended, and if it was a
+                // prompt whose reader is yet to come, that one is told at once.
+                self.overwritten = !self.input.has_reader();
+                self.put(if self.overwritten { b"\n" } else { b"\r\x1b[K" });
             }
             begun = true;
             self.put(&text[..bytes]);
@@ -197,6 +198,7 @@ impl<'a, L: SerialLine, S: Surface> Console<'a, L, S> {
 impl<L: SerialLine, S: Surface> Server for Console<'_, L, S> {
     fn write(&mut self, caller: &mut Caller, text: Vec<u8>) -> Outcome<()> {
         self.put(&text);
+        self.overwritten = false;
         self.move_bytes();
         if self.output.is_full()
             && let Some(writer) = caller.later()
@@ -211,6 +213,9 @@ impl<L: SerialLine, S: Surface> Server for Console<'_, L, S> {
         let most = (most as usize).clamp(1, MOST_READ);
         // What the line held back for want of room can come now.
         self.move_bytes();
+        if core::mem::take(&mut self.overwritten) {
+            return Outcome::Done(Vec::new());
+        }
         let taken = self.input.take(most);
         if !taken.is_empty() {
             return Outcome::Done(taken);

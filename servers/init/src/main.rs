@@ -15,9 +15,12 @@ use init::options::manifest_name;
 use init::supervise::Supervisor;
 use init::wiring::Stores;
 use rt::archive::Archive;
-use rt::{Endpoint, Log, Memory, Protection, System, start};
+use rt::{Endpoint, Log, Memory, Priority, Protection, System, Thread, start};
 
 rt::entry!(run);
+
+/// The supervisor's own priority; a manifest's services should stay below.
+const PRIORITY: Priority = Priority::HIGHEST;
 
 /// Says that nothing can be started and why; the kernel then reports the end of `init` as a failure of the machine.
 fn run() -> Result<(), String> {
@@ -69,6 +72,9 @@ fn boot() -> Result<(), String> {
     );
 
     let kernel = |error| format!("{error}");
+    // Above all that it supervises, so that no program that spins keeps it from its work.
+    let raised = Thread::current().and_then(|thread| thread.set_priority(PRIORITY));
+    raised.map_err(|error| format!("can't raise its priority: {error}"))?;
     let endpoint = Endpoint::create().map_err(kernel)?;
     let mut stores = Stores::new(archive, initrd, bytes, system, log);
     let own = endpoint.duplicate(abi::Rights::ALL).map_err(kernel)?;

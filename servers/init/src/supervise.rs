@@ -255,17 +255,12 @@ const fn bit(index: usize) -> u64 {
     1 << (index % 63)
 }
 
-/// Logs an end, with the registers if it was a fault.
+/// Logs an end. The registers of a fault stand in the kernel's own report, just before.
 fn tell(who: &str, info: &ProcessInfo) {
     if report::succeeded(info) {
         log::info!("{who} {}", report::ending(info));
-        return;
-    }
-    log::warn!("{who} {}", report::ending(info));
-    if report::state(info) == ProcessState::Faulted {
-        for line in report::registers(info) {
-            log::warn!("  {line}");
-        }
+    } else {
+        log::warn!("{who} {}", report::ending(info));
     }
 }
 
@@ -329,6 +324,25 @@ impl Server for Supervisor<'_> {
         }
     }
 
+    fn restart(&mut self, _: &mut Caller, name: String) -> Outcome<()> {
+        let found = self
+            .children
+            .iter()
+            .find(|child| child.instance.name == name);
+        let Some(child) = found else {
+            return Outcome::Failed(FailureKind::NotFound.into());
+        };
+        if self.services[child.instance.service].restart == Restart::Never {
+            let problem = "the manifest does not say that it is started again";
+            return Outcome::Failed(Failure::new(FailureKind::NotAllowed, problem));
+        }
+        let State::Running(process, _) = &child.state else {
+            return Outcome::Failed(Failure::new(FailureKind::Busy, "it does not run"));
+        };
+        // Its end is noticed as any other.
+        process.kill(0).map_err(Failure::from).into()
+    }
+
     fn services(&mut self, _: &mut Caller, first: u32) -> Outcome<(List<String>, u32)> {
         let mut lines = Vec::new();
         let mut bytes = 0;
@@ -338,8 +352,9 @@ impl Server for Supervisor<'_> {
                 State::Waiting(_) => "waiting",
                 State::Ended => "ended",
             };
+            let plural = if child.starts == 1 { "" } else { "s" };
             let mut line = format!(
-                "{} {state}, started {} times",
+                "{} {state}, {} start{plural}",
                 child.instance.name, child.starts
             );
             if let Some(last) = &child.last {

@@ -59,5 +59,7 @@ crate::interface! {
         1 => run(name: String, argument: String) -> (u32, u64, String);
         /// The services of the manifest from the `first`-th on, one line each, as many as fit, and how many there are.
         2 => services(first: u32) -> (List<String>, u32);
+        /// Ends a service that the manifest says is started again.
+        3 => restart(name: String) -> ();
     }
 }

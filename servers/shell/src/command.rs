@@ -34,6 +34,8 @@ pub enum Command {
     Run(String, String),
     /// Lists the services.
     Services,
+    /// Ends a service, which is then started again.
+    Restart(String),
     /// Lists the registered names.
     Names,
     /// Shows the kernel's log.
@@ -49,7 +51,7 @@ pub enum Command {
 }
 
 /// All commands: name, arguments, what it does.
-pub const COMMANDS: [(&str, &str, &str); 16] = [
+pub const COMMANDS: [(&str, &str, &str); 17] = [
     ("help", "", "list the commands"),
     ("cpus", "", "CPUs: time busy, switches, interrupts"),
     (
@@ -72,6 +74,11 @@ pub const COMMANDS: [(&str, &str, &str); 16] = [
         "start a program of the boot archive and wait for its end",
     ),
     ("services", "", "services and how they stand"),
+    (
+        "restart",
+        "SERVICE",
+        "end a service and have it started again",
+    ),
     ("names", "", "servers that can be looked up by name"),
     ("log", "", "show the kernel's log"),
     ("clear", "", "clear the screen"),
@@ -120,6 +127,10 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
         },
         "cat" if rest.is_empty() => Err("cat: which file? ('ls' lists them)".to_owned()),
         "cat" => Ok(Some(Command::Cat(rest.to_owned()))),
+        "restart" if rest.is_empty() => {
+            Err("restart: which service? ('services' lists them)".to_owned())
+        }
+        "restart" => Ok(Some(Command::Restart(rest.to_owned()))),
         "run" if rest.is_empty() => {
             Err("run: which program? ('ls' lists them, as bin/NAME)".to_owned())
         }

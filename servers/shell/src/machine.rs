@@ -221,6 +221,10 @@ impl World for Machine {
                     }))) => Err(format!(
                         "run: no program '{name}' ('ls' lists them, as bin/NAME)"
                     )),
+                    // Says which file, and what is wrong with it.
+                    Ok(Err(CallError::Failed(failure))) if !failure.detail.is_empty() => {
+                        Err(format!("run: {}", failure.detail))
+                    }
                     Ok(Err(error)) => Err(format!("run: {name}: {error}")),
                     Err(error) => Err(format!("run: {name}: {error}")),
                 };
@@ -242,6 +246,11 @@ impl World for Machine {
     fn services(&mut self) -> Result<Vec<String>, String> {
         let supervisor = self.supervisor()?;
         all(|first| supervisor.services(first, soon()))
+    }
+
+    fn restart(&mut self, name: &str) -> Result<(), String> {
+        let result = self.supervisor()?.restart(name, soon());
+        result.map_err(|error| format!("restart: {name}: {error}"))
     }
 
     fn names(&mut self) -> Result<Vec<String>, String> {

@@ -38,6 +38,7 @@ pub fn run(command: &Command, world: &mut impl World) -> Result<(), String> {
             format!("{}\n", show::printable(&world.run(name, argument)?))
         }
         Command::Services => lines(world.services()?),
+        Command::Restart(name) => return world.restart(name),
         Command::Names => lines(world.names()?),
         Command::Log => show::file("log", String::from_utf8_lossy(&world.log()?).as_bytes()),
         Command::Clear => {

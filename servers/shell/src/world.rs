@@ -40,6 +40,8 @@ pub trait World {
     fn run(&mut self, name: &str, argument: &str) -> Result<String, String>;
     /// The services, a line each.
     fn services(&mut self) -> Result<Vec<String>, String>;
+    /// Ends a service, which is then started again.
+    fn restart(&mut self, name: &str) -> Result<(), String>;
     /// The registered names.
     fn names(&mut self) -> Result<Vec<String>, String>;
     /// The kernel's log.

@@ -56,6 +56,9 @@ impl rt::interfaces::supervisor::Server for Init {
         }
         Outcome::Done((1, 7, format!("{name} ({argument}) exited with code 7")))
     }
+    fn restart(&mut self, _: &mut Caller, name: String) -> Outcome<()> {
+        Outcome::Failed(Failure::new(FailureKind::NotAllowed, name))
+    }
     fn services(&mut self, _: &mut Caller, first: u32) -> Outcome<(List<String>, u32)> {
         // One at a time, so that the client must ask again.
         Outcome::Done((

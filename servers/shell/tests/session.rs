@@ -110,6 +110,9 @@ impl World for Facts {
     fn services(&mut self) -> Result<Vec<String>, String> {
         Ok(vec!["names running".into()])
     }
+    fn restart(&mut self, name: &str) -> Result<(), String> {
+        Err(format!("restart: {name}: not found"))
+    }
     fn names(&mut self) -> Result<Vec<String>, String> {
         Err("this shell was not given the 'names' endpoint".into())
     }
@@ -200,6 +203,7 @@ fn commands_answer_and_failures_are_told() {
     assert_eq!(answer("run bin/suite a b"), "suite exited with code 3\n");
     assert_eq!(answer("echo a  b"), "a  b\n");
     assert_eq!(answer("services"), "names running\n");
+    assert_eq!(answer("restart x"), "restart: x: not found\n");
     assert_eq!(
         answer("names"),
         "this shell was not given the 'names' endpoint\n"

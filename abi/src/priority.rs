@@ -17,7 +17,11 @@ impl Priority {
 
     /// The priority with this number, `None` above 63.
     pub const fn new(level: u64) -> Option<Priority> {
-        if level < Self::LEVELS as u64 { Some(Priority(level as u8)) } else { None }
+        if level < Self::LEVELS as u64 {
+            Some(Priority(level as u8))
+        } else {
+            None
+        }
     }
 
     /// Its number.

@@ -47,6 +47,7 @@ impl Rights {
     }
 
     /// The union, usable in constants.
+    #[must_use]
     pub const fn with(self, other: Rights) -> Rights {
         Rights(self.0 | other.0)
     }

@@ -51,7 +51,11 @@ impl StartEntry {
             padded[i] = bytes[i];
             i += 1;
         }
-        StartEntry { name: padded, handle: handle.0, value }
+        StartEntry {
+            name: padded,
+            handle: handle.0,
+            value,
+        }
     }
 }
 

@@ -42,14 +42,22 @@ impl Tag {
     /// The same tag with a count of buffer bytes; more than 4096 makes the tag invalid.
     #[must_use]
     pub const fn with_bytes(self, bytes: usize) -> Tag {
-        let bytes = if bytes > BUFFER_BYTES { BYTES_MASK } else { bytes as u64 };
+        let bytes = if bytes > BUFFER_BYTES {
+            BYTES_MASK
+        } else {
+            bytes as u64
+        };
         Tag(self.0 & !BYTES_MASK | bytes)
     }
 
     /// The same tag with a count of handles and a mask of those that are moved; too many make the tag invalid.
     #[must_use]
     pub const fn with_handles(self, handles: usize, moved: u8) -> Tag {
-        let handles = if handles > MAX_HANDLES { 7 } else { handles as u64 };
+        let handles = if handles > MAX_HANDLES {
+            7
+        } else {
+            handles as u64
+        };
         Tag(self.0 & !0x00F7_0000 | handles << HANDLES_SHIFT | ((moved & 0xF) as u64) << MOVE_SHIFT)
     }
 
@@ -104,21 +112,42 @@ mod tests {
 
     #[test]
     fn fields_come_back_as_they_were_put_in() {
-        let tag = Tag::new(0xDEAD_BEEF).with_bytes(4096).with_handles(4, 0b1010);
+        let tag = Tag::new(0xDEAD_BEEF)
+            .with_bytes(4096)
+            .with_handles(4, 0b1010);
         assert_eq!(tag.check(), Ok(tag));
-        assert_eq!((tag.label(), tag.bytes(), tag.handles()), (0xDEAD_BEEF, 4096, 4));
-        assert_eq!([0, 1, 2, 3, 4].map(|i| tag.moves(i)), [false, true, false, true, false]);
+        assert_eq!(
+            (tag.label(), tag.bytes(), tag.handles()),
+            (0xDEAD_BEEF, 4096, 4)
+        );
+        assert_eq!(
+            [0, 1, 2, 3, 4].map(|i| tag.moves(i)),
+            [false, true, false, true, false]
+        );
         assert!(!tag.is_plain());
         assert!(Tag::new(7).is_plain());
     }
 
     #[test]
     fn what_does_not_fit_is_named() {
-        assert_eq!(Tag::new(0).with_bytes(4097).check(), Err(TagError::TooManyBytes));
-        assert_eq!(Tag::new(0).with_handles(5, 0).check(), Err(TagError::TooManyHandles));
-        assert_eq!(Tag::new(0).with_handles(1, 0b10).check(), Err(TagError::ReservedBits));
+        assert_eq!(
+            Tag::new(0).with_bytes(4097).check(),
+            Err(TagError::TooManyBytes)
+        );
+        assert_eq!(
+            Tag::new(0).with_handles(5, 0).check(),
+            Err(TagError::TooManyHandles)
+        );
+        assert_eq!(
+            Tag::new(0).with_handles(1, 0b10).check(),
+            Err(TagError::ReservedBits)
+        );
         for bit in [13, 14, 15, 19, 24, 31] {
-            assert_eq!(Tag(1 << bit).check(), Err(TagError::ReservedBits), "bit {bit}");
+            assert_eq!(
+                Tag(1 << bit).check(),
+                Err(TagError::ReservedBits),
+                "bit {bit}"
+            );
         }
     }
 }

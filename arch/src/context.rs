@@ -105,16 +105,58 @@ mod tests {
     fn what_would_fault_in_the_kernel_is_refused() {
         let good = fresh(0x20_0000, 0x7FFF_0000, 0, 0, 0);
         for (want, context) in [
-            (BadContext::Rip, UserContext { rip: USER_END, ..good }),
-            (BadContext::Rip, UserContext { rip: 1 << 47, ..good }),
-            (BadContext::Rip, UserContext { rip: u64::MAX, ..good }),
-            (BadContext::Rsp, UserContext { rsp: 1 << 47, ..good }),
+            (
+                BadContext::Rip,
+                UserContext {
+                    rip: USER_END,
+                    ..good
+                },
+            ),
+            (
+                BadContext::Rip,
+                UserContext {
+                    rip: 1 << 47,
+                    ..good
+                },
+            ),
+            (
+                BadContext::Rip,
+                UserContext {
+                    rip: u64::MAX,
+                    ..good
+                },
+            ),
+            (
+                BadContext::Rsp,
+                UserContext {
+                    rsp: 1 << 47,
+                    ..good
+                },
+            ),
             (BadContext::Cs, UserContext { cs: 0x08, ..good }),
             (BadContext::Cs, UserContext { cs: 0x28, ..good }),
-            (BadContext::Cs, UserContext { cs: 0x1_002B, ..good }),
+            (
+                BadContext::Cs,
+                UserContext {
+                    cs: 0x1_002B,
+                    ..good
+                },
+            ),
             (BadContext::Ss, UserContext { ss: 0, ..good }),
-            (BadContext::Base, UserContext { fs_base: 1 << 47, ..good }),
-            (BadContext::Base, UserContext { gs_base: u64::MAX, ..good }),
+            (
+                BadContext::Base,
+                UserContext {
+                    fs_base: 1 << 47,
+                    ..good
+                },
+            ),
+            (
+                BadContext::Base,
+                UserContext {
+                    gs_base: u64::MAX,
+                    ..good
+                },
+            ),
         ] {
             let mut context = context;
             assert_eq!(sanitise(&mut context), Err(want), "{want:?}");
@@ -127,7 +169,11 @@ mod tests {
         context.rflags = u64::MAX;
         sanitise(&mut context).unwrap();
         assert_eq!(context.rflags & 0x3000, 0, "IOPL");
-        assert_eq!(context.rflags & (1 << 14 | 1 << 16 | 1 << 17), 0, "NT, RF, VM");
+        assert_eq!(
+            context.rflags & (1 << 14 | 1 << 16 | 1 << 17),
+            0,
+            "NT, RF, VM"
+        );
         assert_ne!(context.rflags & 1 << 9, 0, "IF");
     }
 }

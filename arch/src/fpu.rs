@@ -36,7 +36,10 @@ pub struct FpuState {
 impl FpuState {
     /// The state of a kernel thread, which never uses the FPU.
     pub const fn none() -> FpuState {
-        FpuState { area: Cell::new(ptr::null_mut()), cpu: Cell::new(NOWHERE) }
+        FpuState {
+            area: Cell::new(ptr::null_mut()),
+            cpu: Cell::new(NOWHERE),
+        }
     }
 
     /// A fresh state in `frame`, which stays the caller's to free when the thread is gone.
@@ -48,10 +51,14 @@ impl FpuState {
         // SAFETY: the frame is the caller's; an all-zero header means that every component is in its initial state.
         unsafe {
             ptr::write_bytes(area, 0, AREA_BYTES as usize);
-            area.cast::<u16>().write(INITIAL_FCW);
-            area.add(MXCSR_OFFSET).cast::<u32>().write(INITIAL_MXCSR);
+            area.copy_from_nonoverlapping(INITIAL_FCW.to_le_bytes().as_ptr(), 2);
+            area.add(MXCSR_OFFSET)
+                .copy_from_nonoverlapping(INITIAL_MXCSR.to_le_bytes().as_ptr(), 4);
         }
-        FpuState { area: Cell::new(area), cpu: Cell::new(NOWHERE) }
+        FpuState {
+            area: Cell::new(area),
+            cpu: Cell::new(NOWHERE),
+        }
     }
 }
 

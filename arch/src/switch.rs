@@ -56,13 +56,21 @@ impl ThreadState {
     /// # Safety
     /// `stack_top` is the 16-byte aligned top of a mapped stack of the thread's own; `root` maps the kernel; `context` was
     /// checked (`context::sanitise`). The state must not outlive stack and tables.
-    pub unsafe fn for_user(stack_top: u64, root: PhysAddr, fpu: FpuState, context: UserContext) -> ThreadState {
+    pub unsafe fn for_user(
+        stack_top: u64,
+        root: PhysAddr,
+        fpu: FpuState,
+        context: UserContext,
+    ) -> ThreadState {
         let place = context_at(stack_top);
         let frame = (place as u64 - size_of::<FirstFrame>() as u64) as *mut FirstFrame;
         // SAFETY: the stack is the caller's and large enough.
         unsafe {
             place.write(context);
-            frame.write(FirstFrame { callee_saved: [0; 6], return_address: first_run as *const () as u64 });
+            frame.write(FirstFrame {
+                callee_saved: [0; 6],
+                return_address: first_run as *const () as u64,
+            });
         }
         ThreadState {
             rsp: Cell::new(frame as u64),

@@ -4,7 +4,7 @@
 //! all CPUs is as long as the machine's list of them.
 
 use core::cell::{Cell, UnsafeCell};
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use abi::Error;
 use arch::addr::{ApicId, CpuIndex};
@@ -71,16 +71,26 @@ static TABLE: Once<Table> = Once::new();
 /// [`Error::NoMemory`].
 pub fn create_table(capacity: u32) -> Result<(), Error> {
     let bytes = capacity as usize * size_of::<AtomicPtr<Cpu>>();
-    let order = bytes.div_ceil(PAGE_BYTES as usize).next_power_of_two().trailing_zeros() as u8;
+    let order = bytes
+        .div_ceil(PAGE_BYTES as usize)
+        .next_power_of_two()
+        .trailing_zeros() as u8;
     let block = frames::allocate_order(order, FrameKind::Kernel).ok_or(Error::NoMemory)?;
     let first: *mut AtomicPtr<Cpu> = phys_to_virt(block).cast();
     for index in 0..capacity as usize {
         // SAFETY: the block is ours for ever and large enough.
-        unsafe { first.add(index).write(AtomicPtr::new(core::ptr::null_mut())) };
+        unsafe {
+            first
+                .add(index)
+                .write(AtomicPtr::new(core::ptr::null_mut()));
+        };
     }
     // SAFETY: as above, and initialised.
     let slots = unsafe { core::slice::from_raw_parts(first, capacity as usize) };
-    TABLE.call_once(|| Table { slots, online: AtomicU32::new(0) });
+    TABLE.call_once(|| Table {
+        slots,
+        online: AtomicU32::new(0),
+    });
     Ok(())
 }
 
@@ -137,14 +147,17 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
 /// Lets a CPU take part: it is set up and about to run threads.
 pub fn set_online(cpu: &'static Cpu) {
     let Some(table) = TABLE.get() else { return };
-    cpu.started_ns.store(arch::time::now_ns(), Ordering::Relaxed);
+    cpu.started_ns
+        .store(arch::time::now_ns(), Ordering::Relaxed);
     table.slots[cpu.index as usize].store(core::ptr::from_ref(cpu).cast_mut(), Ordering::Release);
     table.online.store(cpu.index + 1, Ordering::Release);
 }
 
 /// How many CPUs take part.
 pub fn count() -> u32 {
-    TABLE.get().map_or(0, |table| table.online.load(Ordering::Acquire))
+    TABLE
+        .get()
+        .map_or(0, |table| table.online.load(Ordering::Acquire))
 }
 
 /// The CPU with this index.
@@ -158,7 +171,11 @@ pub fn by_index(index: u32) -> &'static Cpu {
 
 /// The CPU with this index, if it takes part.
 pub fn get(index: u32) -> Option<&'static Cpu> {
-    let pointer = TABLE.get()?.slots.get(index as usize)?.load(Ordering::Acquire);
+    let pointer = TABLE
+        .get()?
+        .slots
+        .get(index as usize)?
+        .load(Ordering::Acquire);
     // SAFETY: a CPU in the table lives for ever.
     unsafe { pointer.as_ref() }
 }
@@ -215,7 +232,10 @@ impl Cpu {
     /// # Safety
     /// To be called by this CPU only, and no two borrows may overlap.
     #[inline]
-    #[allow(clippy::mut_from_ref, reason = "exclusive by ownership of the CPU, see Safety")]
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "exclusive by ownership of the CPU, see Safety"
+    )]
     pub(crate) unsafe fn run_queue(&self) -> &mut sched::RunQueue<ThreadPtr> {
         // SAFETY: the caller's promise.
         unsafe { &mut *self.run.get() }
@@ -226,7 +246,10 @@ impl Cpu {
     /// # Safety
     /// As [`run_queue`](Self::run_queue).
     #[inline]
-    #[allow(clippy::mut_from_ref, reason = "exclusive by ownership of the CPU, see Safety")]
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "exclusive by ownership of the CPU, see Safety"
+    )]
     pub(crate) unsafe fn timers(&self) -> &mut sched::TimerQueue<ThreadPtr> {
         // SAFETY: the caller's promise.
         unsafe { &mut *self.timers.get() }

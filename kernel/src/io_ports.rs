@@ -42,7 +42,10 @@ impl IoPorts {
         if count == 0 || first >= u64::from(PORTS) || count > u64::from(PORTS) - first {
             return Err(Error::OutOfRange);
         }
-        Ok(IoPorts { first: first as u16, count: count as u32 })
+        Ok(IoPorts {
+            first: first as u16,
+            count: count as u32,
+        })
     }
 }
 
@@ -52,17 +55,27 @@ pub struct PortMap {
     block: AtomicU64,
 }
 
+impl Default for PortMap {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl PortMap {
     /// No port.
     pub const fn new() -> PortMap {
-        PortMap { block: AtomicU64::new(0) }
+        PortMap {
+            block: AtomicU64::new(0),
+        }
     }
 
     /// The map's bytes; null while no port is allowed.
     pub fn bytes(&self) -> *const [u8; MAP_BYTES] {
         match self.block.load(Ordering::Acquire) {
             0 => core::ptr::null(),
-            address => phys_to_virt(PhysAddr::new_truncate(address)).cast_const().cast(),
+            address => phys_to_virt(PhysAddr::new_truncate(address))
+                .cast_const()
+                .cast(),
         }
     }
 
@@ -72,10 +85,15 @@ impl PortMap {
     /// [`Error::NoMemory`].
     pub fn allow(&self, ports: &IoPorts) -> Result<(), Error> {
         if self.block.load(Ordering::Acquire) == 0 {
-            let block = frames::allocate_order(MAP_ORDER, FrameKind::Kernel).ok_or(Error::NoMemory)?;
+            let block =
+                frames::allocate_order(MAP_ORDER, FrameKind::Kernel).ok_or(Error::NoMemory)?;
             // SAFETY: the block is fresh, two frames, in the direct map.
             unsafe { phys_to_virt(block).write_bytes(0xFF, MAP_BYTES) };
-            if self.block.compare_exchange(0, block.as_u64(), Ordering::AcqRel, Ordering::Acquire).is_err() {
+            if self
+                .block
+                .compare_exchange(0, block.as_u64(), Ordering::AcqRel, Ordering::Acquire)
+                .is_err()
+            {
                 frames::free_frame(block);
             }
         }
@@ -83,7 +101,8 @@ impl PortMap {
         for port in u32::from(ports.first)..u32::from(ports.first) + ports.count {
             // SAFETY: the map has a bit for each of the 65,536 ports. Two threads may allow ports at once, so the bit is cleared by
             // an atomic operation.
-            let byte = unsafe { core::sync::atomic::AtomicU8::from_ptr(bytes.add(port as usize / 8)) };
+            let byte =
+                unsafe { core::sync::atomic::AtomicU8::from_ptr(bytes.add(port as usize / 8)) };
             byte.fetch_and(!(1 << (port % 8)), Ordering::Relaxed);
         }
         Ok(())

@@ -40,7 +40,8 @@ struct Binding {
 }
 
 /// What each vector belongs to; `None`: free.
-static BINDINGS: Mutex<{ level::IRQ }, [Option<Binding>; VECTORS]> = Mutex::new([const { None }; VECTORS]);
+static BINDINGS: Mutex<{ level::IRQ }, [Option<Binding>; VECTORS]> =
+    Mutex::new([const { None }; VECTORS]);
 static SLAB: Slab<Irq> = Slab::new();
 
 impl Object for Irq {
@@ -67,13 +68,23 @@ impl Irq {
         }
         let vector = {
             let mut bindings = BINDINGS.lock();
-            if bindings.iter().flatten().any(|binding| binding.gsi == line.gsi) {
+            if bindings
+                .iter()
+                .flatten()
+                .any(|binding| binding.gsi == line.gsi)
+            {
                 return Err(Error::Busy);
             }
             let index = (0..VECTORS)
-                .find(|&index| bindings[index].is_none() && index != usize::from(SYSTEM_CALL_VECTOR - FIRST_VECTOR))
+                .find(|&index| {
+                    bindings[index].is_none()
+                        && index != usize::from(SYSTEM_CALL_VECTOR - FIRST_VECTOR)
+                })
                 .ok_or(Error::Busy)?;
-            bindings[index] = Some(Binding { gsi: line.gsi, notification: None });
+            bindings[index] = Some(Binding {
+                gsi: line.gsi,
+                notification: None,
+            });
             FIRST_VECTOR + index as u8
         };
         let free = |error| {
@@ -107,7 +118,9 @@ pub fn arrived(vector: u8) -> bool {
         return false;
     }
     let bindings = BINDINGS.lock();
-    let Some(binding) = &bindings[usize::from(vector - FIRST_VECTOR)] else { return false };
+    let Some(binding) = &bindings[usize::from(vector - FIRST_VECTOR)] else {
+        return false;
+    };
     controller::mask(binding.gsi);
     if let Some((notification, bits)) = &binding.notification {
         // Signalled under the lock, so that the notification can't go meanwhile; notifications come later in the order.
@@ -129,12 +142,21 @@ mod controller {
     }
 
     pub(super) fn route(line: Line, vector: u8) -> Result<(), Error> {
-        let polarity = if line.active_low { Polarity::Low } else { Polarity::High };
-        let trigger = if line.level_triggered { Trigger::Level } else { Trigger::Edge };
+        let polarity = if line.active_low {
+            Polarity::Low
+        } else {
+            Polarity::High
+        };
+        let trigger = if line.level_triggered {
+            Trigger::Level
+        } else {
+            Trigger::Edge
+        };
         // Interrupts go to the first CPU until they can be placed.
         let target = crate::cpu::by_index(0).apic_id();
         // SAFETY: the vector has a handler, and is this line's alone.
-        unsafe { ioapic::route(line.gsi, vector, target, polarity, trigger) }.map_err(|_| Error::NotSupported)
+        unsafe { ioapic::route(line.gsi, vector, target, polarity, trigger) }
+            .map_err(|_| Error::NotSupported)
     }
 
     pub(super) fn mask(gsi: u32) {

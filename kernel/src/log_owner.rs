@@ -45,7 +45,11 @@ pub fn take(process: u64, notification: Ref<Notification>, bits: u64) -> Result<
         return Err(Error::Busy);
     }
     notification.signal(bits);
-    *owner = Some(Owner { process, notification, bits });
+    *owner = Some(Owner {
+        process,
+        notification,
+        bits,
+    });
     drop(owner);
     log::take();
     Ok(())

@@ -42,7 +42,10 @@ pub fn facts() -> Option<&'static Facts> {
 /// [`Error::OutOfRange`] from 16 up; [`Error::NotSupported`] if the machine's tables don't tell.
 pub fn isa_line(number: u8) -> Result<Line, Error> {
     let facts = facts().ok_or(Error::NotSupported)?;
-    *facts.isa_lines.get(usize::from(number)).ok_or(Error::OutOfRange)?
+    *facts
+        .isa_lines
+        .get(usize::from(number))
+        .ok_or(Error::OutOfRange)?
 }
 
 /// Notes bytes that came back from the boot loader.

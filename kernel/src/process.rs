@@ -46,7 +46,10 @@ impl Name {
         }
         let mut bytes = [0; NAME_BYTES];
         bytes[..name.len()].copy_from_slice(name);
-        Ok(Name { bytes, length: name.len() as u8 })
+        Ok(Name {
+            bytes,
+            length: name.len() as u8,
+        })
     }
 
     /// The name as text.
@@ -350,7 +353,10 @@ impl Process {
             if core::mem::replace(&mut inner.finished, true) {
                 return;
             }
-            (inner.space.take(), core::mem::replace(&mut inner.watchers, [const { None }; MAX_WATCHERS]))
+            (
+                inner.space.take(),
+                core::mem::replace(&mut inner.watchers, [const { None }; MAX_WATCHERS]),
+            )
         };
         let mut from = 0;
         loop {
@@ -368,7 +374,10 @@ impl Process {
         #[cfg(target_os = "none")]
         if crate::boot::first_process::is(self.id) {
             let info = self.info();
-            crate::boot::give_up(&format_args!("init has ended (state {}, code {})", info.state, info.code));
+            crate::boot::give_up(&format_args!(
+                "init has ended (state {}, code {})",
+                info.state, info.code
+            ));
         }
     }
 
@@ -383,7 +392,11 @@ impl Process {
             notification.signal(bits);
             return Ok(());
         }
-        let place = inner.watchers.iter_mut().find(|place| place.is_none()).ok_or(Error::Busy)?;
+        let place = inner
+            .watchers
+            .iter_mut()
+            .find(|place| place.is_none())
+            .ok_or(Error::Busy)?;
         *place = Some((notification, bits));
         Ok(())
     }

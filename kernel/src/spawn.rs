@@ -39,16 +39,27 @@ pub fn thread(
     // SAFETY: the context was checked, and the thread holds the space.
     let machine = unsafe { Machine::new(space.root(), registers) }.map_err(give_up)?;
     let [header, buffer] = area.frames.map(phys_to_virt).map(NonNull::new);
-    let (Some(header), Some(buffer)) = (header, buffer) else { return Err(give_up(Error::NoMemory)) };
+    let (Some(header), Some(buffer)) = (header, buffer) else {
+        return Err(give_up(Error::NoMemory));
+    };
     // SAFETY: the space pins both pages until the thread's end.
     let area = unsafe { IpcArea::new(header, buffer, area.address) };
     // From here on the thread's own end gives the area back.
-    let thread = Ref::try_new(Thread::new(process.clone(), Some((space.clone(), number)), machine, area, priority))?;
+    let thread = Ref::try_new(Thread::new(
+        process.clone(),
+        Some((space.clone(), number)),
+        machine,
+        area,
+        priority,
+    ))?;
     process.add_thread(thread.clone())?;
     Ok(thread)
 }
 
-fn map_area(process: &Process, space: &Space) -> Result<(u32, crate::memory::space::IpcArea), Error> {
+fn map_area(
+    process: &Process,
+    space: &Space,
+) -> Result<(u32, crate::memory::space::IpcArea), Error> {
     for _ in 0..AREA_TRIES.min(MAX_IPC_AREAS) {
         let number = process.take_area_number();
         match space.map_ipc_area(number) {

@@ -66,7 +66,9 @@ pub struct Mutex<const LEVEL: u8, T> {
 impl<const LEVEL: u8, T> Mutex<LEVEL, T> {
     /// An open lock around `value`.
     pub const fn new(value: T) -> Self {
-        Mutex { inner: SpinMutex::new(value) }
+        Mutex {
+            inner: SpinMutex::new(value),
+        }
     }
 
     /// Takes the lock; spins until it is had.
@@ -76,7 +78,10 @@ impl<const LEVEL: u8, T> Mutex<LEVEL, T> {
     #[inline]
     pub fn lock(&self) -> Guard<'_, LEVEL, T> {
         order::taking(LEVEL);
-        Guard { inner: self.inner.lock(), _not_send: PhantomData }
+        Guard {
+            inner: self.inner.lock(),
+            _not_send: PhantomData,
+        }
     }
 
     /// Takes the lock if it is open.
@@ -87,7 +92,10 @@ impl<const LEVEL: u8, T> Mutex<LEVEL, T> {
     pub fn try_lock(&self) -> Option<Guard<'_, LEVEL, T>> {
         let inner = self.inner.try_lock()?;
         order::taking(LEVEL);
-        Some(Guard { inner, _not_send: PhantomData })
+        Some(Guard {
+            inner,
+            _not_send: PhantomData,
+        })
     }
 
     /// The value, without locking, as nobody else can have it.
@@ -175,7 +183,10 @@ mod order {
     pub(super) fn taking(level: u8) {
         if cfg!(debug_assertions) {
             let held = mask::get();
-            assert!(held >> level == 0, "lock order: level {level} taken while {held:#b} are held");
+            assert!(
+                held >> level == 0,
+                "lock order: level {level} taken while {held:#b} are held"
+            );
             mask::set(held | 1 << level);
         }
     }

@@ -62,10 +62,12 @@ extern "C" fn switchyard_kernel_trap(context: &mut UserContext) {
         interrupt(context.vector);
         return;
     }
-    if context.vector == PAGE_FAULT && is_user_address(context.cr2) && arch::user_copy::fixup(context.rip).is_some() {
-        if page_fault(context) {
-            return;
-        }
+    if context.vector == PAGE_FAULT
+        && is_user_address(context.cr2)
+        && arch::user_copy::fixup(context.rip).is_some()
+        && page_fault(context)
+    {
+        return;
     }
     match arch::user_copy::fixup(context.rip) {
         Some(landing) => context.rip = landing,
@@ -83,7 +85,8 @@ extern "C" fn switchyard_nmi(_context: &mut UserContext) {
 
 fn interrupt(vector: u64) {
     let Some(cpu) = cpu::try_this() else { return };
-    cpu.interrupts.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+    cpu.interrupts
+        .fetch_add(1, core::sync::atomic::Ordering::Relaxed);
     match vector as u8 {
         apic::SPURIOUS_VECTOR => return,
         apic::TIMER_VECTOR => schedule::timer_interrupt(),
@@ -102,7 +105,10 @@ fn interrupt(vector: u64) {
         }
         vector => {
             if !irq::arrived(vector) {
-                log::warn!("CPU {}: interrupt on vector {vector:#x}, which is nobody's", cpu.index());
+                log::warn!(
+                    "CPU {}: interrupt on vector {vector:#x}, which is nobody's",
+                    cpu.index()
+                );
             }
         }
     }
@@ -118,7 +124,9 @@ fn page_fault(context: &UserContext) -> bool {
     const WRITE: u64 = 1 << 1;
     const RESERVED_BIT: u64 = 1 << 3;
     const FETCH: u64 = 1 << 4;
-    let Some(current) = cpu::this().current.get() else { return false };
+    let Some(current) = cpu::this().current.get() else {
+        return false;
+    };
     if context.error_code & RESERVED_BIT != 0 || !is_user_address(context.cr2) {
         return false;
     }
@@ -129,12 +137,18 @@ fn page_fault(context: &UserContext) -> bool {
     } else {
         Access::Read
     };
-    let Some(space) = current.get().space() else { return false };
+    let Some(space) = current.get().space() else {
+        return false;
+    };
     match space.handle_page_fault(context.cr2, access) {
         Fault::Resolved => true,
         Fault::NotMine => false,
         Fault::Failed(error) => {
-            log::warn!("process {}: no page at {:#x}: {error}", current.get().process().id(), context.cr2);
+            log::warn!(
+                "process {}: no page at {:#x}: {error}",
+                current.get().process().id(),
+                context.cr2
+            );
             false
         }
     }
@@ -145,7 +159,9 @@ fn user_fault(context: &mut UserContext) {
     if context.vector == PAGE_FAULT && page_fault(context) {
         return;
     }
-    let Some(current) = cpu::this().current.get() else { return };
+    let Some(current) = cpu::this().current.get() else {
+        return;
+    };
     let thread = current.get();
     // SAFETY: the thread is the current one of this CPU.
     unsafe { arch::switch::complete_context(&thread.machine.state) };
@@ -193,11 +209,31 @@ struct Registers<'a>(&'a UserContext);
 impl fmt::Display for Registers<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let c = self.0;
-        writeln!(f, "rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}", c.rax, c.rbx, c.rcx, c.rdx)?;
-        writeln!(f, "rsi {:016x}  rdi {:016x}  rbp {:016x}  rsp {:016x}", c.rsi, c.rdi, c.rbp, c.rsp)?;
-        writeln!(f, "r8  {:016x}  r9  {:016x}  r10 {:016x}  r11 {:016x}", c.r8, c.r9, c.r10, c.r11)?;
-        writeln!(f, "r12 {:016x}  r13 {:016x}  r14 {:016x}  r15 {:016x}", c.r12, c.r13, c.r14, c.r15)?;
-        write!(f, "rip {:016x}  flags {:08x}  fs {:x}  gs {:x}", c.rip, c.rflags, c.fs_base, c.gs_base)
+        writeln!(
+            f,
+            "rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}",
+            c.rax, c.rbx, c.rcx, c.rdx
+        )?;
+        writeln!(
+            f,
+            "rsi {:016x}  rdi {:016x}  rbp {:016x}  rsp {:016x}",
+            c.rsi, c.rdi, c.rbp, c.rsp
+        )?;
+        writeln!(
+            f,
+            "r8  {:016x}  r9  {:016x}  r10 {:016x}  r11 {:016x}",
+            c.r8, c.r9, c.r10, c.r11
+        )?;
+        writeln!(
+            f,
+            "r12 {:016x}  r13 {:016x}  r14 {:016x}  r15 {:016x}",
+            c.r12, c.r13, c.r14, c.r15
+        )?;
+        write!(
+            f,
+            "rip {:016x}  flags {:08x}  fs {:x}  gs {:x}",
+            c.rip, c.rflags, c.fs_base, c.gs_base
+        )
     }
 }
 
@@ -220,6 +256,11 @@ impl fmt::Display for Exception<'_> {
         if context.vector == MACHINE_CHECK {
             return f.write_str("machine check");
         }
-        write!(f, "{} in the kernel{}", FaultKind::from_vector(context.vector).text(), Detail(context))
+        write!(
+            f,
+            "{} in the kernel{}",
+            FaultKind::from_vector(context.vector).text(),
+            Detail(context)
+        )
     }
 }

@@ -121,7 +121,11 @@ impl CpuBlock {
     ///
     /// # Safety
     /// `place` must point to [`BLOCK_PAGES`] pages of kernel memory, and each top to a stack, that belong to this CPU for ever.
-    pub unsafe fn create(place: *mut CpuBlock, index: CpuIndex, ist_tops: &[u64; 4]) -> &'static CpuBlock {
+    pub unsafe fn create(
+        place: *mut CpuBlock,
+        index: CpuIndex,
+        ist_tops: &[u64; 4],
+    ) -> &'static CpuBlock {
         // SAFETY: the caller gives the memory; the block is written whole before it is referred to. It is filled in place,
         // as it is larger than an early stack likes.
         unsafe {
@@ -130,7 +134,10 @@ impl CpuBlock {
             (&raw mut (*place).tss).write(Tss::new());
             let block = &*place;
             block.self_pointer.set(place);
-            for (slot, top) in [Ist::DoubleFault, Ist::Nmi, Ist::MachineCheck, Ist::Debug].into_iter().zip(ist_tops) {
+            for (slot, top) in [Ist::DoubleFault, Ist::Nmi, Ist::MachineCheck, Ist::Debug]
+                .into_iter()
+                .zip(ist_tops)
+            {
                 let stack = top - IST_BLOCK_POINTER;
                 *(stack as *mut u64) = place as u64;
                 block.tss.set_ist(slot, stack);
@@ -229,8 +236,14 @@ impl CpuBlock {
     /// # Safety
     /// This CPU must be the block's, with interrupts off, running on a kernel stack.
     pub(super) unsafe fn load(&self) {
-        let gdtr = Pointer { limit: gdt::LIMIT, base: self.gdt.get() as u64 };
-        let idtr = Pointer { limit: super::idt::LIMIT, base: self.idt.get() as u64 };
+        let gdtr = Pointer {
+            limit: gdt::LIMIT,
+            base: self.gdt.get() as u64,
+        };
+        let idtr = Pointer {
+            limit: super::idt::LIMIT,
+            base: self.idt.get() as u64,
+        };
         // SAFETY: both tables are complete and live for ever. The far return reloads CS with the kernel code
         // selector of the new table; DS, ES, FS and SS get null or kernel data; the TSS descriptor is fresh, so `ltr` finds it
         // available. Loading GS last clears its base, which is written right after.

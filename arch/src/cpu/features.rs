@@ -7,7 +7,10 @@ use spin::Once;
 
 /// The features that change what the kernel does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each is one CPUID bit with its own name")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is one CPUID bit with its own name"
+)]
 pub struct Features {
     /// `rdfsbase` and its kin (CPUID 7.0 EBX bit 0).
     pub fsgsbase: bool,
@@ -58,7 +61,9 @@ static FEATURES: Once<Features> = Once::new();
 /// Before [`detect`](super::detect) ran on the first CPU: a kernel bug.
 #[inline]
 pub fn features() -> &'static Features {
-    FEATURES.get().expect("features are detected before they are asked for")
+    FEATURES
+        .get()
+        .expect("features are detected before they are asked for")
 }
 
 /// Reads the features of this CPU.
@@ -67,8 +72,12 @@ pub(super) fn read() -> Features {
     let basic = cpuid.get_feature_info();
     let extended = cpuid.get_extended_feature_info();
     let processor = cpuid.get_extended_processor_and_feature_identifiers();
-    let amd = cpuid.get_vendor_info().is_some_and(|v| matches!(v.as_str(), "AuthenticAMD" | "HygonGenuine"));
-    let xsave = basic.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_xsave);
+    let amd = cpuid
+        .get_vendor_info()
+        .is_some_and(|v| matches!(v.as_str(), "AuthenticAMD" | "HygonGenuine"));
+    let xsave = basic
+        .as_ref()
+        .is_some_and(raw_cpuid::FeatureInfo::has_xsave);
     let (mut xcr0, mut fpu_bytes, mut xsaveopt) = (0, FXSAVE_BYTES, false);
     if xsave && let Some(leaf) = cpuid.get_extended_state_info() {
         // Leaf 0Dh, sub-leaf 0: EDX:EAX are the bits XCR0 can have (Intel SDM vol. 1 §13.2).
@@ -86,17 +95,31 @@ pub(super) fn read() -> Features {
     // SAFETY: CPUID says that the register exists.
     let meltdown_safe = amd || arch_capabilities && unsafe { ARCH_CAPABILITIES.read() } & 1 != 0;
     Features {
-        fsgsbase: extended.as_ref().is_some_and(raw_cpuid::ExtendedFeatures::has_fsgsbase),
-        smep: extended.as_ref().is_some_and(raw_cpuid::ExtendedFeatures::has_smep),
-        smap: extended.as_ref().is_some_and(raw_cpuid::ExtendedFeatures::has_smap),
-        umip: extended.as_ref().is_some_and(raw_cpuid::ExtendedFeatures::has_umip),
+        fsgsbase: extended
+            .as_ref()
+            .is_some_and(raw_cpuid::ExtendedFeatures::has_fsgsbase),
+        smep: extended
+            .as_ref()
+            .is_some_and(raw_cpuid::ExtendedFeatures::has_smep),
+        smap: extended
+            .as_ref()
+            .is_some_and(raw_cpuid::ExtendedFeatures::has_smap),
+        umip: extended
+            .as_ref()
+            .is_some_and(raw_cpuid::ExtendedFeatures::has_umip),
         xsave,
         xsaveopt,
-        gigabyte_pages: processor.as_ref().is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_1gib_pages),
+        gigabyte_pages: processor
+            .as_ref()
+            .is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_1gib_pages),
         global_pages: basic.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_pge),
-        rdtscp: processor.as_ref().is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_rdtscp),
+        rdtscp: processor
+            .as_ref()
+            .is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_rdtscp),
         mtrr: basic.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_mtrr),
-        hypervisor: basic.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_hypervisor),
+        hypervisor: basic
+            .as_ref()
+            .is_some_and(raw_cpuid::FeatureInfo::has_hypervisor),
         amd,
         meltdown_safe,
         xcr0,
@@ -107,10 +130,12 @@ pub(super) fn read() -> Features {
 /// Bytes of a standard-format area for these components: the end of the one that lies last (Intel SDM vol. 1 §13.4.3).
 fn area_bytes(xcr0: u64) -> u32 {
     const LEGACY_AND_HEADER: u32 = 576;
-    (2..63).filter(|bit| xcr0 >> bit & 1 != 0).fold(LEGACY_AND_HEADER, |end, bit| {
-        let component = raw_cpuid::cpuid!(0xD, bit as u32);
-        end.max(component.ebx + component.eax)
-    })
+    (2..63)
+        .filter(|bit| xcr0 >> bit & 1 != 0)
+        .fold(LEGACY_AND_HEADER, |end, bit| {
+            let component = raw_cpuid::cpuid!(0xD, bit as u32);
+            end.max(component.ebx + component.eax)
+        })
 }
 
 /// Remembers the first CPU's features.

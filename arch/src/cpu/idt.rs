@@ -47,13 +47,19 @@ impl Gate {
 
 impl Idt {
     pub(super) const fn new() -> Idt {
-        Idt { gates: [Gate::EMPTY; 256] }
+        Idt {
+            gates: [Gate::EMPTY; 256],
+        }
     }
 
     fn fill_with(&mut self, ist: bool) {
         for vector in 0..=255u8 {
             // User code may raise these three by an instruction; any other `int n` is a #GP.
-            let dpl = if matches!(vector, BREAKPOINT | OVERFLOW | SYSTEM_CALL) { 3 } else { 0 };
+            let dpl = if matches!(vector, BREAKPOINT | OVERFLOW | SYSTEM_CALL) {
+                3
+            } else {
+                0
+            };
             self.gates[usize::from(vector)] = Gate::new(entry::vector_address(vector), dpl, 0);
         }
         if ist {

@@ -113,7 +113,11 @@ pub unsafe fn cpu_init(block: &'static CpuBlock) -> Result<(), InitError> {
         pat: unsafe { Msr::PAT.read() },
         xcr0: wanted.xcr0,
     };
-    if *FIRST.call_once(|| state) == state { Ok(()) } else { Err(InitError::State(state)) }
+    if *FIRST.call_once(|| state) == state {
+        Ok(())
+    } else {
+        Err(InitError::State(state))
+    }
 }
 
 fn efer() -> u64 {
@@ -144,7 +148,10 @@ fn cr4(features: &Features) -> u64 {
     flags.set(Cr4Flags::PAGE_GLOBAL, features.global_pages);
     flags.set(Cr4Flags::FSGSBASE, features.fsgsbase);
     flags.set(Cr4Flags::OSXSAVE, features.xsave);
-    flags.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, features.smep);
+    flags.set(
+        Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION,
+        features.smep,
+    );
     flags.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
     flags.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, features.umip);
     flags.bits()

@@ -9,8 +9,10 @@ mod msr;
 mod mtrr;
 mod tss;
 
-pub use block::{BLOCK_PAGES, CpuBlock, Pending, block, current_index, install_boot_block, is_installed};
 pub(crate) use block::offsets;
+pub use block::{
+    BLOCK_PAGES, CpuBlock, Pending, block, current_index, install_boot_block, is_installed,
+};
 pub use features::{Features, features};
 pub use gdt::{KERNEL_CODE, KERNEL_DATA, USER_CODE32, USER_CODE64, USER_DATA};
 pub use init::{ControlState, InitError, cpu_init, detect};

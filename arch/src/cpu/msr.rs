@@ -39,7 +39,9 @@ impl Msr {
     pub unsafe fn read(self) -> u64 {
         let (low, high): (u32, u32);
         // SAFETY: the caller says that the register exists; reading has no effect on memory.
-        unsafe { asm!("rdmsr", in("ecx") self.0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+        unsafe {
+            asm!("rdmsr", in("ecx") self.0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+        }
         u64::from(high) << 32 | u64::from(low)
     }
 

@@ -15,7 +15,16 @@ const VARIABLE_BASE: u32 = 0x200;
 /// More pairs than any CPU has; what is over stays as the firmware left it.
 const MAX_PAIRS: usize = 32;
 const FIXED: [Msr; 11] = [
-    Msr(0x250), Msr(0x258), Msr(0x259), Msr(0x268), Msr(0x269), Msr(0x26A), Msr(0x26B), Msr(0x26C), Msr(0x26D), Msr(0x26E),
+    Msr(0x250),
+    Msr(0x258),
+    Msr(0x259),
+    Msr(0x268),
+    Msr(0x269),
+    Msr(0x26A),
+    Msr(0x26B),
+    Msr(0x26C),
+    Msr(0x26D),
+    Msr(0x26E),
     Msr(0x26F),
 ];
 const HAS_FIXED: u64 = 1 << 8;
@@ -43,7 +52,11 @@ unsafe fn read() -> Mtrrs {
     // SAFETY: the caller says that the registers exist; the capability register says how many there are.
     unsafe {
         let capability = CAPABILITY.read();
-        let mut all = Mtrrs { default_type: DEFAULT_TYPE.read(), variable: [(0, 0); MAX_PAIRS], fixed: [0; FIXED.len()] };
+        let mut all = Mtrrs {
+            default_type: DEFAULT_TYPE.read(),
+            variable: [(0, 0); MAX_PAIRS],
+            fixed: [0; FIXED.len()],
+        };
         for (index, pair) in all.variable.iter_mut().enumerate().take(pairs(capability)) {
             let base = VARIABLE_BASE + 2 * index as u32;
             *pair = (Msr(base).read(), Msr(base + 1).read());

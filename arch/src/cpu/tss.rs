@@ -55,13 +55,16 @@ pub enum Ist {
     Debug = 4,
 }
 
-
 impl Tss {
     /// A segment without stacks and without ports.
     pub const fn new() -> Tss {
         let mut hardware = TaskStateSegment::new();
         hardware.iomap_base = NO_BITMAP;
-        Tss { hardware: UnsafeCell::new(hardware), bitmap: UnsafeCell::new([0xFF; IO_BITMAP_BYTES]), end: 0xFF }
+        Tss {
+            hardware: UnsafeCell::new(hardware),
+            bitmap: UnsafeCell::new([0xFF; IO_BITMAP_BYTES]),
+            end: 0xFF,
+        }
     }
 
     /// Sets the stack for entries from user mode.
@@ -71,13 +74,20 @@ impl Tss {
     #[inline]
     pub unsafe fn set_rsp0(&self, top: u64) {
         // SAFETY: the owning CPU alone writes; the field is packed, so it is written unaligned.
-        unsafe { (&raw mut (*self.hardware.get()).privilege_stack_table[0]).write_unaligned(VirtAddr::new_unsafe(top)) };
+        unsafe {
+            (&raw mut (*self.hardware.get()).privilege_stack_table[0])
+                .write_unaligned(VirtAddr::new_unsafe(top));
+        }
     }
 
     /// The stack for entries from user mode.
     pub fn rsp0(&self) -> u64 {
         // SAFETY: the owning CPU alone writes; the field is packed.
-        unsafe { (&raw const (*self.hardware.get()).privilege_stack_table[0]).read_unaligned().as_u64() }
+        unsafe {
+            (&raw const (*self.hardware.get()).privilege_stack_table[0])
+                .read_unaligned()
+                .as_u64()
+        }
     }
 
     /// Sets an IST stack, before the segment is loaded.
@@ -87,7 +97,8 @@ impl Tss {
     pub unsafe fn set_ist(&self, slot: Ist, top: u64) {
         // SAFETY: nobody uses the segment yet.
         unsafe {
-            (&raw mut (*self.hardware.get()).interrupt_stack_table[slot as usize - 1]).write_unaligned(VirtAddr::new_unsafe(top));
+            (&raw mut (*self.hardware.get()).interrupt_stack_table[slot as usize - 1])
+                .write_unaligned(VirtAddr::new_unsafe(top));
         }
     }
 

@@ -39,6 +39,9 @@ unsafe extern "C" {
 ///
 /// `writable` maps an address in the kernel's text to one at which the same byte can be written.
 ///
+/// # Panics
+/// If a place does not hold what was assembled there: a kernel bug.
+///
 /// # Safety
 /// To be called on the first CPU, before any other runs and before the first entry from user mode, with interrupts off.
 pub unsafe fn patch(writable: impl Fn(u64) -> *mut u8) {
@@ -55,7 +58,11 @@ pub unsafe fn patch(writable: impl Fn(u64) -> *mut u8) {
     ];
     for place in places {
         // SAFETY: the label marks three bytes of text.
-        assert!(unsafe { place.read() } == NOP3, "an entry's place for clac holds something else");
+        let found = unsafe { place.read() };
+        assert!(
+            found == NOP3,
+            "an entry's place for clac holds something else"
+        );
         for (offset, byte) in CLAC.into_iter().enumerate() {
             // SAFETY: `writable` gives a writable alias of the text, and nobody executes it now.
             unsafe { writable(place as u64 + offset as u64).write_volatile(byte) };

@@ -60,7 +60,7 @@ const _: () = {
     assert!(offset_of!(UserContext, rdi) == 112);
     assert!(AFTER_GENERAL == 120);
     // The stack is 16-byte aligned at a `call` right below a whole context.
-    assert!(BYTES % 16 == 0);
+    assert!(BYTES.is_multiple_of(16));
 };
 
 /// Pushes the fifteen general registers, `rdi` first.

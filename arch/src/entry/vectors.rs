@@ -115,6 +115,9 @@ unsafe extern "C" fn common() {
 ///
 /// In: RSP at a whole, valid [`UserContext`] at the top of the current thread's kernel stack, interrupts off, GS the kernel's.
 /// Never returns; every register is the context's.
+///
+/// # Safety
+/// The registers must be as stated.
 #[unsafe(naked)]
 pub unsafe extern "C" fn return_to_user() {
     naked_asm!(
@@ -161,6 +164,8 @@ extern "C" fn trap_from_kernel(context: &mut UserContext) {
 fn read_cr2() -> u64 {
     let value;
     // SAFETY: reading CR2 has no effect.
-    unsafe { core::arch::asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags));
+    }
     value
 }

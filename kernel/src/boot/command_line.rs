@@ -2,7 +2,10 @@
 
 /// The value of option `name`; the last one counts.
 pub fn option<'a>(line: &'a str, name: &str) -> Option<&'a str> {
-    line.split_ascii_whitespace().filter_map(|word| word.split_once('=')).filter(|(key, _)| *key == name).last().map(|(_, value)| value)
+    line.split_ascii_whitespace()
+        .filter_map(|word| word.split_once('='))
+        .rfind(|(key, _)| *key == name)
+        .map(|(_, value)| value)
 }
 
 /// What to do about the flaws of CPUs.
@@ -44,8 +47,14 @@ mod tests {
 
     #[test]
     fn an_unknown_mitigation_is_named() {
-        assert_eq!(Mitigations::from_command_line("mitigations=off"), Ok(Mitigations::Off));
+        assert_eq!(
+            Mitigations::from_command_line("mitigations=off"),
+            Ok(Mitigations::Off)
+        );
         assert_eq!(Mitigations::from_command_line(""), Ok(Mitigations::Auto));
-        assert_eq!(Mitigations::from_command_line("mitigations=some"), Err("some"));
+        assert_eq!(
+            Mitigations::from_command_line("mitigations=some"),
+            Err("some")
+        );
     }
 }

@@ -42,7 +42,9 @@ impl fmt::Display for FirstProcessError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FirstProcessError::Missing => f.write_str("the boot loader brought no module `init`"),
-            FirstProcessError::NoInitrd => f.write_str("the boot loader brought no module `initrd`"),
+            FirstProcessError::NoInitrd => {
+                f.write_str("the boot loader brought no module `initrd`")
+            }
             FirstProcessError::Image(error) => write!(f, "init: {error}"),
             FirstProcessError::Kernel(error) => write!(f, "init can't be started: {error}"),
         }
@@ -61,7 +63,11 @@ pub fn is(process: u64) -> bool {
 }
 
 /// Loads and starts `init`.
-pub(super) fn start(init: Option<Extent>, initrd: Option<Extent>, line: &str) -> Result<(), FirstProcessError> {
+pub(super) fn start(
+    init: Option<Extent>,
+    initrd: Option<Extent>,
+    line: &str,
+) -> Result<(), FirstProcessError> {
     let init = init.ok_or(FirstProcessError::Missing)?;
     let initrd = initrd.ok_or(FirstProcessError::NoInitrd)?;
     // SAFETY: modules lie in memory of the kernel's kind, which is never reclaimed, and nobody writes to it.
@@ -71,13 +77,33 @@ pub(super) fn start(init: Option<Extent>, initrd: Option<Extent>, line: &str) ->
     for segment in image.segments() {
         let memory = MemoryObject::create(segment.bytes, Some(process.account().clone()))?;
         memory.write(segment.skip, segment.contents)?;
-        space.map(&memory, segment.protection.needs(), segment.address, 0, segment.bytes, segment.protection)?;
+        space.map(
+            &memory,
+            segment.protection.needs(),
+            segment.address,
+            0,
+            segment.bytes,
+            segment.protection,
+        )?;
     }
     let stack = MemoryObject::create(STACK_BYTES, Some(process.account().clone()))?;
     let at = STACK_TOP - STACK_BYTES;
-    space.map(&stack, Rights::READ | Rights::WRITE, at, 0, STACK_BYTES, Protection::READ_WRITE)?;
+    space.map(
+        &stack,
+        Rights::READ | Rights::WRITE,
+        at,
+        0,
+        STACK_BYTES,
+        Protection::READ_WRITE,
+    )?;
     map_start_block(&process, &space, initrd, line)?;
-    let thread = spawn::thread(&process, image.entry(), STACK_TOP, START_BLOCK, Priority::NORMAL)?;
+    let thread = spawn::thread(
+        &process,
+        image.entry(),
+        STACK_TOP,
+        START_BLOCK,
+        Priority::NORMAL,
+    )?;
     FIRST.store(process.id(), Ordering::Relaxed);
     schedule::start(&thread)?;
     Ok(())
@@ -90,16 +116,22 @@ fn map_start_block(
     line: &str,
 ) -> Result<(), FirstProcessError> {
     let give = |object, rights| {
-        process.grant(Capability::new(object, rights, Badge(0))).map_err(|(error, refused)| {
-            drop(refused);
-            error
-        })
+        process
+            .grant(Capability::new(object, rights, Badge(0)))
+            .map_err(|(error, refused)| {
+                drop(refused);
+                error
+            })
     };
     let whole = initrd.bytes.next_multiple_of(PAGE_SIZE);
     // SAFETY: the module lies in the direct map, in memory that nobody else uses and that is never reclaimed.
     let archive = unsafe { MemoryObject::create_from_ram(initrd.start.as_u64(), whole) }?;
     let entries = [
-        StartEntry::new(start::init::SYSTEM, give(AnyObject::System, Rights::ALL)?, 0),
+        StartEntry::new(
+            start::init::SYSTEM,
+            give(AnyObject::System, Rights::ALL)?,
+            0,
+        ),
         StartEntry::new(start::init::LOG, give(AnyObject::Log, Rights::ALL)?, 0),
         StartEntry::new(
             start::init::INITRD,
@@ -132,7 +164,14 @@ fn map_start_block(
         offset += size_of::<StartEntry>() as u64;
     }
     block.write(offset, line.as_bytes())?;
-    space.map(&block, Rights::READ, START_BLOCK, 0, 2 * PAGE_SIZE, Protection::READ)?;
+    space.map(
+        &block,
+        Rights::READ,
+        START_BLOCK,
+        0,
+        2 * PAGE_SIZE,
+        Protection::READ,
+    )?;
     Ok(())
 }
 

@@ -83,7 +83,8 @@ impl<'a> Image<'a> {
     /// # Errors
     /// The first fault that was found.
     pub fn parse(bytes: &'a [u8]) -> Result<Image<'a>, ImageError> {
-        let file = ElfBytes::<LittleEndian>::minimal_parse(bytes).map_err(|_| ImageError::NotElf)?;
+        let file =
+            ElfBytes::<LittleEndian>::minimal_parse(bytes).map_err(|_| ImageError::NotElf)?;
         if file.ehdr.e_machine != EM_X86_64 || file.ehdr.class != elf::file::Class::ELF64 {
             return Err(ImageError::WrongMachine);
         }
@@ -91,18 +92,28 @@ impl<'a> Image<'a> {
             return Err(ImageError::NotStatic);
         }
         let headers = file.segments().ok_or(ImageError::NoSegments)?;
-        if headers.iter().any(|header| matches!(header.p_type, PT_INTERP | PT_DYNAMIC)) {
+        if headers
+            .iter()
+            .any(|header| matches!(header.p_type, PT_INTERP | PT_DYNAMIC))
+        {
             return Err(ImageError::NotStatic);
         }
-        let image = Image { bytes, entry: file.ehdr.e_entry, file };
+        let image = Image {
+            bytes,
+            entry: file.ehdr.e_entry,
+            file,
+        };
         let (mut any, mut entry) = (false, false);
         for (index, segment) in image.checked().enumerate() {
             let segment = segment?;
             any = true;
             entry |= segment.protection.executable()
-                && (segment.address + segment.skip..segment.address + segment.bytes).contains(&image.entry);
+                && (segment.address + segment.skip..segment.address + segment.bytes)
+                    .contains(&image.entry);
             for other in image.segments().skip(index + 1) {
-                if segment.address < other.address + other.bytes && other.address < segment.address + segment.bytes {
+                if segment.address < other.address + other.bytes
+                    && other.address < segment.address + segment.bytes
+                {
                     return Err(ImageError::Overlap);
                 }
             }
@@ -137,17 +148,26 @@ impl<'a> Image<'a> {
     }
 }
 
-fn check<'a>(header: &elf::segment::ProgramHeader, bytes: &'a [u8]) -> Result<Segment<'a>, ImageError> {
+fn check<'a>(
+    header: &elf::segment::ProgramHeader,
+    bytes: &'a [u8],
+) -> Result<Segment<'a>, ImageError> {
     if header.p_filesz > header.p_memsz {
         return Err(ImageError::BadSegmentSize);
     }
-    let end = header.p_offset.checked_add(header.p_filesz).ok_or(ImageError::BadSegmentSize)?;
+    let end = header
+        .p_offset
+        .checked_add(header.p_filesz)
+        .ok_or(ImageError::BadSegmentSize)?;
     let contents = usize::try_from(header.p_offset)
         .ok()
         .zip(usize::try_from(end).ok())
         .and_then(|(from, to)| bytes.get(from..to))
         .ok_or(ImageError::BadSegmentSize)?;
-    let end = header.p_vaddr.checked_add(header.p_memsz).ok_or(ImageError::BadAddress)?;
+    let end = header
+        .p_vaddr
+        .checked_add(header.p_memsz)
+        .ok_or(ImageError::BadAddress)?;
     let address = header.p_vaddr & !(PAGE_SIZE - 1);
     // The end is checked first: it can't wrap when it is rounded up then.
     if address < USER_START || end > USER_END {
@@ -163,7 +183,13 @@ fn check<'a>(header: &elf::segment::ProgramHeader, bytes: &'a [u8]) -> Result<Se
         flags if flags == PF_R | PF_X => Protection::READ_EXECUTE,
         _ => return Err(ImageError::BadRights),
     };
-    Ok(Segment { address, bytes: end - address, skip: header.p_vaddr - address, contents, protection })
+    Ok(Segment {
+        address,
+        bytes: end - address,
+        skip: header.p_vaddr - address,
+        contents,
+        protection,
+    })
 }
 
 #[cfg(test)]
@@ -211,7 +237,10 @@ mod tests {
         let image = Image::parse(&bytes).unwrap();
         let segments: Vec<_> = image.segments().collect();
         assert_eq!(segments.len(), 2);
-        assert_eq!((segments[1].address, segments[1].skip, segments[1].bytes), (0x30_0000, 0x10, 0x3000));
+        assert_eq!(
+            (segments[1].address, segments[1].skip, segments[1].bytes),
+            (0x30_0000, 0x10, 0x3000)
+        );
         assert_eq!(segments[1].contents.len(), 0x100);
         assert_eq!(image.entry(), 0x20_0010);
     }
@@ -221,17 +250,51 @@ mod tests {
         assert_eq!(Image::parse(b"MZ").err(), Some(ImageError::NotElf));
         assert_eq!(fault(0, &[]), ImageError::NoSegments);
         assert_eq!(fault(0x10, &[TEXT]), ImageError::BadEntry);
-        assert_eq!(fault(0x30_0020, &[TEXT, DATA]), ImageError::BadEntry, "data is not executable");
-        assert_eq!(fault(0x20_0000, &[(0x2F00, 0x800, 0x20_0F00, 0x800, 5)]), ImageError::BadSegmentSize);
-        assert_eq!(fault(0x20_0000, &[(0x1000, 0x800, 0x20_0000, 0x700, 5)]), ImageError::BadSegmentSize);
-        assert_eq!(fault(0x20_0000, &[(u64::MAX - 0xFF, 0x200, 0x20_0F00, 0x800, 5)]), ImageError::BadSegmentSize);
-        assert_eq!(fault(0, &[(0x1000, 0x10, 0, 0x10, 5)]), ImageError::BadAddress);
-        assert_eq!(fault(0, &[(0x1000, 0x10, 0xFFFF_8000_0000_0000, 0x10, 5)]), ImageError::BadAddress);
-        assert_eq!(fault(0, &[(0x1000, 0x10, USER_END - 0x1000, 0x1001, 5)]), ImageError::BadAddress);
-        assert_eq!(fault(0, &[(0x1000, 0x10, 0x20_0000, u64::MAX, 5)]), ImageError::BadAddress);
-        assert_eq!(fault(0x20_0000, &[(0x1008, 0x10, 0x20_0000, 0x10, 5)]), ImageError::Misaligned);
-        assert_eq!(fault(0x20_0000, &[(0x1000, 0x10, 0x20_0000, 0x10, 7)]), ImageError::BadRights);
-        assert_eq!(fault(0x20_0000, &[TEXT, (0x1800, 0x10, 0x20_0800, 0x10, 6)]), ImageError::Overlap);
+        assert_eq!(
+            fault(0x30_0020, &[TEXT, DATA]),
+            ImageError::BadEntry,
+            "data is not executable"
+        );
+        assert_eq!(
+            fault(0x20_0000, &[(0x2F00, 0x800, 0x20_0F00, 0x800, 5)]),
+            ImageError::BadSegmentSize
+        );
+        assert_eq!(
+            fault(0x20_0000, &[(0x1000, 0x800, 0x20_0000, 0x700, 5)]),
+            ImageError::BadSegmentSize
+        );
+        assert_eq!(
+            fault(0x20_0000, &[(u64::MAX - 0xFF, 0x200, 0x20_0F00, 0x800, 5)]),
+            ImageError::BadSegmentSize
+        );
+        assert_eq!(
+            fault(0, &[(0x1000, 0x10, 0, 0x10, 5)]),
+            ImageError::BadAddress
+        );
+        assert_eq!(
+            fault(0, &[(0x1000, 0x10, 0xFFFF_8000_0000_0000, 0x10, 5)]),
+            ImageError::BadAddress
+        );
+        assert_eq!(
+            fault(0, &[(0x1000, 0x10, USER_END - 0x1000, 0x1001, 5)]),
+            ImageError::BadAddress
+        );
+        assert_eq!(
+            fault(0, &[(0x1000, 0x10, 0x20_0000, u64::MAX, 5)]),
+            ImageError::BadAddress
+        );
+        assert_eq!(
+            fault(0x20_0000, &[(0x1008, 0x10, 0x20_0000, 0x10, 5)]),
+            ImageError::Misaligned
+        );
+        assert_eq!(
+            fault(0x20_0000, &[(0x1000, 0x10, 0x20_0000, 0x10, 7)]),
+            ImageError::BadRights
+        );
+        assert_eq!(
+            fault(0x20_0000, &[TEXT, (0x1800, 0x10, 0x20_0800, 0x10, 6)]),
+            ImageError::Overlap
+        );
     }
 
     #[test]

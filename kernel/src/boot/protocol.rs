@@ -11,9 +11,9 @@ use arch::memory::phys_to_virt;
 use limine::BaseRevision;
 use limine::memory_map::{Entry, EntryType};
 use limine::request::{
-    BootloaderInfoRequest, DateAtBootRequest, ExecutableAddressRequest, ExecutableCmdlineRequest, ExecutableFileRequest,
-    FramebufferRequest, HhdmRequest, MemoryMapRequest, ModuleRequest, RequestsEndMarker, RequestsStartMarker, RsdpRequest,
-    StackSizeRequest,
+    BootloaderInfoRequest, DateAtBootRequest, ExecutableAddressRequest, ExecutableCmdlineRequest,
+    ExecutableFileRequest, FramebufferRequest, HhdmRequest, MemoryMapRequest, ModuleRequest,
+    RequestsEndMarker, RequestsStartMarker, RsdpRequest, StackSizeRequest,
 };
 
 use crate::memory::PAGE_BYTES;
@@ -107,7 +107,11 @@ impl<const N: usize> Text<N> {
         };
         let mut bytes = [0; N];
         bytes[..valid.len()].copy_from_slice(valid.as_bytes());
-        Text { bytes, length: valid.len(), cut: valid.len() < from.len() }
+        Text {
+            bytes,
+            length: valid.len(),
+            cut: valid.len() < from.len(),
+        }
     }
 
     pub(super) fn as_str(&self) -> &str {
@@ -128,11 +132,16 @@ impl core::fmt::Display for Unusable {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Unusable::Revision(revision) => {
-                write!(f, "the boot loader gave base revision {revision}; {LOWEST_REVISION} or later is needed")
+                write!(
+                    f,
+                    "the boot loader gave base revision {revision}; {LOWEST_REVISION} or later is needed"
+                )
             }
             Unusable::NoDirectMap => f.write_str("the boot loader gave no direct map"),
             Unusable::NoMemoryMap => f.write_str("the boot loader gave no memory map"),
-            Unusable::NoKernelAddress => f.write_str("the boot loader did not say where it put the kernel"),
+            Unusable::NoKernelAddress => {
+                f.write_str("the boot loader did not say where it put the kernel")
+            }
         }
     }
 }
@@ -151,20 +160,38 @@ pub(super) unsafe fn read() -> Result<Answers, Unusable> {
     if revision < LOWEST_REVISION {
         return Err(Unusable::Revision(revision));
     }
-    let direct_map = DIRECT_MAP.get_response().ok_or(Unusable::NoDirectMap)?.offset();
+    let direct_map = DIRECT_MAP
+        .get_response()
+        .ok_or(Unusable::NoDirectMap)?
+        .offset();
     // SAFETY: the loader's direct map holds all RAM, by the protocol.
     unsafe { arch::memory::set_direct_map(direct_map) };
     let physical = |pointer: *const u8| {
         let address = pointer as u64;
-        PhysAddr::new_truncate(if address >= direct_map { address - direct_map } else { address })
+        PhysAddr::new_truncate(if address >= direct_map {
+            address - direct_map
+        } else {
+            address
+        })
     };
     MEMORY.get_response().ok_or(Unusable::NoMemoryMap)?;
-    let kernel = ADDRESS.get_response().ok_or(Unusable::NoKernelAddress)?.physical_base();
-    let extent = |file: &limine::file::File| Extent { start: physical(file.addr()), bytes: file.size() };
+    let kernel = ADDRESS
+        .get_response()
+        .ok_or(Unusable::NoKernelAddress)?
+        .physical_base();
+    let extent = |file: &limine::file::File| Extent {
+        start: physical(file.addr()),
+        bytes: file.size(),
+    };
     let module = |name: &str| {
         MODULES
             .get_response()
-            .and_then(|response| response.modules().iter().find(|file| file.string().to_bytes() == name.as_bytes()))
+            .and_then(|response| {
+                response
+                    .modules()
+                    .iter()
+                    .find(|file| file.string().to_bytes() == name.as_bytes())
+            })
             .map(|file| extent(file))
     };
     Ok(Answers {
@@ -175,11 +202,24 @@ pub(super) unsafe fn read() -> Result<Answers, Unusable> {
         init: module("init"),
         initrd: module("initrd"),
         // Physical at revision 3, in the direct map at all others.
-        rsdp: RSDP.get_response().map(|response| physical(response.address() as *const u8)),
-        boot_seconds: DATE.get_response().map_or(0, |response| response.timestamp().as_secs()),
+        rsdp: RSDP
+            .get_response()
+            .map(|response| physical(response.address() as *const u8)),
+        boot_seconds: DATE
+            .get_response()
+            .map_or(0, |response| response.timestamp().as_secs()),
         framebuffer: framebuffer(&physical),
-        loader: Text::new(LOADER.get_response().map_or("?", |response| response.name()).as_bytes()),
-        command_line: Text::new(COMMAND_LINE.get_response().map_or(b"", |response| response.cmdline().to_bytes())),
+        loader: Text::new(
+            LOADER
+                .get_response()
+                .map_or("?", |response| response.name())
+                .as_bytes(),
+        ),
+        command_line: Text::new(
+            COMMAND_LINE
+                .get_response()
+                .map_or(b"", |response| response.cmdline().to_bytes()),
+        ),
     })
 }
 
@@ -188,7 +228,8 @@ fn framebuffer(physical: &dyn Fn(*const u8) -> PhysAddr) -> Option<FramebufferIn
     const BITS: u16 = 32;
     let response = FRAMEBUFFER.get_response()?;
     let found = response.framebuffers().find(|framebuffer| {
-        framebuffer.bpp() == BITS && framebuffer.memory_model() == limine::framebuffer::MemoryModel::RGB
+        framebuffer.bpp() == BITS
+            && framebuffer.memory_model() == limine::framebuffer::MemoryModel::RGB
     })?;
     Some(FramebufferInfo {
         physical: physical(found.addr()).as_u64(),
@@ -217,12 +258,16 @@ fn kind(entry: &Entry) -> MemoryKind {
 
 /// The memory map, straight from the loader's memory. Only while its mappings are in force.
 pub(super) fn memory_map() -> impl Iterator<Item = MemoryRange> + Clone {
-    MEMORY.get_response().into_iter().flat_map(|response| response.entries().iter()).map(|entry| MemoryRange {
-        // Usable and reclaimable entries are page-aligned by the protocol; others are not counted on.
-        start: entry.base / PAGE_BYTES,
-        frames: entry.length / PAGE_BYTES,
-        kind: kind(entry),
-    })
+    MEMORY
+        .get_response()
+        .into_iter()
+        .flat_map(|response| response.entries().iter())
+        .map(|entry| MemoryRange {
+            // Usable and reclaimable entries are page-aligned by the protocol; others are not counted on.
+            start: entry.base / PAGE_BYTES,
+            frames: entry.length / PAGE_BYTES,
+            kind: kind(entry),
+        })
 }
 
 /// The memory map, in memory of the kernel's own.
@@ -237,11 +282,19 @@ impl MemoryMap {
     pub(super) fn copy() -> Result<MemoryMap, Error> {
         let count = memory_map().count();
         let bytes = count * size_of::<MemoryRange>();
-        let order = bytes.div_ceil(PAGE_BYTES as usize).next_power_of_two().trailing_zeros() as u8;
+        let order = bytes
+            .div_ceil(PAGE_BYTES as usize)
+            .next_power_of_two()
+            .trailing_zeros() as u8;
         let block = frames::allocate_order(order, FrameKind::Kernel).ok_or(Error::NoMemory)?;
         for (index, range) in memory_map().enumerate() {
             // SAFETY: the block is ours and holds `count` ranges.
-            unsafe { phys_to_virt(block).cast::<MemoryRange>().add(index).write(range) };
+            unsafe {
+                phys_to_virt(block)
+                    .cast::<MemoryRange>()
+                    .add(index)
+                    .write(range);
+            };
         }
         Ok(MemoryMap { block, count })
     }

@@ -35,9 +35,15 @@ pub(super) fn wait_for_panic() {
 
 /// Starts all CPUs of the machine's list but this one. `panic` says that one shall wait for [`wait_for_panic`] and then panic.
 /// Returns how many were left out.
-pub(super) fn start_others(tables: Option<&Tables<'static>>, trampoline: Option<PhysAddr>, panic: bool) -> u32 {
+pub(super) fn start_others(
+    tables: Option<&Tables<'static>>,
+    trampoline: Option<PhysAddr>,
+    panic: bool,
+) -> u32 {
     WAIT_TO_PANIC.store(panic, Ordering::SeqCst);
-    let Some(Ok(madt)) = tables.map(Tables::madt) else { return 0 };
+    let Some(Ok(madt)) = tables.map(Tables::madt) else {
+        return 0;
+    };
     let this = apic::id();
     let mut others = madt.cpus().filter(|cpu| cpu.apic_id != this).peekable();
     if others.peek().is_none() {
@@ -84,7 +90,11 @@ enum Failure {
     Refused,
 }
 
-fn start_one(apic_id: arch::addr::ApicId, trampoline: PhysAddr, root: PhysAddr) -> Result<(), Failure> {
+fn start_one(
+    apic_id: arch::addr::ApicId,
+    trampoline: PhysAddr,
+    root: PhysAddr,
+) -> Result<(), Failure> {
     let new = match cpu::create(apic_id) {
         Ok(new) => new,
         Err(error) => {

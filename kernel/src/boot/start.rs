@@ -27,6 +27,9 @@ use crate::memory::{PAGE_BYTES, frames, start_shoot_downs};
 use crate::schedule::{self, SERVE_VECTOR};
 use crate::{cpu, log, log_owner, panic, symbols};
 
+/// Long enough for an NMI to arrive, also in an emulator.
+const STOP_NS: u64 = 10_000_000;
+
 /// What ends QEMU when there is nothing to run: not a kernel bug, so another code than a panic's.
 const NOTHING_TO_RUN: u8 = 0x21;
 
@@ -63,7 +66,11 @@ impl PhysicalMap for DeviceMap {
             Cache::Uncached => paging::Cache::Uncached,
             Cache::WriteCombining => paging::Cache::WriteCombining,
         };
-        NonNull::new(kernel_space::map_device(phys, bytes, cache).ok()?.as_mut_ptr())
+        NonNull::new(
+            kernel_space::map_device(phys, bytes, cache)
+                .ok()?
+                .as_mut_ptr(),
+        )
     }
 }
 
@@ -123,16 +130,27 @@ pub(super) extern "C" fn start() -> ! {
     if let Err(error) = first_cpu(epoch, tables.as_ref()) {
         give_up(&format_args!("the first CPU: {error}"));
     }
-    BOOT.call_once(|| Boot { answers, map, tables, trampoline });
+    BOOT.call_once(|| Boot {
+        answers,
+        map,
+        tables,
+        trampoline,
+    });
     // SAFETY: the idle stack is this CPU's, and nobody is on it.
     unsafe { entry::continue_on(cpu::this().idle_stack_top(), go_on) }
 }
 
 /// The rest, on the first CPU's own stack.
 extern "C" fn go_on() -> ! {
-    let Some(boot) = BOOT.get() else { unreachable!("the first half has set it") };
+    let Some(boot) = BOOT.get() else {
+        unreachable!("the first half has set it")
+    };
     let line = boot.answers.command_line.as_str();
-    let failed = smp::start_others(boot.tables.as_ref(), boot.trampoline, option(line, "panic") == Some("ap"));
+    let failed = smp::start_others(
+        boot.tables.as_ref(),
+        boot.trampoline,
+        option(line, "panic") == Some("ap"),
+    );
     reclaim(&boot.map, boot.answers.kernel_file);
     boot.map.free();
     report_mitigations(line);
@@ -140,15 +158,16 @@ extern "C" fn go_on() -> ! {
         framebuffer: boot.answers.framebuffer.unwrap_or_default(),
         boot_seconds: boot.answers.boot_seconds,
         cpus_failed: failed,
-        image_bytes: KernelImage::running(boot.answers.kernel).data.end - KernelImage::running(boot.answers.kernel).start,
+        image_bytes: KernelImage::running(boot.answers.kernel).data.end
+            - KernelImage::running(boot.answers.kernel).start,
         isa_lines: core::array::from_fn(|line| isa_line(boot.tables.as_ref(), line as u8)),
     });
     let memory = frames::statistics();
     ::log::info!(
         "{} CPUs, {} MiB of memory, {} KiB of it in use",
         cpu::count(),
-        memory.total * PAGE_BYTES >> 20,
-        (memory.total - memory.free) * PAGE_BYTES >> 10
+        (memory.total * PAGE_BYTES) >> 20,
+        ((memory.total - memory.free) * PAGE_BYTES) >> 10
     );
     // SAFETY: this is the idle stack, and the state lives as long as the CPU.
     unsafe { arch::switch::adopt(&cpu::this().idle) };
@@ -174,12 +193,18 @@ fn panic_on_purpose(what: &str) {
             // SAFETY: none: the address is not mapped, and that this is a fault is the purpose.
             unsafe { (0xFFFF_9000_0000_0000 as *const u8).read_volatile() };
         }
-        other => ::log::warn!("panic={other}: unknown; test, fault and ap (with several CPUs) are known"),
+        other => {
+            ::log::warn!(
+                "panic={other}: unknown; test, fault and ap (with several CPUs) are known"
+            );
+        }
     }
 }
 
 fn show_on_loaders_screen(answers: &Answers) {
-    let Some(info) = &answers.framebuffer else { return };
+    let Some(info) = &answers.framebuffer else {
+        return;
+    };
     let base = (info.physical + answers.direct_map) as *mut u32;
     // SAFETY: the loader has mapped the framebuffer in its direct map; the mapping is left behind only when the screen
     // is re-based.
@@ -221,8 +246,12 @@ fn enter_own_tables(
 
 fn map_framebuffer(info: &FramebufferInfo) -> Result<*mut u32, Error> {
     let bytes = u64::from(info.pitch) * u64::from(info.height);
-    kernel_space::map_device(PhysAddr::new_truncate(info.physical), bytes, paging::Cache::WriteCombining)
-        .map(|address| address.as_mut_ptr())
+    kernel_space::map_device(
+        PhysAddr::new_truncate(info.physical),
+        bytes,
+        paging::Cache::WriteCombining,
+    )
+    .map(arch::addr::VirtAddr::as_mut_ptr)
 }
 
 fn find_tables(answers: &Answers) -> Option<Tables<'static>> {
@@ -266,7 +295,9 @@ fn first_cpu(epoch: u64, tables: Option<&Tables<'static>>) -> Result<(), FirstCp
     log::set_clock(time::now_ns);
     report_calibration(&calibration);
     ::log::debug!("local APIC in {mode:?} mode");
-    let listed = tables.and_then(|tables| tables.madt().ok()).map_or(1, |madt| madt.cpus().count() as u32);
+    let listed = tables
+        .and_then(|tables| tables.madt().ok())
+        .map_or(1, |madt| madt.cpus().count() as u32);
     // One more, should the firmware have forgotten the CPU that this is.
     let capacity = listed + 1;
     cpu::create_table(capacity).map_err(FirstCpuError::Kernel)?;
@@ -303,7 +334,11 @@ fn report_calibration(found: &time::Calibration) {
         found.tsc_hz / 1_000_000,
         found.tsc_hz / 1_000 % 1_000,
         found.source.text(),
-        if found.deadline_timer { ", with deadlines" } else { "" }
+        if found.deadline_timer {
+            ", with deadlines"
+        } else {
+            ""
+        }
     );
     if let Some(trouble) = found.trouble {
         ::log::warn!("the clock is a guess: {trouble:?}");
@@ -313,7 +348,9 @@ fn report_calibration(found: &time::Calibration) {
 fn quieten_controllers(tables: Option<&Tables<'static>>) {
     // SAFETY: nobody uses the legacy controllers.
     unsafe { pic::disable() };
-    let Some(Ok(madt)) = tables.map(Tables::madt) else { return };
+    let Some(Ok(madt)) = tables.map(Tables::madt) else {
+        return;
+    };
     for entry in madt.io_apics() {
         // SAFETY: nobody uses the I/O APICs yet.
         if let Err(error) = unsafe { ioapic::add(entry, &DEVICES) } {
@@ -323,7 +360,9 @@ fn quieten_controllers(tables: Option<&Tables<'static>>) {
 }
 
 fn isa_line(tables: Option<&Tables<'static>>, line: u8) -> Result<Line, Error> {
-    let madt = tables.and_then(|tables| tables.madt().ok()).ok_or(Error::NotSupported)?;
+    let madt = tables
+        .and_then(|tables| tables.madt().ok())
+        .ok_or(Error::NotSupported)?;
     let found = madt.isa_to_gsi(line).map_err(|_| Error::NotSupported)?;
     Ok(Line {
         gsi: found.gsi,
@@ -338,14 +377,26 @@ fn reclaim(map: &MemoryMap, kept: Option<Extent>) {
         let start = file.start.as_u64();
         start / PAGE_BYTES..(start + file.bytes).div_ceil(PAGE_BYTES)
     });
-    for &range in map.ranges().iter().filter(|range| range.kind == MemoryKind::Reclaimable) {
+    for &range in map
+        .ranges()
+        .iter()
+        .filter(|range| range.kind == MemoryKind::Reclaimable)
+    {
         // What lies before the file, and what lies behind it; all of the range, twice none, if the file is elsewhere.
         let before = range.start..range.end().min(kept.start.max(range.start));
         let behind = range.start.max(kept.end.min(range.end()))..range.end();
         let apart = kept.is_empty() || kept.end <= range.start || range.end() <= kept.start;
-        let parts = if apart { [range.start..range.end(), 0..0] } else { [before, behind] };
+        let parts = if apart {
+            [range.start..range.end(), 0..0]
+        } else {
+            [before, behind]
+        };
         for part in parts.into_iter().filter(|part| !part.is_empty()) {
-            let part = MemoryRange { start: part.start, frames: part.end - part.start, kind: range.kind };
+            let part = MemoryRange {
+                start: part.start,
+                frames: part.end - part.start,
+                kind: range.kind,
+            };
             // SAFETY: what was needed of the loader's memory was copied or is kept, no CPU is on its tables or stacks, and each
             // part is added once.
             match unsafe { frames::add_region(part) } {
@@ -357,7 +408,10 @@ fn reclaim(map: &MemoryMap, kept: Option<Extent>) {
 }
 
 fn report_lost(range: MemoryRange, error: Error) {
-    ::log::warn!("{} KiB of the boot loader's memory are lost: {error}", range.frames * PAGE_BYTES >> 10);
+    ::log::warn!(
+        "{} KiB of the boot loader's memory are lost: {error}",
+        (range.frames * PAGE_BYTES) >> 10
+    );
 }
 
 /// Says what is done about the flaws of this CPU: see docs/decisions.
@@ -367,7 +421,9 @@ fn report_mitigations(line: &str) {
         Mitigations::Auto
     });
     if choice == Mitigations::Auto && !features().meltdown_safe {
-        ::log::warn!("this CPU may be vulnerable to Meltdown, and page-table isolation is not built yet");
+        ::log::warn!(
+            "this CPU may be vulnerable to Meltdown, and page-table isolation is not built yet"
+        );
     }
 }
 
@@ -377,9 +433,7 @@ fn install_panic_hooks() {
         stop_others: || {
             if apic::mode().is_some() && cpu::count() > 1 {
                 apic::send_nmi_all_but_self();
-                // Long enough for an NMI to arrive, also in an emulator.
-                const PATIENCE_NS: u64 = 10_000_000;
-                time::delay_ns(PATIENCE_NS);
+                time::delay_ns(STOP_NS);
             }
         },
         stack_of,
@@ -391,10 +445,13 @@ fn install_panic_hooks() {
 fn stack_of(address: u64) -> Option<Range<u64>> {
     let boot = entry::stack();
     let this = cpu::try_this();
-    let idle = this.map(|cpu| cpu.idle_stack());
+    let idle = this.map(cpu::Cpu::idle_stack);
     let thread = this.and_then(|cpu| cpu.current.get()).map(|thread| {
         let top = thread.get().machine.state.stack_top();
         top - stacks::STACK_BYTES..top
     });
-    [Some(boot), idle, thread].into_iter().flatten().find(|stack| stack.contains(&address))
+    [Some(boot), idle, thread]
+        .into_iter()
+        .flatten()
+        .find(|stack| stack.contains(&address))
 }

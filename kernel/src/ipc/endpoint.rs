@@ -7,11 +7,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::{Badge, Deadline, Error, Handle, Rights};
 
+use super::Flow;
 use super::notification::Notification;
 use super::reply::ReplyTarget;
 use super::transfer::{self, Carried, take_handles};
 use super::wait::WaitOn;
-use super::Flow;
 use crate::object::{AnyObject, Capability, Object, Section, Slab};
 use crate::schedule;
 use crate::sync::{Mutex, level};
@@ -45,7 +45,10 @@ impl Endpoint {
     /// An endpoint that nobody knows yet.
     pub const fn new() -> Endpoint {
         Endpoint {
-            queues: Mutex::new(Queues { senders: sched::List::new(), receivers: sched::List::new() }),
+            queues: Mutex::new(Queues {
+                senders: sched::List::new(),
+                receivers: sched::List::new(),
+            }),
             receivers: AtomicU32::new(0),
         }
     }
@@ -67,7 +70,13 @@ impl Endpoint {
     /// # Errors
     /// [`Error::PeerClosed`], [`Error::TimedOut`] for a deadline of 0 with nobody waiting, [`Error::HandlesRefused`], a bad tag or
     /// handle. Nothing has changed then.
-    pub fn send(&self, current: &Thread, badge: Badge, wants_reply: bool, deadline: Deadline) -> Result<Flow, Error> {
+    pub fn send(
+        &self,
+        current: &Thread,
+        badge: Badge,
+        wants_reply: bool,
+        deadline: Deadline,
+    ) -> Result<Flow, Error> {
         let tag = transfer::tag_of(current)?;
         let mut queues = self.queues.lock();
         if self.receivers.load(Ordering::Acquire) == 0 {
@@ -199,7 +208,10 @@ impl Endpoint {
             WaitOn::Sending(_) => queues.senders.remove(pointer),
             _ => queues.receivers.remove(pointer),
         };
-        debug_assert!(removed, "a thread that waits on an endpoint is in its queue");
+        debug_assert!(
+            removed,
+            "a thread that waits on an endpoint is in its queue"
+        );
         thread.wait.set(WaitOn::Nothing);
         true
     }
@@ -207,7 +219,13 @@ impl Endpoint {
     fn wake_all(&self, error: Error) {
         loop {
             let mut queues = self.queues.lock();
-            let Some(thread) = queues.senders.pop_front().or_else(|| queues.receivers.pop_front()) else { return };
+            let Some(thread) = queues
+                .senders
+                .pop_front()
+                .or_else(|| queues.receivers.pop_front())
+            else {
+                return;
+            };
             thread.get().wait.set(WaitOn::Nothing);
             drop(queues);
             thread.get().set_status(Err(error));
@@ -224,8 +242,11 @@ impl Default for Endpoint {
 
 /// Puts the right to answer into the receiver's table, into the slot that it reserved.
 fn install_reply(caller: ThreadPtr, receiver: &Thread, stamp: u64) -> Handle {
-    let capability =
-        Capability::new(AnyObject::Reply(ReplyTarget::new(caller, stamp)), Rights::TRANSFER | Rights::QUERY, Badge(0));
+    let capability = Capability::new(
+        AnyObject::Reply(ReplyTarget::new(caller, stamp)),
+        Rights::TRANSFER | Rights::QUERY,
+        Badge(0),
+    );
     receiver.wait.reserved.fetch_sub(1, Ordering::Relaxed);
     receiver.process().table.lock().insert_reserved(capability)
 }

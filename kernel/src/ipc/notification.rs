@@ -5,9 +5,9 @@
 
 use abi::{Deadline, Error};
 
+use super::Flow;
 use super::transfer;
 use super::wait::WaitOn;
-use super::Flow;
 use crate::object::{Borrowed, Object, Section, Slab};
 use crate::schedule;
 use crate::sync::{Guard, Mutex, level};
@@ -45,7 +45,9 @@ impl Object for Notification {
     fn last_reference(&self) {
         loop {
             let mut state = self.state.lock();
-            let Some(thread) = state.waiters.pop_front() else { return };
+            let Some(thread) = state.waiters.pop_front() else {
+                return;
+            };
             thread.get().wait.set(WaitOn::Nothing);
             drop(state);
             thread.get().set_status(Err(Error::PeerClosed));
@@ -57,7 +59,13 @@ impl Object for Notification {
 impl Notification {
     /// A notification without bits.
     pub const fn new() -> Notification {
-        Notification { state: Mutex::new(State { bits: 0, waiters: sched::List::new(), bound: None }) }
+        Notification {
+            state: Mutex::new(State {
+                bits: 0,
+                waiters: sched::List::new(),
+                bound: None,
+            }),
+        }
     }
 
     pub(super) fn lock(&self) -> Guard<'_, { level::NOTIFICATION }, State> {
@@ -142,7 +150,10 @@ impl Notification {
             return false;
         }
         let removed = state.waiters.remove(ThreadPtr::new(thread));
-        debug_assert!(removed, "a thread that waits for a notification is in its queue");
+        debug_assert!(
+            removed,
+            "a thread that waits for a notification is in its queue"
+        );
         thread.wait.set(WaitOn::Nothing);
         true
     }

@@ -25,7 +25,10 @@ unsafe impl Sync for ReplyTarget {}
 impl ReplyTarget {
     /// The right to answer the call `stamp` of `caller`.
     pub(super) fn new(caller: ThreadPtr, stamp: u64) -> ReplyTarget {
-        ReplyTarget { caller: caller.as_ptr(), stamp }
+        ReplyTarget {
+            caller: caller.as_ptr(),
+            stamp,
+        }
     }
 
     /// The caller, if it may still wait for this reply.
@@ -59,7 +62,9 @@ impl ReplyTarget {
 pub fn reply(current: &Thread, handle: Handle, section: &Section) -> Result<ThreadPtr, Error> {
     let tag = transfer::tag_of(current)?;
     let mut table = current.process().table.lock();
-    let AnyObject::Reply(target) = table.get(handle)?.object() else { return Err(Error::WrongObject) };
+    let AnyObject::Reply(target) = table.get(handle)?.object() else {
+        return Err(Error::WrongObject);
+    };
     let stamp = target.stamp;
     let Some(caller) = target.caller(section) else {
         let stale = table.remove(handle);

@@ -20,19 +20,27 @@ pub(super) struct Carried {
 }
 
 impl Carried {
-    pub(super) const NONE: Carried = Carried { capabilities: [const { None }; MAX_HANDLES] };
+    pub(super) const NONE: Carried = Carried {
+        capabilities: [const { None }; MAX_HANDLES],
+    };
 }
 
 /// The tag in a thread's registers, if it has a meaning.
 pub(super) fn tag_of(sender: &Thread) -> Result<Tag, Error> {
-    Tag(sender.registers().rsi).check().map_err(|_| Error::BadArgument)
+    Tag(sender.registers().rsi)
+        .check()
+        .map_err(|_| Error::BadArgument)
 }
 
 /// Takes the handles that `sender` has posted, from its table.
 ///
 /// # Errors
 /// [`Error::BadHandle`], [`Error::NoRight`], or [`Error::BadArgument`] for one that is moved twice. Nothing has changed then.
-pub(super) fn take_handles(sender: &Thread, table: &mut HandleTable, tag: Tag) -> Result<Carried, Error> {
+pub(super) fn take_handles(
+    sender: &Thread,
+    table: &mut HandleTable,
+    tag: Tag,
+) -> Result<Carried, Error> {
     let count = tag.handles();
     let mut carried = Carried::NONE;
     if count == 0 {
@@ -42,11 +50,15 @@ pub(super) fn take_handles(sender: &Thread, table: &mut HandleTable, tag: Tag) -
     for (index, handle) in handles.iter_mut().enumerate().take(count) {
         *handle = Handle(sender.area.handle_out(index));
     }
-    for index in 0..count {
-        let capability = table.get(handles[index])?;
+    for (index, &posted) in handles[..count].iter().enumerate() {
+        let capability = table.get(posted)?;
         let is_reply = matches!(capability.object(), AnyObject::Reply(_));
         if tag.moves(index) {
-            if handles[..count].iter().enumerate().any(|(other, &handle)| other != index && handle == handles[index]) {
+            if handles[..count]
+                .iter()
+                .enumerate()
+                .any(|(other, &handle)| other != index && handle == posted)
+            {
                 return Err(Error::BadArgument);
             }
         } else if is_reply {
@@ -85,7 +97,9 @@ pub(super) fn copy_message(sender: &Thread, receiver: &Thread, tag: Tag, carried
     if tag.bytes() != 0 {
         // SAFETY: both buffers are whole pinned pages of two different threads, and the tag was checked. Their programs may
         // write to them meanwhile; then the bytes that arrive are theirs to blame.
-        unsafe { ptr::copy_nonoverlapping(sender.area.buffer(), receiver.area.buffer(), tag.bytes()) };
+        unsafe {
+            ptr::copy_nonoverlapping(sender.area.buffer(), receiver.area.buffer(), tag.bytes());
+        };
     }
     if tag.handles() != 0 {
         let mut table = receiver.process().table.lock();
@@ -93,7 +107,10 @@ pub(super) fn copy_message(sender: &Thread, receiver: &Thread, tag: Tag, carried
             if let Some(capability) = capability {
                 let handle = table.insert_reserved(capability);
                 receiver.area.set_handle_in(index, handle.0);
-                receiver.wait.reserved.fetch_sub(1, core::sync::atomic::Ordering::Relaxed);
+                receiver
+                    .wait
+                    .reserved
+                    .fetch_sub(1, core::sync::atomic::Ordering::Relaxed);
             }
         }
     }

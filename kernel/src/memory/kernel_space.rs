@@ -253,12 +253,24 @@ fn map_fresh(tables: &mut PageTables, at: u64, pages: u64, kind: FrameKind) -> R
 /// Maps the frames of the kernel's code and constants in the direct map, before all other RAM and readable only: nothing that is
 /// executable is writable anywhere.
 fn map_constant_ram(tables: &mut PageTables, image: &KernelImage) -> Result<(), Error> {
-    for page in image.text.clone().chain(image.rodata.clone()).step_by(PAGE_BYTES as usize) {
+    for page in image
+        .text
+        .clone()
+        .chain(image.rodata.clone())
+        .step_by(PAGE_BYTES as usize)
+    {
         let frame = image.physical + page.checked_sub(image.start).ok_or(Error::BadArgument)?;
         let at = VirtAddr::new(DIRECT_MAP_START + frame.as_u64());
         // SAFETY: the tables are not in use yet; nobody writes to these frames any more.
-        let mapped =
-            unsafe { tables.map(at, frame, PageSize::Size4K, Attributes::kernel(Access::Read), &mut TableFrames) };
+        let mapped = unsafe {
+            tables.map(
+                at,
+                frame,
+                PageSize::Size4K,
+                Attributes::kernel(Access::Read),
+                &mut TableFrames,
+            )
+        };
         match mapped {
             // A page in two parts is refused when the image itself is mapped.
             Ok(()) | Err(MapError::AlreadyMapped) => {}

@@ -87,7 +87,11 @@ impl Capability {
         {
             endpoint.receiver_added();
         }
-        Capability { object, rights, badge }
+        Capability {
+            object,
+            rights,
+            badge,
+        }
     }
 
     /// The object.
@@ -110,7 +114,11 @@ impl Capability {
     /// # Errors
     /// [`Error::NoRight`] if one is not.
     pub const fn demand(&self, rights: Rights) -> Result<(), Error> {
-        if self.rights.contains(rights) { Ok(()) } else { Err(Error::NoRight) }
+        if self.rights.contains(rights) {
+            Ok(())
+        } else {
+            Err(Error::NoRight)
+        }
     }
 
     /// A second capability with some of the rights.
@@ -134,7 +142,9 @@ impl Capability {
 impl Drop for Capability {
     fn drop(&mut self) {
         match &self.object {
-            Object::Endpoint(endpoint) if self.rights.contains(Rights::RECEIVE) => endpoint.receiver_removed(),
+            Object::Endpoint(endpoint) if self.rights.contains(Rights::RECEIVE) => {
+                endpoint.receiver_removed();
+            }
             Object::Reply(target) => target.dropped(),
             _ => {}
         }

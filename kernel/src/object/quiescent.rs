@@ -36,7 +36,9 @@ impl Section {
     /// The caller must be on its way into the kernel (or at a point where this CPU holds no borrowed object), and
     /// must let the section end before this CPU's next call of [`Seen::pass`].
     pub unsafe fn enter() -> Section {
-        Section { _not_send: PhantomData }
+        Section {
+            _not_send: PhantomData,
+        }
     }
 }
 
@@ -56,7 +58,8 @@ impl Seen {
     /// Declares a quiescent point of the CPU that this belongs to.
     #[inline]
     pub fn pass(&self) {
-        self.0.store(EPOCH.load(Ordering::Acquire), Ordering::Release);
+        self.0
+            .store(EPOCH.load(Ordering::Acquire), Ordering::Release);
     }
 
     /// Declares that the CPU holds no borrowed object until it calls [`return_to`](Self::return_to): it is about to sleep.
@@ -67,7 +70,8 @@ impl Seen {
     /// Ends what [`leave`](Self::leave) began, before anything else. Either the CPU sees what was removed meanwhile, or
     /// whoever removed it sees that the CPU is back.
     pub fn return_to(&self) {
-        self.0.store(EPOCH.load(Ordering::Acquire), Ordering::SeqCst);
+        self.0
+            .store(EPOCH.load(Ordering::Acquire), Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
@@ -105,7 +109,10 @@ struct List {
 // SAFETY: the pointers are to slots that nobody else may touch while they are retired; the lock hands them on.
 unsafe impl Send for List {}
 
-static LIST: Mutex<{ level::RETIRED }, List> = Mutex::new(List { head: ptr::null_mut(), tail: ptr::null_mut() });
+static LIST: Mutex<{ level::RETIRED }, List> = Mutex::new(List {
+    head: ptr::null_mut(),
+    tail: ptr::null_mut(),
+});
 static PENDING: AtomicUsize = AtomicUsize::new(0);
 
 /// How many objects wait for their end.
@@ -137,18 +144,19 @@ pub(super) unsafe fn retire(slot: *mut Retired) {
     PENDING.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Calls what it is given with each running CPU's index and [`Seen`].
+pub type EveryCpu<'a> = dyn Fn(&mut dyn FnMut(usize, &Seen)) + 'a;
+
 /// Destroys up to `budget` pieces of retired objects whose time has come.
 ///
 /// `cpus` gives each running CPU's [`Seen`] and `straggler` is told of the position of each that holds the oldest
 /// retired object back. Returns whether there may be more to do at once. The caller is between two sections: it holds no
 /// borrow and no lock.
-pub fn reclaim(
-    budget: usize,
-    cpus: &dyn Fn(&mut dyn FnMut(usize, &Seen)),
-    straggler: &mut dyn FnMut(usize),
-) -> bool {
+pub fn reclaim(budget: usize, cpus: &EveryCpu<'_>, straggler: &mut dyn FnMut(usize)) -> bool {
     for _ in 0..budget {
-        let Some(mut list) = LIST.try_lock() else { return false };
+        let Some(mut list) = LIST.try_lock() else {
+            return false;
+        };
         let slot = list.head;
         if slot.is_null() {
             return false;

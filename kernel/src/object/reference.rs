@@ -42,7 +42,10 @@ impl<T: Object> Ref<T> {
     /// The same object, borrowed for a section.
     #[inline]
     pub fn borrow<'s>(&self, _section: &'s Section) -> Borrowed<'s, T> {
-        Borrowed { slot: self.slot, _section: PhantomData }
+        Borrowed {
+            slot: self.slot,
+            _section: PhantomData,
+        }
     }
 
     /// Whether both are references to one object.
@@ -71,7 +74,8 @@ impl<T: Object> Ref<T> {
     /// `pointer` must come from `into_raw`, and each such pointer is taken up once.
     pub unsafe fn from_raw(pointer: *const T) -> Ref<T> {
         // SAFETY: the pointer is to the value of a slot.
-        Ref { slot: unsafe { slot_of(pointer) } }
+        let slot = unsafe { slot_of(pointer) };
+        Ref { slot }
     }
 }
 
@@ -79,7 +83,9 @@ impl<T: Object> Clone for Ref<T> {
     fn clone(&self) -> Self {
         // Relaxed: the new reference is made from one that keeps the object alive.
         // SAFETY: as we count, the slot is valid.
-        let before = unsafe { self.slot.as_ref() }.references.fetch_add(1, Ordering::Relaxed);
+        let before = unsafe { self.slot.as_ref() }
+            .references
+            .fetch_add(1, Ordering::Relaxed);
         debug_assert!(before != 0 && before < u32::MAX / 2);
         Ref { slot: self.slot }
     }
@@ -129,7 +135,11 @@ impl<'s, T: Object> Borrowed<'s, T> {
     /// The object must have been reachable (not yet retired) at some moment of this section.
     pub unsafe fn from_ptr(pointer: *const T, _section: &'s Section) -> Borrowed<'s, T> {
         // SAFETY: the caller's promise.
-        Borrowed { slot: unsafe { slot_of(pointer) }, _section: PhantomData }
+        let slot = unsafe { slot_of(pointer) };
+        Borrowed {
+            slot,
+            _section: PhantomData,
+        }
     }
 
     /// A counted reference, unless the last one is gone already.
@@ -137,7 +147,9 @@ impl<'s, T: Object> Borrowed<'s, T> {
         // SAFETY: inside the section the slot is valid.
         let references = &unsafe { self.slot.as_ref() }.references;
         references
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |count| if count == 0 { None } else { Some(count + 1) })
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |count| {
+                if count == 0 { None } else { Some(count + 1) }
+            })
             .ok()
             .map(|_| Ref { slot: self.slot })
     }
@@ -174,7 +186,11 @@ pub unsafe fn stamp_of<'a, T: Object>(pointer: *const T) -> &'a AtomicU64 {
 #[inline]
 unsafe fn slot_of<T: Object>(pointer: *const T) -> NonNull<Slot<T>> {
     // SAFETY: the value lies at this offset in its slot, so the result is not null.
-    unsafe { NonNull::new_unchecked(pointer.byte_sub(core::mem::offset_of!(Slot<T>, value)) as *mut Slot<T>) }
+    unsafe {
+        NonNull::new_unchecked(
+            pointer.byte_sub(core::mem::offset_of!(Slot<T>, value)) as *mut Slot<T>
+        )
+    }
 }
 
 /// Ends a retired object, or a piece of it.

@@ -60,9 +60,21 @@ impl<T: Object> Slab<T> {
     const PER_FRAME: usize = FRAME_BYTES / size_of::<Slot<T>>();
 
     /// A slab without slots.
+    ///
+    /// # Panics
+    /// At compile time, if an object does not fit into a frame.
     pub const fn new() -> Slab<T> {
-        assert!(size_of::<Slot<T>>() <= FRAME_BYTES, "an object and its head must fit into a frame");
-        Slab { free: Mutex::new(Free { head: ptr::null_mut() }), frames: AtomicUsize::new(0), in_use: AtomicUsize::new(0) }
+        assert!(
+            size_of::<Slot<T>>() <= FRAME_BYTES,
+            "an object and its head must fit into a frame"
+        );
+        Slab {
+            free: Mutex::new(Free {
+                head: ptr::null_mut(),
+            }),
+            frames: AtomicUsize::new(0),
+            in_use: AtomicUsize::new(0),
+        }
     }
 
     /// Objects alive or retired.

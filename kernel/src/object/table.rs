@@ -37,7 +37,7 @@ pub const MAX_SLOTS: usize = SLOTS_PER_FRAME * FRAMES;
 pub struct HandleTable {
     /// A frame of the physical addresses of the frames of slots; `None` before the first handle.
     directory: Option<PhysAddr>,
-    /// Slots in all frames.
+    /// Slots in all frames; at most `limit`. Every frame but the last is full.
     slots: u32,
     first_free: u32,
     /// Free slots, those reserved included.
@@ -57,7 +57,11 @@ impl HandleTable {
             first_free: NO_SLOT,
             free: 0,
             reserved: 0,
-            limit: if (limit as usize) < MAX_SLOTS { limit } else { MAX_SLOTS as u32 },
+            limit: if (limit as usize) < MAX_SLOTS {
+                limit
+            } else {
+                MAX_SLOTS as u32
+            },
         }
     }
 
@@ -123,7 +127,10 @@ impl HandleTable {
     /// # Panics
     /// If none is reserved: a kernel bug.
     pub fn insert_reserved(&mut self, capability: Capability) -> Handle {
-        assert!(self.reserved > 0 && self.free >= self.reserved, "a slot was reserved");
+        assert!(
+            self.reserved > 0 && self.free >= self.reserved,
+            "a slot was reserved"
+        );
         self.reserved -= 1;
         self.put(capability)
     }
@@ -170,7 +177,9 @@ impl HandleTable {
 
     fn put(&mut self, capability: Capability) -> Handle {
         let index = self.first_free;
-        let Some(slot) = self.slot(index) else { unreachable!("the free list holds slots of the table") };
+        let Some(slot) = self.slot(index) else {
+            unreachable!("the free list holds slots of the table")
+        };
         // SAFETY: as in `remove`.
         let slot = unsafe { &mut *slot };
         self.first_free = slot.next_free;
@@ -183,29 +192,41 @@ impl HandleTable {
         while self.free < wanted {
             self.grow()?;
         }
-        if self.len() + wanted > self.limit {
-            return Err(Error::QuotaExceeded);
-        }
         Ok(())
     }
 
+    /// Adds a frame of slots, of which it uses no more than the limit allows: so a free slot is always one that may be used.
     fn grow(&mut self) -> Result<(), Error> {
-        if self.slots >= self.limit {
+        let more = (self.limit - self.slots).min(SLOTS_PER_FRAME as u32);
+        if more == 0 {
             return Err(Error::QuotaExceeded);
         }
         let directory = match self.directory {
             Some(frame) => frame,
-            None => *self.directory.insert(frames::allocate_frame().ok_or(Error::NoMemory)?),
+            None => *self
+                .directory
+                .insert(frames::allocate_frame().ok_or(Error::NoMemory)?),
         };
         let frame = frames::allocate_frame().ok_or(Error::NoMemory)?;
         let position = self.slots as usize / SLOTS_PER_FRAME;
         // SAFETY: the directory is a frame of the table's own and `position` is below FRAMES, as `slots` is below the limit.
-        unsafe { phys_to_virt(directory).cast::<u64>().add(position).write(frame.as_u64()) };
+        unsafe {
+            phys_to_virt(directory)
+                .cast::<u64>()
+                .add(position)
+                .write(frame.as_u64());
+        };
         let slots: *mut Slot = phys_to_virt(frame).cast();
         for offset in (0..SLOTS_PER_FRAME).rev() {
             let index = self.slots + offset as u32;
             // SAFETY: the frame is the table's own and holds SLOTS_PER_FRAME slots.
-            unsafe { slots.add(offset).write(Slot { generation: 1, next_free: self.first_free, capability: None }) };
+            unsafe {
+                slots.add(offset).write(Slot {
+                    generation: 1,
+                    next_free: self.first_free,
+                    capability: None,
+                });
+            };
             self.first_free = index;
         }
         self.slots += SLOTS_PER_FRAME as u32;
@@ -222,7 +243,11 @@ impl HandleTable {
         // SAFETY: `index` is below `slots`, so its frame is in the directory and the slot in the frame.
         unsafe {
             let frame = PhysAddr::new_truncate(*directory.add(index as usize / SLOTS_PER_FRAME));
-            Some(phys_to_virt(frame).cast::<Slot>().add(index as usize % SLOTS_PER_FRAME))
+            Some(
+                phys_to_virt(frame)
+                    .cast::<Slot>()
+                    .add(index as usize % SLOTS_PER_FRAME),
+            )
         }
     }
 }
@@ -234,7 +259,7 @@ impl Drop for HandleTable {
             drop(capability);
         }
         if let Some(directory) = self.directory {
-            for position in 0..self.slots as usize / SLOTS_PER_FRAME {
+            for position in 0..(self.slots as usize).div_ceil(SLOTS_PER_FRAME) {
                 // SAFETY: the directory holds one address for each frame of slots.
                 let frame = unsafe { *phys_to_virt(directory).cast::<u64>().add(position) };
                 frames::free_frame(PhysAddr::new_truncate(frame));

@@ -104,7 +104,9 @@ fn enqueue(cpu: &Cpu, thread: ThreadPtr) {
     match cpu.current.get() {
         Some(current) if current.get().priority() > priority => {}
         // An equal one has its turn when the running one's is over: the timer must be set for that.
-        Some(current) if current.get().priority() == priority => cpu.block().request(Pending::TIMER),
+        Some(current) if current.get().priority() == priority => {
+            cpu.block().request(Pending::TIMER);
+        }
         _ => cpu.block().request(Pending::RESCHEDULE),
     }
 }
@@ -113,7 +115,9 @@ fn enqueue(cpu: &Cpu, thread: ThreadPtr) {
 pub(super) fn expire(cpu: &Cpu, now: u64) {
     loop {
         // SAFETY: this is the CPU; the borrow ends with the statement.
-        let Some(thread) = (unsafe { cpu.timers() }).pop_expired(now) else { return };
+        let Some(thread) = (unsafe { cpu.timers() }).pop_expired(now) else {
+            return;
+        };
         // SAFETY: all kernel code between two quiescent points is inside a section.
         let section = unsafe { Section::enter() };
         if cancel(thread.get(), Error::TimedOut, &section) {
@@ -136,7 +140,12 @@ pub(super) fn arm(cpu: &Cpu) {
     let next = match cpu.current.get() {
         Some(current) => {
             let current = current.get();
-            sched::next_interrupt(current.priority(), current.slice.get().end_ns(cpu.since_ns.get()), ready, deadline)
+            sched::next_interrupt(
+                current.priority(),
+                current.slice.get().end_ns(cpu.since_ns.get()),
+                ready,
+                deadline,
+            )
         }
         None => deadline,
     };
@@ -157,7 +166,8 @@ pub fn retime() {
         charge(cpu, current.get(), now);
         // SAFETY: this is the CPU; the borrow ends with the statement.
         let ready = unsafe { cpu.run_queue() }.peek_priority();
-        if Turn::judge(current.get().priority(), current.get().slice.get(), ready) != Turn::Continue {
+        if Turn::judge(current.get().priority(), current.get().slice.get(), ready) != Turn::Continue
+        {
             cpu.block().request(Pending::RESCHEDULE);
         } else if current.get().slice.get().is_spent() {
             current.get().slice.set(Slice::FULL);
@@ -178,7 +188,9 @@ fn charge(cpu: &Cpu, thread: &Thread, now: u64) {
 /// Lets the highest ready thread run, if it should before the running one.
 pub fn reschedule() {
     let cpu = cpu::this();
-    let Some(current) = cpu.current.get() else { return };
+    let Some(current) = cpu.current.get() else {
+        return;
+    };
     let now = time::now_ns();
     charge(cpu, current.get(), now);
     let priority = current.get().priority();
@@ -201,7 +213,9 @@ pub fn reschedule() {
 /// The running thread gives its turn to the others of its priority.
 pub fn yield_now() {
     let cpu = cpu::this();
-    let Some(current) = cpu.current.get() else { return };
+    let Some(current) = cpu.current.get() else {
+        return;
+    };
     drain_inbox(cpu);
     let priority = current.get().priority();
     // SAFETY: this is the CPU; each borrow ends with its statement.
@@ -328,8 +342,13 @@ pub fn notice_end(thread: Option<ThreadPtr>) {
 /// # Errors
 /// [`Error::OutOfRange`] if it may run on no CPU that there is.
 pub fn place(thread: &Thread) -> Result<(), Error> {
-    let loads = cpu::all().map(|cpu| CpuLoad { cpu: cpu.index(), threads: u64::from(cpu.load.load(Ordering::Relaxed)) });
-    let home = PICKER.pick(loads, thread.affinity()).ok_or(Error::OutOfRange)?;
+    let loads = cpu::all().map(|cpu| CpuLoad {
+        cpu: cpu.index(),
+        threads: u64::from(cpu.load.load(Ordering::Relaxed)),
+    });
+    let home = PICKER
+        .pick(loads, thread.affinity())
+        .ok_or(Error::OutOfRange)?;
     thread.set_home(home);
     Ok(())
 }

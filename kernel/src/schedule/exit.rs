@@ -36,7 +36,12 @@ pub fn exit_work() {
         if has(Pending::LOG) {
             log_owner::tell();
         }
-        if has(Pending::THREAD) && cpu.current.get().is_some_and(|thread| thread.get().is_killed()) {
+        if has(Pending::THREAD)
+            && cpu
+                .current
+                .get()
+                .is_some_and(|thread| thread.get().is_killed())
+        {
             leave_thread();
         }
         if has(Pending::RESCHEDULE) {
@@ -92,6 +97,9 @@ pub(super) fn reclaim() {
 }
 
 /// Ends the running thread.
+///
+/// # Panics
+/// If the CPU is idle: a kernel bug.
 pub fn leave_thread() -> ! {
     let cpu = cpu::this();
     let current = cpu.current.get().expect("only threads end");

@@ -49,9 +49,13 @@ pub fn run_idle() -> ! {
 /// An idle CPU has the time to see to it that dead objects do not wait for long: it interrupts CPUs that stay in user mode.
 fn hurry_stragglers() {
     let this = cpu::this().index();
-    quiescent::reclaim(1, &|visit| cpu::all().for_each(|cpu| visit(cpu.index() as usize, &cpu.seen)), &mut |straggler| {
-        if straggler as u32 != this {
-            nudge(straggler as u32);
-        }
-    });
+    quiescent::reclaim(
+        1,
+        &|visit| cpu::all().for_each(|cpu| visit(cpu.index() as usize, &cpu.seen)),
+        &mut |straggler| {
+            if straggler as u32 != this {
+                nudge(straggler as u32);
+            }
+        },
+    );
 }

@@ -12,8 +12,8 @@ mod exit;
 mod idle;
 #[cfg(target_os = "none")]
 pub use bare::{
-    RESCHEDULE_VECTOR, SERVE_VECTOR, ask, block, make_ready, notice_end, nudge, place, reschedule, retime, start, switch_directly,
-    timer_interrupt, yield_now,
+    RESCHEDULE_VECTOR, SERVE_VECTOR, ask, block, make_ready, notice_end, nudge, place, reschedule,
+    retime, start, switch_directly, timer_interrupt, yield_now,
 };
 #[cfg(target_os = "none")]
 pub use exit::{exit_work, leave_thread, preemption_point};
@@ -22,7 +22,7 @@ pub use idle::run_idle;
 
 #[cfg(not(target_os = "none"))]
 mod hosted;
-#[cfg(not(target_os = "none"))]
-pub use hosted::{ask, make_ready};
 #[cfg(test)]
 pub use hosted::take_ready;
+#[cfg(not(target_os = "none"))]
+pub use hosted::{ask, make_ready};

@@ -107,12 +107,12 @@ impl Caller {
     /// # Errors
     /// [`Error::BadHandle`], [`Error::WrongObject`], [`Error::NoRight`].
     #[inline]
-    pub(crate) fn find<'s, T: Named>(
+    pub(crate) fn find<T: Named>(
         self,
         handle: Handle,
         rights: Rights,
-        section: &'s Section,
-    ) -> Result<(Borrowed<'s, T>, Badge), Error> {
+        section: &Section,
+    ) -> Result<(Borrowed<'_, T>, Badge), Error> {
         let table = self.process().table.lock();
         let capability = table.get(handle)?;
         let reference = T::in_entry(capability.object()).ok_or(Error::WrongObject)?;
@@ -125,14 +125,19 @@ impl Caller {
     /// # Errors
     /// As [`find`](Self::find).
     pub(crate) fn hold<T: Named>(self, handle: Handle, rights: Rights) -> Result<Ref<T>, Error> {
-        self.hold_with_rights(handle, rights).map(|(object, _)| object)
+        self.hold_with_rights(handle, rights)
+            .map(|(object, _)| object)
     }
 
     /// The object that a handle names, counted, and all rights of the handle.
     ///
     /// # Errors
     /// As [`find`](Self::find).
-    pub(crate) fn hold_with_rights<T: Named>(self, handle: Handle, rights: Rights) -> Result<(Ref<T>, Rights), Error> {
+    pub(crate) fn hold_with_rights<T: Named>(
+        self,
+        handle: Handle,
+        rights: Rights,
+    ) -> Result<(Ref<T>, Rights), Error> {
         let table = self.process().table.lock();
         let capability = table.get(handle)?;
         let reference = T::in_entry(capability.object()).ok_or(Error::WrongObject)?;

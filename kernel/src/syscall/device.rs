@@ -14,7 +14,11 @@ pub(super) fn create_irq(caller: Caller) -> Result<(), Error> {
     caller.demand(caller.handle(0), false, Rights::HARDWARE)?;
     let number = u32::try_from(caller.argument(1)).map_err(|_| Error::OutOfRange)?;
     let line = match caller.argument(2) {
-        0 => Line { gsi: number, active_low: true, level_triggered: true },
+        0 => Line {
+            gsi: number,
+            active_low: true,
+            level_triggered: true,
+        },
         1 => machine::isa_line(u8::try_from(number).map_err(|_| Error::OutOfRange)?)?,
         _ => return Err(Error::BadArgument),
     };
@@ -34,7 +38,9 @@ pub(super) fn bind_irq(caller: Caller) -> Result<(), Error> {
 
 /// `irq_acknowledge`.
 pub(super) fn acknowledge_irq(caller: Caller) -> Result<(), Error> {
-    caller.hold::<Irq>(caller.handle(0), Rights::MANAGE)?.acknowledge();
+    caller
+        .hold::<Irq>(caller.handle(0), Rights::MANAGE)?
+        .acknowledge();
     Ok(())
 }
 

@@ -88,12 +88,18 @@ pub(super) fn grant(caller: Caller, section: &mut Section) -> Result<(), Error> 
 
 /// `endpoint_create`.
 pub(super) fn create_endpoint(caller: Caller) -> Result<(), Error> {
-    caller.give(AnyObject::Endpoint(Ref::try_new(Endpoint::new())?), Rights::ALL)
+    caller.give(
+        AnyObject::Endpoint(Ref::try_new(Endpoint::new())?),
+        Rights::ALL,
+    )
 }
 
 /// `notification_create`.
 pub(super) fn create_notification(caller: Caller) -> Result<(), Error> {
-    caller.give(AnyObject::Notification(Ref::try_new(Notification::new())?), Rights::ALL)
+    caller.give(
+        AnyObject::Notification(Ref::try_new(Notification::new())?),
+        Rights::ALL,
+    )
 }
 
 /// `notification_bind`.

@@ -123,7 +123,8 @@ pub(super) fn reply_recv(caller: Caller, section: &mut Section) -> Result<Outcom
 
 /// `signal`.
 pub(super) fn signal(caller: Caller, section: &mut Section) -> Result<(), Error> {
-    let (notification, _) = caller.find::<Notification>(caller.handle(0), Rights::SIGNAL, section)?;
+    let (notification, _) =
+        caller.find::<Notification>(caller.handle(0), Rights::SIGNAL, section)?;
     notification.signal(caller.argument(1));
     Ok(())
 }
@@ -132,17 +133,18 @@ pub(super) fn signal(caller: Caller, section: &mut Section) -> Result<(), Error>
 pub(super) fn wait(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
     let deadline = caller.deadline();
     let flow = {
-        let (notification, _) = caller.find::<Notification>(caller.handle(0), Rights::WAIT, section)?;
+        let (notification, _) =
+            caller.find::<Notification>(caller.handle(0), Rights::WAIT, section)?;
         notification.wait(caller.thread(), deadline)?
     };
     Ok(go_on(caller, flow, deadline, section))
 }
 
 /// `sleep`.
-pub(super) fn sleep(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
+pub(super) fn sleep(caller: Caller, section: &mut Section) -> Outcome {
     let deadline = caller.deadline();
     if deadline.0 <= arch::time::now_ns() {
-        return Ok(Outcome::Done);
+        return Outcome::Done;
     }
     caller.thread().wait.set(WaitOn::Sleep);
     schedule::block(deadline, section);
@@ -151,5 +153,5 @@ pub(super) fn sleep(caller: Caller, section: &mut Section) -> Result<Outcome, Er
     if registers.rax == Error::TimedOut as u64 {
         registers.rax = 0;
     }
-    Ok(Outcome::Written)
+    Outcome::Written
 }

@@ -16,7 +16,8 @@ pub(super) fn create(caller: Caller) -> Result<(), Error> {
     if caller.argument(1) != 0 {
         return Err(Error::BadArgument);
     }
-    let memory = MemoryObject::create(caller.argument(0), Some(caller.process().account().clone()))?;
+    let memory =
+        MemoryObject::create(caller.argument(0), Some(caller.process().account().clone()))?;
     caller.give(AnyObject::Memory(memory), Rights::ALL)
 }
 
@@ -36,10 +37,17 @@ pub(super) fn create_physical(caller: Caller) -> Result<(), Error> {
 pub(super) fn map(caller: Caller) -> Result<(), Error> {
     let protection = Protection::from_bits(caller.argument(5)).ok_or(Error::BadArgument)?;
     let process = caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?;
-    let (memory, rights) = caller.hold_with_rights::<MemoryObject>(caller.handle(1), Rights::NONE)?;
+    let (memory, rights) =
+        caller.hold_with_rights::<MemoryObject>(caller.handle(1), Rights::NONE)?;
     let space = process.space()?;
-    let address =
-        space.map(&memory, rights, caller.argument(2), caller.argument(3), caller.argument(4), protection)?;
+    let address = space.map(
+        &memory,
+        rights,
+        caller.argument(2),
+        caller.argument(3),
+        caller.argument(4),
+        protection,
+    )?;
     caller.set_result(0, address);
     Ok(())
 }
@@ -58,7 +66,9 @@ pub(super) fn unmap(caller: Caller) -> Result<(), Error> {
 pub(super) fn protect(caller: Caller) -> Result<(), Error> {
     let protection = Protection::from_bits(caller.argument(3)).ok_or(Error::BadArgument)?;
     let process = caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?;
-    process.space()?.protect(caller.argument(1), caller.argument(2), protection)
+    process
+        .space()?
+        .protect(caller.argument(1), caller.argument(2), protection)
 }
 
 /// Which way [`copy`] goes, as user space sees it.
@@ -72,7 +82,11 @@ pub(super) enum Direction {
 
 /// `memory_read`, `memory_write`.
 pub(super) fn copy(caller: Caller, direction: Direction) -> Result<(), Error> {
-    let right = if direction == Direction::Out { Rights::READ } else { Rights::WRITE };
+    let right = if direction == Direction::Out {
+        Rights::READ
+    } else {
+        Rights::WRITE
+    };
     let memory = caller.hold::<MemoryObject>(caller.handle(0), right)?;
     let mut offset = caller.argument(1);
     let mut rest = UserSlice::new(caller.argument(2), caller.argument(3))?;

@@ -32,7 +32,9 @@ enum Outcome {
 
 /// Runs the system call in the registers of the current thread, and does what is due on the way out.
 pub fn enter() {
-    let Some(current) = cpu::this().current.get() else { return };
+    let Some(current) = cpu::this().current.get() else {
+        return;
+    };
     // SAFETY: this is the beginning of a kernel entry; it ends before `exit_work` declares a quiescent point.
     let mut section = unsafe { Section::enter() };
     match run(current, &mut section) {
@@ -45,7 +47,8 @@ pub fn enter() {
 
 fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
     let caller = Caller::new(current);
-    let call = Call::from_number(current.get().registers().call_number).ok_or(Error::UnknownCall)?;
+    let call =
+        Call::from_number(current.get().registers().call_number).ok_or(Error::UnknownCall)?;
     match call {
         Call::Null => {}
         Call::Call => return ipc::call(caller, section),
@@ -56,7 +59,7 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::Signal => ipc::signal(caller, section)?,
         Call::Wait => return ipc::wait(caller, section),
         Call::Yield => schedule::yield_now(),
-        Call::Sleep => return ipc::sleep(caller, section),
+        Call::Sleep => return Ok(ipc::sleep(caller, section)),
 
         Call::HandleClose => handle::close(caller)?,
         Call::HandleDuplicate => handle::duplicate(caller)?,

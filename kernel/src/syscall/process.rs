@@ -24,7 +24,9 @@ pub(super) fn create(caller: Caller) -> Result<(), Error> {
 
 /// `process_kill`.
 pub(super) fn kill(caller: Caller) -> Result<(), Error> {
-    caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?.end(Ending::Kill(caller.argument(1)));
+    caller
+        .hold::<Process>(caller.handle(0), Rights::MANAGE)?
+        .end(Ending::Kill(caller.argument(1)));
     Ok(())
 }
 
@@ -42,7 +44,9 @@ pub(super) fn watch(caller: Caller) -> Result<(), Error> {
 
 /// `process_info`.
 pub(super) fn info(caller: Caller) -> Result<(), Error> {
-    let info = caller.hold::<Process>(caller.handle(0), Rights::QUERY)?.info();
+    let info = caller
+        .hold::<Process>(caller.handle(0), Rights::QUERY)?
+        .info();
     user::write(caller.argument(1), &info)
 }
 

@@ -28,8 +28,12 @@ pub(super) fn query(caller: Caller) -> Result<(), Error> {
     let (written, total) = match what {
         SystemQuery::Cpus => list(first, address, bytes, gather_cpus)?,
         SystemQuery::Threads => list(first, address, bytes, gather_threads)?,
-        SystemQuery::Memory => list(first, address, bytes, |first, batch| one(first, batch, memory_info))?,
-        SystemQuery::Machine => list(first, address, bytes, |first, batch| one(first, batch, machine::info))?,
+        SystemQuery::Memory => list(first, address, bytes, |first, batch| {
+            one(first, batch, memory_info)
+        })?,
+        SystemQuery::Machine => list(first, address, bytes, |first, batch| {
+            one(first, batch, machine::info)
+        })?,
     };
     caller.set_result(0, written);
     caller.set_result(1, total);
@@ -72,7 +76,10 @@ fn one<T>(first: u64, batch: &mut [T; BATCH], make: impl FnOnce() -> T) -> (usiz
 
 fn gather_cpus(first: u64, batch: &mut [CpuInfo; BATCH]) -> (usize, u64) {
     let mut count = 0;
-    for (cpu, record) in cpu::all().skip(usize::try_from(first).unwrap_or(usize::MAX)).zip(batch) {
+    for (cpu, record) in cpu::all()
+        .skip(usize::try_from(first).unwrap_or(usize::MAX))
+        .zip(batch)
+    {
         *record = cpu_info(cpu);
         count += 1;
     }

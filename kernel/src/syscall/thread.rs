@@ -14,7 +14,13 @@ use crate::thread::Thread;
 /// `thread_create`.
 pub(super) fn create(caller: Caller) -> Result<(), Error> {
     let process = caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?;
-    let thread = spawn::thread(&process, caller.argument(1), caller.argument(2), caller.argument(3), Priority::NORMAL)?;
+    let thread = spawn::thread(
+        &process,
+        caller.argument(1),
+        caller.argument(2),
+        caller.argument(3),
+        Priority::NORMAL,
+    )?;
     let area = thread.area.user_address();
     if let Err(error) = caller.give(AnyObject::Thread(thread.clone()), Rights::ALL) {
         process.end_thread(&thread);
@@ -49,7 +55,9 @@ pub(super) fn kill(caller: Caller) -> Result<(), Error> {
 /// `thread_set_priority`.
 pub(super) fn set_priority(caller: Caller) -> Result<(), Error> {
     let priority = Priority::new(caller.argument(1)).ok_or(Error::OutOfRange)?;
-    caller.hold::<Thread>(caller.handle(0), Rights::MANAGE)?.set_priority(priority);
+    caller
+        .hold::<Thread>(caller.handle(0), Rights::MANAGE)?
+        .set_priority(priority);
     Ok(())
 }
 

@@ -28,8 +28,13 @@ impl IpcArea {
     /// # Safety
     /// Both must be whole, zeroed, pinned pages that live as long as the thread; the header is mapped at `user_address`.
     pub unsafe fn new(header: NonNull<u8>, buffer: NonNull<u8>, user_address: u64) -> IpcArea {
-        let area = IpcArea { header: header.cast(), buffer, user_address };
-        area.word(|header| header.cast()).store(user_address, Ordering::Relaxed);
+        let area = IpcArea {
+            header: header.cast(),
+            buffer,
+            user_address,
+        };
+        area.word(<*mut IpcHeader>::cast)
+            .store(user_address, Ordering::Relaxed);
         area
     }
 
@@ -46,20 +51,24 @@ impl IpcArea {
     /// Handles that the program takes with its next receive, at most four.
     #[inline]
     pub fn accept(&self) -> u32 {
-        let alleged = self.word(|header| Self::at(header, offset_of!(IpcHeader, accept))).load(Ordering::Relaxed);
+        let alleged = self
+            .word(|header| Self::at(header, offset_of!(IpcHeader, accept)))
+            .load(Ordering::Relaxed);
         alleged.min(MAX_HANDLES as u64) as u32
     }
 
     /// A handle that the program sends, by position.
     pub fn handle_out(&self, index: usize) -> u64 {
         debug_assert!(index < MAX_HANDLES);
-        self.word(|header| Self::at(header, offset_of!(IpcHeader, handles_out) + 8 * index)).load(Ordering::Relaxed)
+        self.word(|header| Self::at(header, offset_of!(IpcHeader, handles_out) + 8 * index))
+            .load(Ordering::Relaxed)
     }
 
     /// Gives the program a handle that came.
     pub fn set_handle_in(&self, index: usize, handle: u64) {
         debug_assert!(index < MAX_HANDLES);
-        self.word(|header| Self::at(header, offset_of!(IpcHeader, handles_in) + 8 * index)).store(handle, Ordering::Relaxed);
+        self.word(|header| Self::at(header, offset_of!(IpcHeader, handles_in) + 8 * index))
+            .store(handle, Ordering::Relaxed);
     }
 
     fn at(header: *mut IpcHeader, offset: usize) -> *mut u64 {

@@ -37,8 +37,14 @@ mod bare {
                 return Err(Error::NoMemory);
             };
             // SAFETY: stack and frame are fresh and this thread's alone; the rest is the caller's promise.
-            let state = unsafe { ThreadState::for_user(stack.top().as_u64(), root, FpuState::new(fpu), context) };
-            Ok(Machine { state, stack: Some(stack), fpu })
+            let state = unsafe {
+                ThreadState::for_user(stack.top().as_u64(), root, FpuState::new(fpu), context)
+            };
+            Ok(Machine {
+                state,
+                stack: Some(stack),
+                fpu,
+            })
         }
 
         /// The thread's saved user registers.
@@ -72,7 +78,9 @@ mod hosted {
     impl Machine {
         /// The machine part of a thread with this context.
         pub const fn new(context: UserContext) -> Machine {
-            Machine { context: UnsafeCell::new(context) }
+            Machine {
+                context: UnsafeCell::new(context),
+            }
         }
 
         pub(crate) fn context(&self) -> *mut UserContext {

@@ -163,7 +163,10 @@ impl Thread {
     ///
     /// The caller is the thread itself in the kernel, or has taken it out of its wait.
     #[inline]
-    #[allow(clippy::mut_from_ref, reason = "the registers are shared by protocol, not by the type system: see the module")]
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "the registers are shared by protocol, not by the type system: see the module"
+    )]
     pub fn registers_mut(&self) -> &mut UserContext {
         // SAFETY: as for `registers`; the caller is the only one who touches them now.
         unsafe { &mut *self.machine.context() }
@@ -181,7 +184,8 @@ impl Thread {
     /// Its effective priority.
     #[inline]
     pub fn priority(&self) -> sched::EffectivePriority {
-        sched::EffectivePriority::new(self.priority.load(Ordering::Relaxed)).unwrap_or(sched::EffectivePriority::LOWEST)
+        sched::EffectivePriority::new(self.priority.load(Ordering::Relaxed))
+            .unwrap_or(sched::EffectivePriority::LOWEST)
     }
 
     /// Sets its priority; it counts from the next time that it is queued.
@@ -210,12 +214,14 @@ impl Thread {
 
     /// Sets where it may run, before it is started; `None` for anywhere.
     pub fn set_affinity(&self, cpu: Option<u32>) {
-        self.affinity.store(cpu.unwrap_or(ANYWHERE), Ordering::Relaxed);
+        self.affinity
+            .store(cpu.unwrap_or(ANYWHERE), Ordering::Relaxed);
     }
 
     /// What it is doing, for lists.
     pub fn shown_state(&self) -> ThreadState {
-        let state = ThreadState::from_number(self.state.load(Ordering::Relaxed)).unwrap_or(ThreadState::Ended);
+        let state = ThreadState::from_number(self.state.load(Ordering::Relaxed))
+            .unwrap_or(ThreadState::Ended);
         match state {
             ThreadState::Ready | ThreadState::Running => self.wait.shown_state().unwrap_or(state),
             other => other,
@@ -239,14 +245,24 @@ impl Thread {
     /// Turns a new thread into a ready one; false if it was started or ended before.
     pub(crate) fn begin(&self) -> bool {
         self.state
-            .compare_exchange(ThreadState::New as u32, ThreadState::Ready as u32, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(
+                ThreadState::New as u32,
+                ThreadState::Ready as u32,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            )
             .is_ok()
     }
 
     /// Turns a new thread into an ended one; false if it was started before.
     pub(crate) fn end_unstarted(&self) -> bool {
         self.state
-            .compare_exchange(ThreadState::New as u32, ThreadState::Ended as u32, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(
+                ThreadState::New as u32,
+                ThreadState::Ended as u32,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            )
             .is_ok()
     }
 
@@ -269,7 +285,11 @@ impl Thread {
     /// Leaves word that its wait is cancelled, for whoever has it in his hands.
     pub(crate) fn note_cancel(&self, error: Error) {
         let word = mark::CANCELLED | (error as u32) << mark::ERROR_SHIFT;
-        let _ = self.marks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |marks| Some(marks & mark::KILLED | word));
+        let _ = self
+            .marks
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |marks| {
+                Some(marks & mark::KILLED | word)
+            });
     }
 
     /// Forgets such a word, as its wait is over.
@@ -281,7 +301,11 @@ impl Thread {
 
     fn noted_cancel(&self) -> Option<Error> {
         let marks = self.marks.load(Ordering::SeqCst);
-        if marks & mark::CANCELLED == 0 { None } else { Error::from_code(u64::from(marks >> mark::ERROR_SHIFT)) }
+        if marks & mark::CANCELLED == 0 {
+            None
+        } else {
+            Error::from_code(u64::from(marks >> mark::ERROR_SHIFT))
+        }
     }
 
     /// Begins the wait for a reply; the stamp names the call.
@@ -321,7 +345,10 @@ impl Thread {
     }
 
     /// Exchanges the bound notification of the running thread; the former one is returned.
-    pub(crate) fn set_bound(&self, notification: Option<Ref<Notification>>) -> Option<Ref<Notification>> {
+    pub(crate) fn set_bound(
+        &self,
+        notification: Option<Ref<Notification>>,
+    ) -> Option<Ref<Notification>> {
         // SAFETY: as for `bound`; no borrow of it is alive in another call.
         unsafe { core::mem::replace(&mut *self.bound.get(), notification) }
     }

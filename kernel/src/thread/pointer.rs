@@ -66,7 +66,8 @@ impl sched::Node for ThreadPtr {
     #[inline]
     fn from_word(word: NonZeroUsize) -> Self {
         // SAFETY: by the trait's contract the word came from `into_word`, so it is the exposed address of a thread.
-        ThreadPtr(unsafe { NonNull::new_unchecked(core::ptr::with_exposed_provenance_mut(word.get())) })
+        ThreadPtr(unsafe {
+            NonNull::new_unchecked(core::ptr::with_exposed_provenance_mut(word.get()))
+        })
     }
 }
-

@@ -97,14 +97,26 @@ impl Program {
         let space = process.space().unwrap();
         let number = process.take_area_number();
         let area = space.map_ipc_area(number).unwrap();
-        let [header, buffer] = area.frames.map(|frame| NonNull::new(phys_to_virt(frame)).unwrap());
+        let [header, buffer] = area
+            .frames
+            .map(|frame| NonNull::new(phys_to_virt(frame)).unwrap());
         // SAFETY: the space pins both pages until the thread's end, and they are fresh.
         let kernel_side = unsafe { IpcArea::new(header, buffer, area.address) };
         let machine = Machine::new(UserContext::default());
-        let thread = Thread::new(process.clone(), Some((space, number)), machine, kernel_side, Priority::NORMAL);
+        let thread = Thread::new(
+            process.clone(),
+            Some((space, number)),
+            machine,
+            kernel_side,
+            Priority::NORMAL,
+        );
         let thread = Ref::try_new(thread).unwrap();
         process.add_thread(thread.clone()).unwrap();
-        Program { thread, header: header.cast(), blocked: AtomicBool::new(false) }
+        Program {
+            thread,
+            header: header.cast(),
+            blocked: AtomicBool::new(false),
+        }
     }
 
     /// A running thread of `process`.
@@ -149,7 +161,10 @@ impl Program {
     /// The message in the registers.
     pub(crate) fn message(&self) -> (Tag, [u64; 6]) {
         let from = self.thread.registers();
-        (Tag(from.rsi), [from.rdx, from.r10, from.r8, from.r9, from.r12, from.r13])
+        (
+            Tag(from.rsi),
+            [from.rdx, from.r10, from.r8, from.r9, from.r12, from.r13],
+        )
     }
 
     /// The reply handle that the last receive brought.
@@ -164,26 +179,36 @@ impl Program {
 
     /// Says how many handles the next receive takes.
     pub(crate) fn accept(&self, count: u64) {
-        self.word(offset_of!(IpcHeader, accept)).store(count, Ordering::Relaxed);
+        self.word(offset_of!(IpcHeader, accept))
+            .store(count, Ordering::Relaxed);
     }
 
     /// Posts handles for the next send.
     pub(crate) fn post(&self, handles: &[Handle]) {
         for (index, handle) in handles.iter().enumerate().take(MAX_HANDLES) {
-            self.word(offset_of!(IpcHeader, handles_out) + 8 * index).store(handle.0, Ordering::Relaxed);
+            self.word(offset_of!(IpcHeader, handles_out) + 8 * index)
+                .store(handle.0, Ordering::Relaxed);
         }
     }
 
     /// Handle `index` that the last receive brought.
     pub(crate) fn came(&self, index: usize) -> Handle {
-        Handle(self.word(offset_of!(IpcHeader, handles_in) + 8 * index).load(Ordering::Relaxed))
+        Handle(
+            self.word(offset_of!(IpcHeader, handles_in) + 8 * index)
+                .load(Ordering::Relaxed),
+        )
     }
 
     /// Writes the buffer from its beginning.
     pub(crate) fn write_buffer(&self, bytes: &[u8]) {
         assert!(bytes.len() <= BUFFER_BYTES);
         // SAFETY: the buffer is a page of the thread's own, and nobody else touches it while the thread runs.
-        unsafe { self.thread.area.buffer().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        unsafe {
+            self.thread
+                .area
+                .buffer()
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+        };
     }
 
     /// A copy of the buffer.
@@ -207,7 +232,9 @@ impl Program {
 
     /// The same with a badge.
     pub(crate) fn give_badged(&self, object: AnyObject, rights: Rights, badge: u64) -> Handle {
-        let given = self.process().grant(Capability::new(object, rights, Badge(badge)));
+        let given = self
+            .process()
+            .grant(Capability::new(object, rights, Badge(badge)));
         given.map_err(|(error, _)| error).unwrap()
     }
 
@@ -225,7 +252,11 @@ impl Program {
 
     /// The rights of a handle, if it names something.
     pub(crate) fn rights(&self, handle: Handle) -> Result<Rights, Error> {
-        self.process().table.lock().get(handle).map(Capability::rights)
+        self.process()
+            .table
+            .lock()
+            .get(handle)
+            .map(Capability::rights)
     }
 
     /// How many handles its process has.
@@ -241,7 +272,12 @@ impl Program {
     // System calls.
 
     /// `call`.
-    pub(crate) fn call(&self, endpoint: &Endpoint, badge: u64, deadline: Deadline) -> Result<Went, Error> {
+    pub(crate) fn call(
+        &self,
+        endpoint: &Endpoint,
+        badge: u64,
+        deadline: Deadline,
+    ) -> Result<Went, Error> {
         self.enter();
         self.reserve(0)?;
         let flow = endpoint.send(&self.thread, Badge(badge), true, deadline);
@@ -249,7 +285,12 @@ impl Program {
     }
 
     /// `send`.
-    pub(crate) fn send(&self, endpoint: &Endpoint, badge: u64, deadline: Deadline) -> Result<Went, Error> {
+    pub(crate) fn send(
+        &self,
+        endpoint: &Endpoint,
+        badge: u64,
+        deadline: Deadline,
+    ) -> Result<Went, Error> {
         self.enter();
         let flow = endpoint.send(&self.thread, Badge(badge), false, deadline);
         self.finish(flow)
@@ -271,7 +312,12 @@ impl Program {
     }
 
     /// `reply_recv`.
-    pub(crate) fn reply_recv(&self, handle: Handle, endpoint: &Endpoint, deadline: Deadline) -> Result<Went, Error> {
+    pub(crate) fn reply_recv(
+        &self,
+        handle: Handle,
+        endpoint: &Endpoint,
+        deadline: Deadline,
+    ) -> Result<Went, Error> {
         self.enter();
         match reply(&self.thread, handle, &section()) {
             Ok(answered) => {
@@ -285,7 +331,11 @@ impl Program {
     }
 
     /// `wait`.
-    pub(crate) fn wait(&self, notification: &Notification, deadline: Deadline) -> Result<Went, Error> {
+    pub(crate) fn wait(
+        &self,
+        notification: &Notification,
+        deadline: Deadline,
+    ) -> Result<Went, Error> {
         self.enter();
         let flow = notification.wait(&self.thread, deadline);
         self.finish(flow)
@@ -330,8 +380,16 @@ impl Program {
     /// # Panics
     /// If it was not blocked: a thread was woken twice, or woken while it ran.
     pub(crate) fn resume(&self) -> Result<(), Error> {
-        assert!(self.blocked.swap(false, Ordering::Relaxed), "thread {} was woken while it ran", self.thread.id());
-        assert_eq!(self.thread.wait.on(), WaitOn::Nothing, "a thread that runs waits for nothing");
+        assert!(
+            self.blocked.swap(false, Ordering::Relaxed),
+            "thread {} was woken while it ran",
+            self.thread.id()
+        );
+        assert_eq!(
+            self.thread.wait.on(),
+            WaitOn::Nothing,
+            "a thread that runs waits for nothing"
+        );
         self.thread.forget_cancel();
         self.release();
         self.status()
@@ -369,7 +427,10 @@ impl Program {
         let accept = self.thread.area.accept();
         self.process().table.lock().reserve(accept + more)?;
         self.thread.wait.set_accept(accept);
-        self.thread.wait.reserved.store(accept + more, Ordering::Relaxed);
+        self.thread
+            .wait
+            .reserved
+            .store(accept + more, Ordering::Relaxed);
         Ok(())
     }
 

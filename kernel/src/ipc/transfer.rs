@@ -67,11 +67,11 @@ pub(super) fn take_handles(
         }
         capability.demand(Rights::TRANSFER)?;
     }
-    for index in 0..count {
+    for (index, &posted) in handles[..count].iter().enumerate() {
         carried.capabilities[index] = if tag.moves(index) {
-            table.remove(handles[index]).ok()
+            table.remove(posted).ok()
         } else {
-            let capability = table.get(handles[index])?;
+            let capability = table.get(posted)?;
             Some(capability.duplicate(capability.rights())?)
         };
     }

@@ -217,20 +217,18 @@ impl HandleTable {
                 .write(frame.as_u64());
         };
         let slots: *mut Slot = phys_to_virt(frame).cast();
-        for offset in (0..SLOTS_PER_FRAME).rev() {
-            let index = self.slots + offset as u32;
-            // SAFETY: the frame is the table's own and holds SLOTS_PER_FRAME slots.
-            unsafe {
-                slots.add(offset).write(Slot {
-                    generation: 1,
-                    next_free: self.first_free,
-                    capability: None,
-                });
+        for offset in (0..more).rev() {
+            let slot = Slot {
+                generation: 1,
+                next_free: self.first_free,
+                capability: None,
             };
-            self.first_free = index;
+            // SAFETY: the frame is the table's own and holds SLOTS_PER_FRAME slots, at least `more`.
+            unsafe { slots.add(offset as usize).write(slot) };
+            self.first_free = self.slots + offset;
         }
-        self.slots += SLOTS_PER_FRAME as u32;
-        self.free += SLOTS_PER_FRAME as u32;
+        self.slots += more;
+        self.free += more;
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! | `entry` | the first instructions, a stack of the kernel's own |
 //! | `protocol` | asks the loader, and copies its answers out of its memory |
 //! | `command_line` | options |
+//! | `heap` | memory for queues that are made at boot |
 //! | `start` | the sequence itself |
 //! | `smp` | the other CPUs |
 //! | `image`, `first_process` | checks the first program's ELF file, and makes it a process |
@@ -16,6 +17,8 @@ pub mod image;
 mod entry;
 #[cfg(target_os = "none")]
 pub mod first_process;
+#[cfg(target_os = "none")]
+mod heap;
 #[cfg(target_os = "none")]
 mod protocol;
 #[cfg(target_os = "none")]

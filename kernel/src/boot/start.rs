@@ -17,13 +17,13 @@ use spin::Once;
 
 use super::command_line::{Mitigations, option};
 use super::protocol::{self, Answers, Extent, MemoryMap};
-use super::{entry, first_process, smp};
+use super::{entry, first_process, heap, smp};
 use crate::irq::Line;
 use crate::machine::{self, Facts};
 use crate::memory::kernel_space::{self, KernelImage};
 use crate::memory::map::{MemoryKind, MemoryRange};
-use crate::memory::stacks;
 use crate::memory::{PAGE_BYTES, frames, start_shoot_downs};
+use crate::memory::{stacks, zeroed};
 use crate::schedule::{self, SERVE_VECTOR};
 use crate::{cpu, log, log_owner, panic, symbols};
 
@@ -175,6 +175,8 @@ extern "C" fn go_on() -> ! {
         panic_on_purpose(what);
     }
     log::set_notify(log_owner::mark);
+    zeroed::init();
+    heap::close();
     if let Err(error) = first_process::start(boot.answers.init, boot.answers.initrd, line) {
         give_up(&error);
     }

@@ -60,11 +60,13 @@ pub enum FrameKind {
     Stack = 2,
     /// Contents of user memory.
     User = 3,
+    /// Zeroed in advance, for whoever comes next: as good as free.
+    Zeroed = 4,
 }
 
 impl FrameKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 5;
 }
 
 /// Counts of frames.
@@ -166,6 +168,17 @@ impl Buddy {
         self.statistics.free -= 1 << order;
         self.statistics.held[kind as usize] += 1 << order;
         Some(number)
+    }
+
+    /// Says that a held frame is held for something else from now on.
+    pub(super) fn change_kind(&mut self, number: u64, kind: FrameKind) {
+        let Some(record) = self.table.get(number) else {
+            return;
+        };
+        let order = record.order.load(Relaxed);
+        let before = record.kind.swap(kind as u8, Relaxed);
+        self.statistics.held[before as usize] -= 1 << order;
+        self.statistics.held[kind as usize] += 1 << order;
     }
 
     /// Gives back a block that was taken.

@@ -14,6 +14,8 @@ use arch::paging::FrameSource;
 
 use super::PAGE_BYTES;
 use super::buddy::{Buddy, Zone};
+use super::zeroed;
+
 pub use super::buddy::{FrameKind, Statistics};
 use super::frame_table::FrameTable;
 use super::map::{MemoryKind, MemoryRange};
@@ -90,13 +92,24 @@ pub fn allocate_frame() -> Option<PhysAddr> {
 /// A frame with arbitrary contents.
 #[inline]
 pub fn allocate(kind: FrameKind) -> Option<PhysAddr> {
-    take(0, Zone::High, kind)
+    // The machine's last frames may be those that were zeroed in advance.
+    take(0, Zone::High, kind).or_else(|| from_pool(kind))
 }
 
 /// A frame full of zeros.
 pub fn allocate_zeroed(kind: FrameKind) -> Option<PhysAddr> {
+    if let Some(frame) = from_pool(kind) {
+        return Some(frame);
+    }
     let frame = allocate(kind)?;
     zero(frame);
+    Some(frame)
+}
+
+/// A frame that was zeroed in advance.
+fn from_pool(kind: FrameKind) -> Option<PhysAddr> {
+    let frame = zeroed::take()?;
+    FRAMES.lock().change_kind(frame.as_u64() / PAGE_BYTES, kind);
     Some(frame)
 }
 

@@ -4,13 +4,14 @@
 //! comes in between is not slept through.
 
 use abi::info::ThreadState;
-use arch::cpu::halt_until_interrupt;
+use arch::cpu::{allow_pending_interrupts, halt_until_interrupt};
 use arch::time;
 
 use super::bare::{arm, drain_inbox, expire, nudge, switch};
 use super::exit::reclaim;
 use crate::cpu;
 use crate::log_owner;
+use crate::memory::zeroed;
 use crate::object::quiescent;
 
 /// Runs this CPU's threads for ever. The caller is the CPU's idle thread.
@@ -37,6 +38,11 @@ pub fn run_idle() -> ! {
             hurry_stragglers();
         }
         if cpu.block().has_requests() || !cpu.inbox.is_empty() {
+            continue;
+        }
+        // One frame at a time, so that a wake-up waits for no more than that.
+        if zeroed::fill_one() {
+            allow_pending_interrupts();
             continue;
         }
         // A sleeping CPU must not hold up the end of objects. Its interrupts' handlers come back first of all.

@@ -134,11 +134,12 @@ fn thread_info(thread: &Thread) -> ThreadInfo {
 fn memory_info() -> MemoryInfo {
     let frames = frames::statistics();
     let user = frames.held[FrameKind::User as usize];
+    let free = frames.free + frames.held[FrameKind::Zeroed as usize];
     MemoryInfo {
         total: frames.total * PAGE_BYTES,
-        free: frames.free * PAGE_BYTES,
+        free: free * PAGE_BYTES,
         kernel_image: machine::facts().map_or(0, |facts| facts.image_bytes),
-        kernel: (frames.total - frames.free - user) * PAGE_BYTES,
+        kernel: (frames.total - free - user) * PAGE_BYTES,
         user: user * PAGE_BYTES,
         reclaimed: machine::reclaimed(),
     }

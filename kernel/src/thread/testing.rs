@@ -308,6 +308,7 @@ impl Program {
         self.enter();
         let answered = reply(&self.thread, handle, &section())?;
         schedule::make_ready(answered);
+        self.thread.set_status(Ok(()));
         Ok(())
     }
 

@@ -58,7 +58,8 @@ impl OwnedHandle {
 
 impl Drop for OwnedHandle {
     fn drop(&mut self) {
-        if !self.0.is_none() {
+        // The log that the program's own lines go to outlives every owner: a last report needs it.
+        if !self.0.is_none() && !crate::logging::is_target(self.0) {
             // SAFETY: names a handle, touches no memory. That the handle is gone already (moved in a message that then
             // failed) is an error that says nothing new.
             let _ = unsafe { sys::call(Call::HandleClose, [self.0.0, 0, 0, 0, 0, 0]) };

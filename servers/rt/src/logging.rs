@@ -75,6 +75,11 @@ fn write(log: Handle, text: &[u8]) -> Result<()> {
 /// The log handle that the program's log lines go to; 0 if it has none.
 static TARGET: AtomicU64 = AtomicU64::new(0);
 
+/// Whether the program's log lines go to this handle.
+pub(crate) fn is_target(handle: Handle) -> bool {
+    TARGET.load(Ordering::Relaxed) == handle.0
+}
+
 /// A line under construction.
 pub(crate) struct Line {
     bytes: [u8; 512],

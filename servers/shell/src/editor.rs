@@ -141,7 +141,9 @@ impl Editor {
     fn insert(&mut self, character: char) {
         if self.line.len() >= MOST_CHARACTERS {
             // The bell says that no more goes in.
-            self.output.push('\x07');
+            if !self.output.ends_with('\x07') {
+                self.output.push('\x07');
+            }
             return;
         }
         self.line.insert(self.cursor, character);

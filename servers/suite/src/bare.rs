@@ -119,17 +119,30 @@ impl Bare {
     /// # Errors
     /// Those of the calls that it takes.
     pub fn run(&self) -> rt::Result<ProcessInfo> {
-        self.thread.start()?;
-        self.end()
+        self.run_for(PATIENCE)
     }
 
-    /// Waits for its end.
+    /// The same, for so long at most.
     ///
     /// # Errors
     /// Those of the calls that it takes.
-    pub fn end(&self) -> rt::Result<ProcessInfo> {
-        world::end(&self.process, &self.done, PATIENCE)
+    pub fn run_for(&self, patience: Duration) -> rt::Result<ProcessInfo> {
+        self.thread.start()?;
+        world::end(&self.process, &self.done, patience)
     }
+}
+
+/// Whether `iretq` and far returns work in user code here.
+///
+/// QEMU's TCG before version 9 reads their operands as if the kernel did, so that with SMAP they page-fault for ever although
+/// the page is there.
+///
+/// # Errors
+/// Those of the calls that it takes.
+pub fn far_returns_work() -> rt::Result<bool> {
+    let code = code!("lea rax, [rip + 2f]", "push 0x2B", "push rax", "retfq", "2:", "mov eax, 50", "syscall");
+    let info = Bare::new(code, &pattern())?.run_for(Duration::from_millis(300))?;
+    Ok(info.state == abi::info::ProcessState::Exited as u32)
 }
 
 /// Runs `code` with the registers of [`pattern`].

@@ -2,16 +2,18 @@
 
 mod calls;
 mod faults;
+mod ipc;
+mod processes;
 mod registers;
 
 use crate::roles::Role;
 use crate::runner::Test;
 
 /// The tests, in the order in which they run.
-pub const ALL: &[&[Test]] = &[calls::TESTS, registers::TESTS, faults::TESTS];
+pub const ALL: &[&[Test]] = &[calls::TESTS, registers::TESTS, faults::TESTS, ipc::TESTS, processes::TESTS];
 
 /// The partners that some of them start.
-pub const ROLES: &[&[Role]] = &[];
+pub const ROLES: &[&[Role]] = &[ipc::ROLES, processes::ROLES];
 
 /// A line of a table of tests: a function, whose name is the test's, and the seconds that it may take.
 macro_rules! tests {

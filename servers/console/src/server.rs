@@ -28,6 +28,18 @@ const MOST_READ: usize = 4000;
 /// Size of the screen if there is only a serial line.
 const LINE_ONLY: (u32, u32) = (80, 24);
 
+/// Where the last text ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    /// At the start of a line.
+    LineStart,
+    /// Within a line.
+    InLine,
+    /// At the start of a line, after the log came between a client's unfinished line and its reading: nobody was told
+    /// yet that the line is gone.
+    Overwritten,
+}
+
 /// The console.
 pub struct Console<'a, L, S> {
     line: L,
@@ -38,10 +50,7 @@ pub struct Console<'a, L, S> {
     output: Output,
     /// Writers that wait until the serial line has caught up.
     writers: VecDeque<Later<()>>,
-    /// Whether the last text ended its line.
-    at_line_start: bool,
-    /// The log came after a client's unfinished line, and nobody was told.
-    overwritten: bool,
+    place: Place,
     drawn: Duration,
     to_draw: bool,
     /// Whether the line needs to be asked also without an interrupt.
@@ -59,8 +68,7 @@ impl<'a, L: SerialLine, S: Surface> Console<'a, L, S> {
             input: Input::default(),
             output: Output::default(),
             writers: VecDeque::new(),
-            at_line_start: true,
-            overwritten: false,
+            place: Place::LineStart,
             drawn: Duration::ZERO,
             to_draw: true,
             polled,
@@ -89,6 +97,7 @@ impl<'a, L: SerialLine, S: Surface> Console<'a, L, S> {
     pub fn pump_log(&mut self) {
         let mut text = [0; 1024];
         let mut begun = false;
+        let mut lost = self.place == Place::Overwritten;
         while !self.output.is_full() {
             let Some(Ok((bytes, next))) = self
                 .log
@@ -101,18 +110,21 @@ impl<'a, L: SerialLine, S: Surface> Console<'a, L, S> {
                 break;
             }
             self.log_position = next;
-            if !begun && !self.at_line_start {
+            if !begun && self.place == Place::InLine {
                 // A line that is being edited is taken away and asked for again; any other is ended, and if it was a
                 // prompt whose reader is yet to come, that one is told at once.
-                self.overwritten = !self.input.has_reader();
-                self.put(if self.overwritten { b"\n" } else { b"\r\x1b[K" });
+                lost = !self.input.has_reader();
+                self.put(if lost { b"\n" } else { b"\r\x1b[K" });
             }
             begun = true;
             self.put(&text[..bytes]);
         }
         if begun {
-            if !self.at_line_start {
+            if self.place == Place::InLine {
                 self.put(b"\n");
+            }
+            if lost {
+                self.place = Place::Overwritten;
             }
             self.input.interrupt();
         }
@@ -188,7 +200,12 @@ impl<'a, L: SerialLine, S: Surface> Console<'a, L, S> {
     /// Puts text on both.
     fn put(&mut self, text: &[u8]) {
         if let Some(last) = text.last() {
-            self.at_line_start = *last == b'\n' || text.ends_with(b"\r\x1b[K");
+            let starts = *last == b'\n' || text.ends_with(b"\r\x1b[K");
+            self.place = if starts {
+                Place::LineStart
+            } else {
+                Place::InLine
+            };
         }
         self.show(text);
         self.output.add(text, time::now());
@@ -198,7 +215,6 @@ impl<'a, L: SerialLine, S: Surface> Console<'a, L, S> {
 impl<L: SerialLine, S: Surface> Server for Console<'_, L, S> {
     fn write(&mut self, caller: &mut Caller, text: Vec<u8>) -> Outcome<()> {
         self.put(&text);
-        self.overwritten = false;
         self.move_bytes();
         if self.output.is_full()
             && let Some(writer) = caller.later()
@@ -213,7 +229,8 @@ impl<L: SerialLine, S: Surface> Server for Console<'_, L, S> {
         let most = (most as usize).clamp(1, MOST_READ);
         // What the line held back for want of room can come now.
         self.move_bytes();
-        if core::mem::take(&mut self.overwritten) {
+        if self.place == Place::Overwritten {
+            self.place = Place::LineStart;
             return Outcome::Done(Vec::new());
         }
         let taken = self.input.take(most);
@@ -228,7 +245,7 @@ impl<L: SerialLine, S: Surface> Server for Console<'_, L, S> {
 
     fn clear(&mut self, _: &mut Caller) -> Outcome<()> {
         self.put(b"\x1b[H\x1b[2J");
-        self.at_line_start = true;
+        self.place = Place::LineStart;
         self.move_bytes();
         Outcome::Done(())
     }

@@ -36,15 +36,35 @@ const BAD: Handle = Handle::new(3, 0xFFFF_FFF0);
 enum Op {
     Call(Sending),
     Send(Sending),
-    Recv { endpoint: usize, accept: u32, now: bool },
-    Reply { pick: usize, carry: Vec<(usize, bool)>, bytes: usize },
-    Close { pick: usize },
-    Wait { notification: usize, now: bool },
-    Signal { notification: usize, bits: u64 },
-    Bind { notification: usize },
+    Recv {
+        endpoint: usize,
+        accept: u32,
+        now: bool,
+    },
+    Reply {
+        pick: usize,
+        carry: Vec<(usize, bool)>,
+        bytes: usize,
+    },
+    Close {
+        pick: usize,
+    },
+    Wait {
+        notification: usize,
+        now: bool,
+    },
+    Signal {
+        notification: usize,
+        bits: u64,
+    },
+    Bind {
+        notification: usize,
+    },
     Unbind,
     Sleep,
-    Cancel { error: Error },
+    Cancel {
+        error: Error,
+    },
     Leave,
 }
 
@@ -91,8 +111,16 @@ struct Message {
 #[derive(Clone, Debug)]
 enum Outcome {
     Status(Result<(), Error>),
-    Received { message: Message, badge: u64, items: Vec<Item>, reply: Option<Item> },
-    Answered { message: Message, items: Vec<Item> },
+    Received {
+        message: Message,
+        badge: u64,
+        items: Vec<Item>,
+        reply: Option<Item>,
+    },
+    Answered {
+        message: Message,
+        items: Vec<Item>,
+    },
     Waited(u64),
     Notified(u64),
 }
@@ -141,7 +169,11 @@ struct Model {
 
 impl Model {
     fn receivers(&self, endpoint: usize) -> usize {
-        self.tables.iter().flat_map(BTreeMap::values).filter(|(_, item)| *item == Item::Endpoint(endpoint)).count()
+        self.tables
+            .iter()
+            .flat_map(BTreeMap::values)
+            .filter(|(_, item)| *item == Item::Endpoint(endpoint))
+            .count()
     }
 
     fn wake(&mut self, thread: usize, outcome: Outcome) {
@@ -151,12 +183,18 @@ impl Model {
     }
 
     fn item(&self, process: usize, handle: Handle) -> Option<Item> {
-        self.tables[process].get(&handle.index()).filter(|(there, _)| *there == handle).map(|(_, item)| *item)
+        self.tables[process]
+            .get(&handle.index())
+            .filter(|(there, _)| *there == handle)
+            .map(|(_, item)| *item)
     }
 
     /// Takes what the sender's message carries out of its table.
     fn carry(&mut self, sender: usize, accept: u32) -> Result<Vec<Item>, Error> {
-        let (process, carry) = (PROCESS_OF[sender], self.threads[sender].message.carry.clone());
+        let (process, carry) = (
+            PROCESS_OF[sender],
+            self.threads[sender].message.carry.clone(),
+        );
         if carry.len() as u32 > accept {
             return Err(Error::HandlesRefused);
         }
@@ -183,7 +221,10 @@ impl Model {
         let reply = wants_reply.then(|| {
             self.calls += 1;
             self.threads[sender].state = State::Awaiting { call: self.calls };
-            Item::Reply { caller: sender, call: self.calls }
+            Item::Reply {
+                caller: sender,
+                call: self.calls,
+            }
         });
         Outcome::Received {
             message: self.threads[sender].message.clone(),
@@ -193,7 +234,13 @@ impl Model {
         }
     }
 
-    fn send(&mut self, thread: usize, endpoint: usize, wants_reply: bool, now: bool) -> Result<Went, Error> {
+    fn send(
+        &mut self,
+        thread: usize,
+        endpoint: usize,
+        wants_reply: bool,
+        now: bool,
+    ) -> Result<Went, Error> {
         if self.receivers(endpoint) == 0 {
             return Err(Error::PeerClosed);
         }
@@ -201,7 +248,10 @@ impl Model {
             if now {
                 return Err(Error::TimedOut);
             }
-            self.threads[thread].state = State::Sending { endpoint, wants_reply };
+            self.threads[thread].state = State::Sending {
+                endpoint,
+                wants_reply,
+            };
             self.endpoints[endpoint].senders.push_back(thread);
             return Ok(Went::Blocked);
         };
@@ -209,10 +259,20 @@ impl Model {
         self.endpoints[endpoint].receivers.pop_front();
         let outcome = self.received(thread, items, wants_reply);
         self.wake(receiver, outcome);
-        Ok(if wants_reply { Went::Blocked } else { Went::On(Outcome::Status(Ok(()))) })
+        Ok(if wants_reply {
+            Went::Blocked
+        } else {
+            Went::On(Outcome::Status(Ok(())))
+        })
     }
 
-    fn receive(&mut self, thread: usize, endpoint: usize, accept: u32, now: bool) -> Result<Went, Error> {
+    fn receive(
+        &mut self,
+        thread: usize,
+        endpoint: usize,
+        accept: u32,
+        now: bool,
+    ) -> Result<Went, Error> {
         if let Some(notification) = self.threads[thread].bound
             && self.notifications[notification].bits != 0
         {
@@ -233,7 +293,9 @@ impl Model {
                 self.endpoints[endpoint].receivers.push_back(thread);
                 return Ok(Went::Blocked);
             };
-            let State::Sending { wants_reply, .. } = self.threads[sender].state else { panic!("{sender} does not send") };
+            let State::Sending { wants_reply, .. } = self.threads[sender].state else {
+                panic!("{sender} does not send")
+            };
             match self.carry(sender, accept) {
                 Err(error) => self.wake(sender, Outcome::Status(Err(error))),
                 Ok(items) => {
@@ -249,7 +311,8 @@ impl Model {
 
     fn reply(&mut self, thread: usize, handle: Handle) -> Result<Went, Error> {
         let process = PROCESS_OF[thread];
-        let Item::Reply { caller, call } = self.item(process, handle).ok_or(Error::BadHandle)? else {
+        let Item::Reply { caller, call } = self.item(process, handle).ok_or(Error::BadHandle)?
+        else {
             return Err(Error::WrongObject);
         };
         if self.threads[caller].state != (State::Awaiting { call }) {
@@ -265,7 +328,9 @@ impl Model {
 
     fn close(&mut self, process: usize, slot: u32) {
         match self.tables[process].remove(&slot) {
-            Some((_, Item::Reply { caller, call })) if self.threads[caller].state == (State::Awaiting { call }) => {
+            Some((_, Item::Reply { caller, call }))
+                if self.threads[caller].state == (State::Awaiting { call }) =>
+            {
                 self.wake(caller, Outcome::Status(Err(Error::NoReply)));
             }
             Some((_, Item::Endpoint(endpoint))) if self.receivers(endpoint) == 0 => {
@@ -291,7 +356,9 @@ impl Model {
             && let State::Receiving { endpoint } = self.threads[bound].state
         {
             let bits = core::mem::take(&mut state.bits);
-            self.endpoints[endpoint].receivers.retain(|&thread| thread != bound);
+            self.endpoints[endpoint]
+                .receivers
+                .retain(|&thread| thread != bound);
             self.wake(bound, Outcome::Notified(bits));
         }
     }
@@ -300,9 +367,15 @@ impl Model {
     fn cancel(&mut self, thread: usize, error: Error) -> bool {
         match self.threads[thread].state {
             State::Running | State::Gone => return false,
-            State::Sending { endpoint, .. } => self.endpoints[endpoint].senders.retain(|&other| other != thread),
-            State::Receiving { endpoint } => self.endpoints[endpoint].receivers.retain(|&other| other != thread),
-            State::Waiting { notification } => self.notifications[notification].waiters.retain(|&other| other != thread),
+            State::Sending { endpoint, .. } => self.endpoints[endpoint]
+                .senders
+                .retain(|&other| other != thread),
+            State::Receiving { endpoint } => self.endpoints[endpoint]
+                .receivers
+                .retain(|&other| other != thread),
+            State::Waiting { notification } => self.notifications[notification]
+                .waiters
+                .retain(|&other| other != thread),
             State::Awaiting { .. } | State::Sleeping => {}
         }
         self.wake(thread, Outcome::Status(Err(error)));
@@ -334,20 +407,32 @@ impl World {
         // A case that failed before may have left some.
         woken();
         let processes: Vec<_> = (0..PROCESSES).map(|_| process("model")).collect();
-        let programs: Vec<_> = PROCESS_OF.iter().map(|&process| Some(Program::new(&processes[process]))).collect();
+        let programs: Vec<_> = PROCESS_OF
+            .iter()
+            .map(|&process| Some(Program::new(&processes[process])))
+            .collect();
         let endpoints: Vec<_> = (0..ENDPOINTS).map(|_| endpoint()).collect();
         let ends = notification();
         let mut tables = vec![BTreeMap::new(); PROCESSES];
         for (number, process) in processes.iter().enumerate() {
             process.watch(ends.clone(), 1 << number).unwrap();
-            let program = programs[PROCESS_OF.iter().position(|&other| other == number).unwrap()].as_ref().unwrap();
-            let mut keep = |handle: Handle, item| tables[number].insert(handle.index(), (handle, item));
+            let program = programs[PROCESS_OF
+                .iter()
+                .position(|&other| other == number)
+                .unwrap()]
+            .as_ref()
+            .unwrap();
+            let mut keep =
+                |handle: Handle, item| tables[number].insert(handle.index(), (handle, item));
             for (index, endpoint) in endpoints.iter().enumerate() {
                 keep(program.give_endpoint(endpoint), Item::Endpoint(index));
             }
             for token in 0..TOKENS {
                 let badge = token + number as u64 * 100;
-                keep(program.give_badged(AnyObject::Log, Rights::ALL, badge), Item::Token(badge));
+                keep(
+                    program.give_badged(AnyObject::Log, Rights::ALL, badge),
+                    Item::Token(badge),
+                );
             }
         }
         let threads = PROCESS_OF.iter().map(|_| Modelled {
@@ -367,7 +452,10 @@ impl World {
                 woken: Vec::new(),
                 calls: 0,
             },
-            pointers: programs.iter().map(|program| program.as_ref().unwrap().pointer()).collect(),
+            pointers: programs
+                .iter()
+                .map(|program| program.as_ref().unwrap().pointer())
+                .collect(),
             programs,
             processes,
             endpoints,
@@ -378,26 +466,43 @@ impl World {
     }
 
     fn program(&self, thread: usize) -> &Program {
-        self.programs[thread].as_ref().expect("the thread has not ended")
+        self.programs[thread]
+            .as_ref()
+            .expect("the thread has not ended")
     }
 
     fn pick(&self, thread: usize, pick: usize) -> Handle {
         let table = &self.model.tables[PROCESS_OF[thread]];
-        table.values().nth(pick % (table.len() + 1)).map_or(BAD, |(handle, _)| *handle)
+        table
+            .values()
+            .nth(pick % (table.len() + 1))
+            .map_or(BAD, |(handle, _)| *handle)
     }
 
     /// Puts a new message into a thread's registers and area.
     fn load(&mut self, thread: usize, carry: &[(usize, bool)], bytes: usize) {
         self.messages += 1;
         let number = self.messages;
-        let carry: Vec<_> = carry.iter().map(|&(pick, moved)| (self.pick(thread, pick), moved)).collect();
+        let carry: Vec<_> = carry
+            .iter()
+            .map(|&(pick, moved)| (self.pick(thread, pick), moved))
+            .collect();
         let program = self.program(thread);
         let handles: Vec<_> = carry.iter().map(|(handle, _)| *handle).collect();
-        let moved = carry.iter().enumerate().fold(0, |mask, (index, (_, moved))| mask | u8::from(*moved) << index);
+        let moved = carry
+            .iter()
+            .enumerate()
+            .fold(0, |mask, (index, (_, moved))| {
+                mask | u8::from(*moved) << index
+            });
         program.post(&handles);
         program.write_buffer(&contents(number, bytes));
         program.load(tag(number, bytes, carry.len(), moved), words(number));
-        self.model.threads[thread].message = Message { number, bytes, carry };
+        self.model.threads[thread].message = Message {
+            number,
+            bytes,
+            carry,
+        };
     }
 
     fn step(&mut self, thread: usize, op: &Op) {
@@ -422,7 +527,9 @@ impl World {
                 if is_call {
                     (model.accept, model.reserved) = (sending.accept, sending.accept);
                 }
-                let expected = self.model.send(thread, sending.endpoint, is_call, sending.now);
+                let expected = self
+                    .model
+                    .send(thread, sending.endpoint, is_call, sending.now);
                 let (program, endpoint) = (self.program(thread), &self.endpoints[sending.endpoint]);
                 program.accept(sending.accept.into());
                 let went = if is_call {
@@ -432,17 +539,26 @@ impl World {
                 };
                 self.compare(thread, went, expected);
             }
-            Op::Recv { endpoint, accept, now } => {
+            Op::Recv {
+                endpoint,
+                accept,
+                now,
+            } => {
                 let expected = self.model.receive(thread, *endpoint, *accept, *now);
                 self.program(thread).accept((*accept).into());
-                let went = self.program(thread).recv(&self.endpoints[*endpoint], deadline(*now));
+                let went = self
+                    .program(thread)
+                    .recv(&self.endpoints[*endpoint], deadline(*now));
                 self.compare(thread, went, expected);
             }
             Op::Reply { pick, carry, bytes } => {
                 self.load(thread, carry, *bytes);
                 let handle = self.pick_reply(thread, *pick);
                 let expected = self.model.reply(thread, handle);
-                let went = self.program(thread).reply(handle).map(|()| testing::Went::On);
+                let went = self
+                    .program(thread)
+                    .reply(handle)
+                    .map(|()| testing::Went::On);
                 self.compare(thread, went, expected);
             }
             Op::Close { pick } => {
@@ -458,12 +574,16 @@ impl World {
                     0 if *now => Err(Error::TimedOut),
                     0 => {
                         state.waiters.push_back(thread);
-                        self.model.threads[thread].state = State::Waiting { notification: *notification };
+                        self.model.threads[thread].state = State::Waiting {
+                            notification: *notification,
+                        };
                         Ok(Went::Blocked)
                     }
                     bits => Ok(Went::On(Outcome::Waited(bits))),
                 };
-                let went = self.program(thread).wait(&self.notifications[*notification], deadline(*now));
+                let went = self
+                    .program(thread)
+                    .wait(&self.notifications[*notification], deadline(*now));
                 self.compare(thread, went, expected);
             }
             Op::Signal { notification, bits } => {
@@ -478,7 +598,11 @@ impl World {
                         self.model.notifications[*notification].bound = Some(thread);
                         self.model.threads[thread].bound = Some(*notification);
                     }
-                    assert_eq!(self.program(thread).bind(&self.notifications[*notification]), expected);
+                    assert_eq!(
+                        self.program(thread)
+                            .bind(&self.notifications[*notification]),
+                        expected
+                    );
                 }
             }
             Op::Unbind => {
@@ -497,33 +621,58 @@ impl World {
     /// A reply of the thread's process, if there is one; else anything.
     fn pick_reply(&self, thread: usize, pick: usize) -> Handle {
         let table = &self.model.tables[PROCESS_OF[thread]];
-        let replies: Vec<_> = table.values().filter(|(_, item)| matches!(item, Item::Reply { .. })).collect();
-        if replies.is_empty() { self.pick(thread, pick) } else { replies[pick % replies.len()].0 }
+        let replies: Vec<_> = table
+            .values()
+            .filter(|(_, item)| matches!(item, Item::Reply { .. }))
+            .collect();
+        if replies.is_empty() {
+            self.pick(thread, pick)
+        } else {
+            replies[pick % replies.len()].0
+        }
     }
 
     /// The thread is killed and leaves; with the last one its process ends.
     fn leave(&mut self, thread: usize) {
         self.program(thread).thread().mark_killed();
-        assert_eq!(self.program(thread).cancel(Error::Cancelled), self.model.cancel(thread, Error::Cancelled));
+        assert_eq!(
+            self.program(thread).cancel(Error::Cancelled),
+            self.model.cancel(thread, Error::Cancelled)
+        );
         self.settle();
         self.model.unbind(thread);
         self.model.threads[thread].state = State::Gone;
         let process = PROCESS_OF[thread];
-        let last = (0..PROCESS_OF.len())
-            .all(|other| PROCESS_OF[other] != process || self.model.threads[other].state == State::Gone);
+        let last = (0..PROCESS_OF.len()).all(|other| {
+            PROCESS_OF[other] != process || self.model.threads[other].state == State::Gone
+        });
         if last {
             let slots: Vec<u32> = self.model.tables[process].keys().copied().collect();
-            slots.into_iter().for_each(|slot| self.model.close(process, slot));
+            slots
+                .into_iter()
+                .for_each(|slot| self.model.close(process, slot));
         }
         let program = self.programs[thread].take().expect("it has not ended");
         let kept = program.thread().clone();
         program.leave();
         assert_eq!(kept.shown_state(), ThreadState::Ended);
         let info = self.processes[process].info();
-        assert_eq!(info.state, if last { ProcessState::Exited } else { ProcessState::Alive } as u32);
+        assert_eq!(
+            info.state,
+            if last {
+                ProcessState::Exited
+            } else {
+                ProcessState::Alive
+            } as u32
+        );
     }
 
-    fn compare(&mut self, thread: usize, went: Result<testing::Went, Error>, expected: Result<Went, Error>) {
+    fn compare(
+        &mut self,
+        thread: usize,
+        went: Result<testing::Went, Error>,
+        expected: Result<Went, Error>,
+    ) {
         match (went, expected) {
             (Ok(testing::Went::On), Ok(Went::On(outcome))) => {
                 self.model.threads[thread].reserved = 0;
@@ -546,10 +695,21 @@ impl World {
             Outcome::Waited(bits) => assert_eq!((status, registers.rdx), (Ok(()), bits)),
             Outcome::Notified(bits) => {
                 assert_eq!((status, registers.r14), (Ok(()), RECEIVED_NOTIFICATION));
-                assert_eq!((registers.rdx, registers.rdi, registers.rsi, registers.r15), (bits, 0, 0, 0));
+                assert_eq!(
+                    (registers.rdx, registers.rdi, registers.rsi, registers.r15),
+                    (bits, 0, 0, 0)
+                );
             }
-            Outcome::Received { message, badge, items, reply } => {
-                assert_eq!((status, registers.r14, registers.rdi), (Ok(()), RECEIVED_MESSAGE, badge));
+            Outcome::Received {
+                message,
+                badge,
+                items,
+                reply,
+            } => {
+                assert_eq!(
+                    (status, registers.r14, registers.rdi),
+                    (Ok(()), RECEIVED_MESSAGE, badge)
+                );
                 self.check_message(thread, &message, &items);
                 let handle = self.program(thread).reply_handle();
                 assert_eq!(handle.is_none(), reply.is_none());
@@ -567,10 +727,19 @@ impl World {
 
     fn check_message(&mut self, thread: usize, message: &Message, items: &[Item]) {
         let program = self.program(thread);
-        let moved = message.carry.iter().enumerate().fold(0, |mask, (index, (_, moved))| mask | u8::from(*moved) << index);
+        let moved = message
+            .carry
+            .iter()
+            .enumerate()
+            .fold(0, |mask, (index, (_, moved))| {
+                mask | u8::from(*moved) << index
+            });
         let expected = tag(message.number, message.bytes, items.len(), moved);
         assert_eq!(program.message(), (expected, words(message.number)));
-        assert_eq!(program.read_buffer()[..message.bytes], contents(message.number, message.bytes));
+        assert_eq!(
+            program.read_buffer()[..message.bytes],
+            contents(message.number, message.bytes)
+        );
         for (index, item) in items.iter().enumerate() {
             self.arrived(thread, self.program(thread).came(index), *item);
         }
@@ -583,7 +752,9 @@ impl World {
             let capability = table.get(handle).expect("what came is in the table");
             match (capability.object(), item) {
                 (AnyObject::Log, Item::Token(badge)) => assert_eq!(capability.badge().0, badge),
-                (AnyObject::Endpoint(endpoint), Item::Endpoint(index)) => assert!(endpoint.is(&self.endpoints[index])),
+                (AnyObject::Endpoint(endpoint), Item::Endpoint(index)) => {
+                    assert!(endpoint.is(&self.endpoints[index]))
+                }
                 (AnyObject::Reply(ReplyTarget { .. }), Item::Reply { .. }) => {}
                 (object, item) => panic!("{:?} is no {item:?}", object.kind()),
             }
@@ -595,23 +766,37 @@ impl World {
     /// Lets those go on who were woken, and holds everything against the model.
     fn settle(&mut self) {
         let expected = core::mem::take(&mut self.model.woken);
-        let order: Vec<_> = expected.iter().map(|(thread, _)| self.pointers[*thread]).collect();
+        let order: Vec<_> = expected
+            .iter()
+            .map(|(thread, _)| self.pointers[*thread])
+            .collect();
         assert_eq!(woken(), order);
         for (thread, outcome) in expected {
             let status = self.program(thread).resume();
             self.check(thread, status, outcome);
         }
         for (number, process) in self.processes.iter().enumerate() {
-            let reserved: u32 = self.model.threads.iter().zip(PROCESS_OF)
+            let reserved: u32 = self
+                .model
+                .threads
+                .iter()
+                .zip(PROCESS_OF)
                 .filter(|(thread, process)| *process == number && thread.state != State::Running)
                 .map(|(thread, _)| thread.reserved)
                 .sum();
             let table = process.table.lock();
-            assert_eq!((table.len() as usize, table.reserved()), (self.model.tables[number].len(), reserved));
+            assert_eq!(
+                (table.len() as usize, table.reserved()),
+                (self.model.tables[number].len(), reserved)
+            );
         }
         for (thread, program) in self.programs.iter().enumerate() {
             if let Some(program) = program {
-                assert_eq!(program.is_blocked(), self.model.threads[thread].state != State::Running, "thread {thread}");
+                assert_eq!(
+                    program.is_blocked(),
+                    self.model.threads[thread].state != State::Running,
+                    "thread {thread}"
+                );
             }
         }
     }
@@ -625,9 +810,16 @@ impl World {
             }
         }
         let waiter = Program::alone("waiter");
-        assert_eq!(waiter.wait(&self.ends, Deadline::NOW), Ok(testing::Went::On));
+        assert_eq!(
+            waiter.wait(&self.ends, Deadline::NOW),
+            Ok(testing::Went::On)
+        );
         assert_eq!(waiter.thread().registers().rdx, (1 << PROCESSES) - 1);
-        let accounts: Vec<Ref<Account>> = self.processes.iter().map(|process| process.account().clone()).collect();
+        let accounts: Vec<Ref<Account>> = self
+            .processes
+            .iter()
+            .map(|process| process.account().clone())
+            .collect();
         drop(self);
         accounts.iter().for_each(|account| settle(account));
         waiter.leave();
@@ -639,15 +831,26 @@ fn deadline(now: bool) -> Deadline {
 }
 
 fn words(number: u64) -> [u64; 6] {
-    [number, !number, number << 32, number * 3, number * 5, number * 7]
+    [
+        number,
+        !number,
+        number << 32,
+        number * 3,
+        number * 5,
+        number * 7,
+    ]
 }
 
 fn tag(number: u64, bytes: usize, handles: usize, moved: u8) -> Tag {
-    Tag::new(number as u32).with_bytes(bytes).with_handles(handles, moved)
+    Tag::new(number as u32)
+        .with_bytes(bytes)
+        .with_handles(handles, moved)
 }
 
 fn contents(number: u64, bytes: usize) -> Vec<u8> {
-    (0..bytes as u64).map(|index| (number * 31 + index) as u8).collect()
+    (0..bytes as u64)
+        .map(|index| (number * 31 + index) as u8)
+        .collect()
 }
 
 fn carry() -> impl Strategy<Value = Vec<(usize, bool)>> {
@@ -659,9 +862,22 @@ fn carry() -> impl Strategy<Value = Vec<(usize, bool)>> {
 
 fn sending() -> impl Strategy<Value = Sending> {
     let bytes = prop_oneof![Just(0), Just(40)];
-    (0..ENDPOINTS, 0..1000u64, carry(), bytes, 0..=4u32, prop::bool::weighted(0.15)).prop_map(
-        |(endpoint, badge, carry, bytes, accept, now)| Sending { endpoint, badge, carry, bytes, accept, now },
+    (
+        0..ENDPOINTS,
+        0..1000u64,
+        carry(),
+        bytes,
+        0..=4u32,
+        prop::bool::weighted(0.15),
     )
+        .prop_map(|(endpoint, badge, carry, bytes, accept, now)| Sending {
+            endpoint,
+            badge,
+            carry,
+            bytes,
+            accept,
+            now,
+        })
 }
 
 fn op() -> impl Strategy<Value = Op> {

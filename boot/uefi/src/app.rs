@@ -5,14 +5,29 @@ use alloc::string::ToString;
 use boot_core::config::{Config, Timeout};
 use boot_core::error::{BootError, InFile};
 use core::convert::Infallible;
+use core::sync::atomic::{AtomicU64, Ordering};
 use uefi::prelude::*;
 
 /// How long a message stays before the firmware goes on, in tenths of a second.
 const MESSAGE_TENTHS: u32 = 50;
 
+/// The time-stamp counter at the first line.
+static BEGAN: AtomicU64 = AtomicU64::new(0);
+
+/// Ticks of the time-stamp counter since the first line: what the loader took, in whatever unit the machine counts.
+pub fn ticks() -> u64 {
+    read_counter().wrapping_sub(BEGAN.load(Ordering::Relaxed))
+}
+
+fn read_counter() -> u64 {
+    // SAFETY: RDTSC has no effect but its result, and UEFI runs at the highest privilege.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
 #[entry]
 fn main() -> Status {
     console::init();
+    BEGAN.store(read_counter(), Ordering::Relaxed);
     say!(
         "switchyard boot: version {}, UEFI {}",
         env!("CARGO_PKG_VERSION"),

@@ -86,9 +86,10 @@ pub fn boot(config: &Config, home: &Volume, entry: &Entry) -> Result<Infallible,
     }
     let prepared = prepare(&mut kernel, modules, screen, entry).in_file(MACHINE)?;
     progress!(
-        "switchyard boot: base revision {}, entry {:#x}, starting the kernel",
+        "switchyard boot: base revision {}, entry {:#x}, starting the kernel after {} ticks",
         prepared.revision.number(),
-        kernel.entry.0
+        kernel.entry.0,
+        crate::app::ticks()
     );
     // SAFETY: no protocol, event or pool string is held here; what the heap holds is used until the jump and never
     // freed. The console's flag is set below, before anything could print.

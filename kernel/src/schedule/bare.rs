@@ -74,12 +74,12 @@ fn serve_asked(cpu: &Cpu, thread: ThreadPtr) {
     if asked & ask::LOOK != 0 {
         if cpu.current.get() == Some(thread) {
             cpu.block().request(Pending::THREAD);
-        } else {
-            // SAFETY: all kernel code between two quiescent points is inside a section.
-            let section = unsafe { Section::enter() };
-            if cancel(thread.get(), Error::Cancelled, &section) {
-                make_ready_here(cpu, thread);
-            }
+        }
+        // Also the current thread may wait already: this CPU takes in its inbox on the thread's way into the wait.
+        // SAFETY: all kernel code between two quiescent points is inside a section.
+        let section = unsafe { Section::enter() };
+        if cancel(thread.get(), Error::Cancelled, &section) {
+            make_ready_here(cpu, thread);
         }
     }
 }
@@ -356,16 +356,16 @@ pub fn place(thread: &Thread) -> Result<(), Error> {
 /// Lets a new thread run.
 ///
 /// # Errors
-/// [`Error::WrongState`] if it was started before; [`Error::OutOfRange`] as [`place`].
+/// [`Error::WrongState`] if it was started before; [`Error::Ended`] if its process has ended; [`Error::OutOfRange`] as [`place`].
 pub fn start(thread: &Thread) -> Result<(), Error> {
-    // Claimed first: two that start it at once must not both give it a home.
-    if !thread.begin() {
-        return Err(Error::WrongState);
-    }
-    if let Err(error) = place(thread) {
-        thread.set_state(ThreadState::New);
-        return Err(error);
-    }
+    // Under the process's lock, so that whoever ends the process meanwhile finds the thread either not started, or with the home
+    // that it will have.
+    thread.process().while_alive(|| {
+        if !thread.begin() {
+            return Err(Error::WrongState);
+        }
+        place(thread).inspect_err(|_| thread.set_state(ThreadState::New))
+    })?;
     make_ready(ThreadPtr::new(thread));
     Ok(())
 }

@@ -507,7 +507,7 @@ fn bound_notification_wakes_a_receive(_: &'static World) -> Verdict {
         bound.bind()?;
         let mut bits = 0;
         let mut messages = 0;
-        while bits != 0xFF || messages < 50 {
+        while bits != 0x1FF || messages < 50 {
             match ours.recv(0, soon())? {
                 Event::Notification(more) => bits |= more,
                 Event::Message(mut received) => {

@@ -164,14 +164,14 @@ fn own_threads(world: &World) -> rt::Result<Vec<u64>> {
 }
 
 /// Waits until this process has so many threads.
-fn wait_for_threads(count: u32) -> Verdict {
+fn wait_for_threads(count: u32, what: &str) -> Verdict {
     let start = time::now();
     loop {
         let threads = must!(rt::process::current().info()).threads;
         if threads == count {
             return Ok(());
         }
-        check!(time::now() - start < PATIENCE, "{threads} threads are left, not {count}");
+        check!(time::now() - start < PATIENCE, "{threads} threads are left, not {count}, after killing one that was {what}");
         must!(time::sleep(Duration::from_millis(1)));
     }
 }
@@ -194,7 +194,7 @@ fn threads_are_killed_while_running_on_every_cpu(world: &'static World) -> Verdi
             }
             // SAFETY: it holds nothing.
             must!(unsafe { victim.thread().kill() });
-            wait_for_threads(1)?;
+            wait_for_threads(1, "running")?;
         }
     }
     Ok(())
@@ -223,7 +223,7 @@ fn threads_are_killed_while_ready(world: &'static World) -> Verdict {
             // SAFETY: it holds nothing.
             must!(unsafe { victim.thread().kill() });
         }
-        wait_for_threads(1)?;
+        wait_for_threads(1, "ready")?;
     }
     Ok(())
 }
@@ -268,7 +268,7 @@ fn threads_are_killed_in_every_wait(world: &'static World) -> Verdict {
             }
             // SAFETY: it holds nothing that anybody waits for.
             must!(unsafe { victim.thread().kill() });
-            wait_for_threads(1)?;
+            wait_for_threads(1, want.text())?;
             drop(received);
         }
     }

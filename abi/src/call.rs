@@ -40,7 +40,8 @@ calls! {
     Send = 2, "send";
     /// IPC register map: wait for a message or for the thread's bound notification. `rdi` endpoint (right RECEIVE), `r14` deadline.
     Recv = 3, "recv";
-    /// IPC register map: answer. `r15` reply handle, which is consumed also when an error is returned after it was found.
+    /// IPC register map: answer. `r15` reply handle, which is used up also when an error is returned after it was found: then the
+    /// caller gets [`Error::NoReply`](crate::Error::NoReply).
     Reply = 4, "reply";
     /// IPC register map: answer `r15` (nobody if it is 0), then wait on `rdi` as `recv` does.
     ReplyRecv = 5, "reply_recv";
@@ -76,7 +77,7 @@ calls! {
     MemoryCreatePhysical = 33, "memory_create_physical";
     /// `(process, memory, address or 0, offset, bytes, protection) -> rdi address`: map a part of it. All of address, offset
     /// and bytes are multiples of the page size; address 0 lets the kernel choose. Rights MANAGE on the process, READ, WRITE,
-    /// EXECUTE on the memory as the protection asks.
+    /// EXECUTE on the memory as the protection asks. The mapping outlives the handle.
     MemoryMap = 34, "memory_map";
     /// `(process, address, bytes)`: unmap whole pages; unmapped ones inside are passed over. Right MANAGE.
     MemoryUnmap = 35, "memory_unmap";
@@ -109,7 +110,7 @@ calls! {
     ThreadExit = 58, "thread_exit";
     /// `(thread)`: end it. Right MANAGE.
     ThreadKill = 59, "thread_kill";
-    /// `(thread, priority)`: at most the caller's process's highest. Right MANAGE.
+    /// `(thread, priority)`: 0 to 63. Right MANAGE.
     ThreadSetPriority = 60, "thread_set_priority";
     /// `(thread, CPU index)`: run only there (`u64::MAX`: anywhere). Right MANAGE. Before its start only, for now.
     ThreadSetAffinity = 61, "thread_set_affinity";

@@ -154,6 +154,16 @@ pub unsafe fn switch_to(previous: &ThreadState, next: &ThreadState) {
     }
 }
 
+/// Whether this CPU's TSS allows just the ports of `map`, as it is now.
+///
+/// # Safety
+/// The map must be valid.
+pub unsafe fn ports_are_loaded(map: *const IoBitmap) -> bool {
+    let block = cpu::block();
+    // SAFETY: the caller's promise; the TSS is this CPU's.
+    block.ports.get() == map && unsafe { block.tss().allows_just(&*map) }
+}
+
 /// Puts the port map that the current thread may use into the TSS at once.
 ///
 /// # Safety

@@ -221,6 +221,21 @@ impl Process {
         }
     }
 
+    /// Does something that must not overlap with the process's end.
+    ///
+    /// # Errors
+    /// [`Error::Ended`], or what `act` gives.
+    pub(crate) fn while_alive<R>(
+        &self,
+        act: impl FnOnce() -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let inner = self.inner.lock();
+        if inner.state != ProcessState::Alive {
+            return Err(Error::Ended);
+        }
+        act()
+    }
+
     /// Takes a new thread into the process's list.
     ///
     /// # Errors
@@ -365,6 +380,9 @@ impl Process {
             if capability.is_none() {
                 break;
             }
+            drop(capability);
+            // A table may be large. Whoever works off the end holds the process by a counted reference and has no lock.
+            schedule::preemption_point();
         }
         crate::log_owner::process_ended(self.id);
         drop(space);

@@ -16,6 +16,7 @@ use crate::schedule::{self, RESCHEDULE_VECTOR, SERVE_VECTOR};
 use crate::{cpu, irq, panic, syscall};
 
 const PAGE_FAULT: u64 = 14;
+const PROTECTION: u64 = 13;
 const FIRST_INTERRUPT: u64 = 32;
 const DOUBLE_FAULT: u64 = 8;
 const MACHINE_CHECK: u64 = 18;
@@ -163,6 +164,10 @@ fn user_fault(context: &mut UserContext) {
         return;
     };
     let thread = current.get();
+    if context.vector == PROTECTION && thread.take_new_ports() {
+        // Another thread of the process, or this one on another CPU, has enabled ports that this CPU did not know of.
+        return;
+    }
     // SAFETY: the thread is the current one of this CPU.
     unsafe { arch::switch::complete_context(&thread.machine.state) };
     // SAFETY: all kernel code between two quiescent points is inside a section.

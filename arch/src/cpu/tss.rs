@@ -112,6 +112,12 @@ impl Tss {
         unsafe { (&raw mut (*self.hardware.get()).iomap_base).write_unaligned(NO_BITMAP) };
     }
 
+    /// Whether the segment's own map says what `map` says.
+    pub fn allows_just(&self, map: &IoBitmap) -> bool {
+        // SAFETY: the owning CPU alone writes, and it is the one that asks.
+        unsafe { *self.bitmap.get() == *map }
+    }
+
     /// Allows user mode the ports of a map.
     ///
     /// # Safety

@@ -21,6 +21,8 @@ pub struct Notification {
 /// What the lock protects.
 pub(super) struct State {
     bits: u64,
+    /// The last reference is gone.
+    closed: bool,
     waiters: sched::List<ThreadPtr>,
     bound: Option<ThreadPtr>,
 }
@@ -45,6 +47,7 @@ impl Object for Notification {
     fn last_reference(&self) {
         loop {
             let mut state = self.state.lock();
+            state.closed = true;
             let Some(thread) = state.waiters.pop_front() else {
                 return;
             };
@@ -62,6 +65,7 @@ impl Notification {
         Notification {
             state: Mutex::new(State {
                 bits: 0,
+                closed: false,
                 waiters: sched::List::new(),
                 bound: None,
             }),
@@ -107,7 +111,7 @@ impl Notification {
     /// Takes all bits, or waits for some.
     ///
     /// # Errors
-    /// [`Error::TimedOut`] for a deadline of 0 with no bit set.
+    /// [`Error::TimedOut`] for a deadline of 0 with no bit set; [`Error::PeerClosed`] if the last handle was closed meanwhile.
     pub fn wait(&self, current: &Thread, deadline: Deadline) -> Result<Flow, Error> {
         let mut state = self.state.lock();
         if let Some(bits) = state.take_bits() {
@@ -116,6 +120,10 @@ impl Notification {
             registers.rax = 0;
             registers.rdx = bits;
             return Ok(Flow::Done);
+        }
+        if state.closed {
+            // Another thread closed the handle since this one looked it up.
+            return Err(Error::PeerClosed);
         }
         if deadline == Deadline::NOW {
             return Err(Error::TimedOut);

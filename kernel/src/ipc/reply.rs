@@ -4,10 +4,10 @@
 //! back and stamps only grow, so a reply whose call has ended (answered, timed out, killed) is recognised without keeping
 //! the caller alive and without counting references on the way of every call.
 
-use abi::{Error, Handle};
+use abi::{Error, Handle, Tag};
 
-use super::transfer::{self, take_handles};
-use crate::object::{AnyObject, Borrowed, Section, stamp_of};
+use super::transfer::{self, Carried, take_handles};
+use crate::object::{AnyObject, Borrowed, HandleTable, Section, stamp_of};
 use crate::schedule;
 use crate::thread::{Thread, ThreadPtr};
 
@@ -56,41 +56,46 @@ impl ReplyTarget {
 
 /// Answers the call behind `handle` with the message in `current`'s registers. Returns the caller, which must be made ready.
 ///
+/// The reply is used up by whatever comes of it: if the answer can't be given, the caller gets [`Error::NoReply`].
+///
 /// # Errors
-/// [`Error::BadHandle`], [`Error::WrongObject`], [`Error::BadArgument`] (tag), [`Error::HandlesRefused`], or what taking the handles
-/// gave: the reply is still there then. [`Error::CallerGone`]: the caller waits no more, and the reply is gone.
+/// [`Error::BadHandle`], [`Error::WrongObject`]: there was no reply. [`Error::CallerGone`]: the caller waits no more.
+/// [`Error::BadArgument`] (tag), [`Error::HandlesRefused`], or what taking the handles gave: no handle has left the table.
 pub fn reply(current: &Thread, handle: Handle, section: &Section) -> Result<ThreadPtr, Error> {
-    let tag = transfer::tag_of(current)?;
     let mut table = current.process().table.lock();
     let AnyObject::Reply(target) = table.get(handle)?.object() else {
         return Err(Error::WrongObject);
     };
-    let stamp = target.stamp;
-    let Some(caller) = target.caller(section) else {
-        let stale = table.remove(handle);
-        drop(table);
-        drop(stale);
-        return Err(Error::CallerGone);
-    };
-    if tag.handles() as u32 > caller.wait.accept() {
-        return Err(Error::HandlesRefused);
-    }
-    // The caller may give up at any moment: whoever ends its wait does it under its lock.
-    let mut awaiting = caller.awaiting.lock();
-    if *awaiting != Some(stamp) {
-        drop(awaiting);
-        let stale = table.remove(handle);
-        drop(table);
-        drop(stale);
-        return Err(Error::CallerGone);
-    }
-    let carried = take_handles(current, &mut table, tag)?;
-    caller.end_awaiting(&mut awaiting);
-    drop(awaiting);
+    let (stamp, caller) = (target.stamp, target.caller(section));
+    let answer = answer(current, &mut table, caller, stamp);
     let used = table.remove(handle);
     drop(table);
+    // If the caller still waits, this is what ends its wait, with an error.
     drop(used);
+    let (caller, tag, carried) = answer?;
     transfer::copy_message(current, caller.get(), tag, carried);
     transfer::finish_call(caller.get());
     Ok(ThreadPtr::new(caller.get()))
+}
+
+/// Takes the caller out of its wait and the message's handles out of the table; both or neither.
+fn answer<'s>(
+    current: &Thread,
+    table: &mut HandleTable,
+    caller: Option<Borrowed<'s, Thread>>,
+    stamp: u64,
+) -> Result<(Borrowed<'s, Thread>, Tag, Carried), Error> {
+    let caller = caller.ok_or(Error::CallerGone)?;
+    // The caller may give up at any moment: whoever ends its wait does it under its lock.
+    let mut awaiting = caller.awaiting.lock();
+    if *awaiting != Some(stamp) {
+        return Err(Error::CallerGone);
+    }
+    let tag = transfer::tag_of(current)?;
+    if tag.handles() as u32 > caller.wait.accept() {
+        return Err(Error::HandlesRefused);
+    }
+    let carried = take_handles(current, table, tag)?;
+    caller.end_awaiting(&mut awaiting);
+    Ok((caller, tag, carried))
 }

@@ -17,6 +17,10 @@ const NUDGE_FROM: usize = 32;
 /// Does all that is asked of this CPU, then declares a quiescent point. The last thing before user mode.
 pub fn exit_work() {
     sync::assert_none_held();
+    debug_assert!(
+        entry_stacks_agree(),
+        "syscall and TSS.RSP0 would use two stacks"
+    );
     let cpu = cpu::this();
     cpu.seen.pass();
     if quiescent::pending() != 0 {
@@ -49,6 +53,12 @@ pub fn exit_work() {
         }
         cpu::this().seen.pass();
     }
+}
+
+/// Whether a system call and an interrupt would come in on one stack, the current thread's.
+fn entry_stacks_agree() -> bool {
+    let (syscall, interrupt) = cpu::this().block().entry_stacks();
+    syscall == interrupt
 }
 
 /// A place inside long work where other threads may have the CPU. The caller holds counted references only, and no lock.
@@ -113,5 +123,7 @@ pub fn leave_thread() -> ! {
     // The list's reference may be the last; the thread's memory then stays until this CPU has left it.
     thread.set_state(ThreadState::Ended);
     drop(process.remove_thread(thread));
+    // Again, as the end of a process may have been preempted and the thread been ready meanwhile.
+    thread.set_state(ThreadState::Ended);
     abandon()
 }

@@ -13,6 +13,9 @@ pub fn make_ready(thread: ThreadPtr) {
     let _ = thread;
 }
 
+/// Nobody waits for the CPU.
+pub fn preemption_point() {}
+
 /// Asks nothing of nobody.
 pub fn ask(_: ThreadPtr, _: u32) {}
 

@@ -25,4 +25,4 @@ mod hosted;
 #[cfg(test)]
 pub use hosted::take_ready;
 #[cfg(not(target_os = "none"))]
-pub use hosted::{ask, make_ready};
+pub use hosted::{ask, make_ready, preemption_point};

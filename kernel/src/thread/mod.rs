@@ -242,6 +242,26 @@ impl Thread {
         }
     }
 
+    /// Brings the ports that its process may use into this CPU's TSS, if they are not there as they are now. For the running thread.
+    ///
+    /// Ports are enabled for a whole process; its other threads, and other CPUs, learn of it here, at their first use. True if
+    /// there was something new, so that the access is worth another try.
+    #[cfg(target_os = "none")]
+    pub(crate) fn take_new_ports(&self) -> bool {
+        let map = self.process.ports().bytes();
+        if map.is_null() {
+            return false;
+        }
+        // SAFETY: the map is its process's and lives as long as that; the thread is this CPU's current one.
+        unsafe {
+            self.machine.state.set_ports(map);
+            !arch::switch::ports_are_loaded(map) && {
+                arch::switch::refresh_ports();
+                true
+            }
+        }
+    }
+
     /// Turns a new thread into a ready one; false if it was started or ended before.
     pub(crate) fn begin(&self) -> bool {
         self.state

@@ -117,3 +117,6 @@ impl Drop for PortMap {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

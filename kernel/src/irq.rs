@@ -171,21 +171,51 @@ mod controller {
 
 #[cfg(not(target_os = "none"))]
 mod controller {
-    //! On the host there is a controller with 24 lines that does nothing.
+    //! On the host there is a controller that notes what is asked of it. It has more lines than there are vectors.
+
+    use core::sync::atomic::{AtomicU32, Ordering};
 
     use abi::Error;
 
     use super::Line;
 
+    /// Lines that there are.
+    pub(super) const LINES: u32 = 256;
+    /// A line that can't be routed.
+    pub(super) const BROKEN: u32 = 255;
+
+    const MASKED: u32 = 1 << 8;
+
+    /// The vector and the mask of each line.
+    static STATES: [AtomicU32; LINES as usize] = [const { AtomicU32::new(MASKED) }; LINES as usize];
+
     pub(super) fn has(gsi: u32) -> bool {
-        gsi < 24
+        gsi < LINES
     }
 
-    pub(super) fn route(_: Line, _: u8) -> Result<(), Error> {
+    pub(super) fn route(line: Line, vector: u8) -> Result<(), Error> {
+        if line.gsi == BROKEN {
+            return Err(Error::NotSupported);
+        }
+        STATES[line.gsi as usize].store(MASKED | u32::from(vector), Ordering::Relaxed);
         Ok(())
     }
 
-    pub(super) fn mask(_: u32) {}
+    pub(super) fn mask(gsi: u32) {
+        STATES[gsi as usize].fetch_or(MASKED, Ordering::Relaxed);
+    }
 
-    pub(super) fn unmask(_: u32) {}
+    pub(super) fn unmask(gsi: u32) {
+        STATES[gsi as usize].fetch_and(!MASKED, Ordering::Relaxed);
+    }
+
+    /// The vector that a line was routed to last, and whether it is masked.
+    #[cfg(test)]
+    pub(super) fn state(gsi: u32) -> (u8, bool) {
+        let state = STATES[gsi as usize].load(Ordering::Relaxed);
+        (state as u8, state & MASKED != 0)
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -452,3 +452,6 @@ impl Process {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -416,7 +416,7 @@ mod tests {
         for (physical, size) in [
             (0, PageSize::Size4K),
             (0x10_0000, PageSize::Size4K),
-            (0x20_0000, PageSize::Size2M),
+            (0x20_0000, PageSize::Size4K),
             (0x4F_F000, PageSize::Size4K),
             (testing::RAM_START, PageSize::Size2M),
             (1 << 40, PageSize::Size1G),
@@ -437,6 +437,22 @@ mod tests {
             1 << 46,
         ] {
             assert_eq!(ram(physical), None, "{physical:#x}");
+        }
+    }
+
+    #[test]
+    fn code_and_constants_are_not_writable_in_the_direct_map_either() {
+        testing::kernel_machine();
+        for (offset, access) in [
+            (0x0FFF, Access::ReadWrite),
+            (0x1000, Access::Read),
+            (0x4FFF, Access::Read),
+            (0x5000, Access::Read),
+            (0x6FFF, Access::Read),
+            (0x7000, Access::ReadWrite),
+        ] {
+            let found = at(DIRECT_MAP_START + 0x20_0000 + offset).unwrap();
+            assert_eq!(found.attributes.access, access, "{offset:#x}");
         }
     }
 

@@ -150,3 +150,6 @@ impl Drop for Capability {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

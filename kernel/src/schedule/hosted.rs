@@ -1,5 +1,7 @@
 //! On the host nothing runs: who was made ready is noted, for the tests to look at.
 
+use core::sync::atomic::Ordering;
+
 use crate::thread::ThreadPtr;
 
 #[cfg(test)]
@@ -16,8 +18,10 @@ pub fn make_ready(thread: ThreadPtr) {
 /// Nobody waits for the CPU.
 pub fn preemption_point() {}
 
-/// Asks nothing of nobody.
-pub fn ask(_: ThreadPtr, _: u32) {}
+/// Notes what is asked for a thread, in the thread.
+pub fn ask(thread: ThreadPtr, what: u32) {
+    thread.get().asked.fetch_or(what, Ordering::SeqCst);
+}
 
 /// The threads that were made ready since the last call.
 #[cfg(test)]

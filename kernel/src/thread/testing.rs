@@ -16,7 +16,7 @@ use abi::ipc_area::{BUFFER_BYTES, IpcHeader, MAX_HANDLES};
 use abi::{Badge, Deadline, Error, Handle, Priority, Rights, Tag, UserContext};
 use arch::memory::phys_to_virt;
 
-use super::{IpcArea, Machine, Thread, ThreadPtr};
+use super::{IpcArea, Machine, Thread, ThreadPtr, ask};
 use crate::ipc::{Endpoint, Flow, Notification, WaitOn, cancel, reply};
 use crate::memory::account::Account;
 use crate::memory::testing;
@@ -374,6 +374,15 @@ impl Program {
             schedule::make_ready(self.pointer());
         }
         taken
+    }
+
+    /// Its home does what was asked for it; gives what that was.
+    pub(crate) fn serve_asked(&self) -> u32 {
+        let asked = self.thread.asked.swap(0, Ordering::SeqCst);
+        if asked & ask::LOOK != 0 && self.is_blocked() {
+            self.cancel(Error::Cancelled);
+        }
+        asked
     }
 
     /// Goes on after it was woken; gives the status of the call that had blocked.

@@ -130,6 +130,14 @@ impl Bare {
         self.thread.start()?;
         world::end(&self.process, &self.done, patience)
     }
+
+    /// Waits for the end of one that runs already.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn run_to_end(&self) -> rt::Result<ProcessInfo> {
+        world::end(&self.process, &self.done, PATIENCE)
+    }
 }
 
 /// Whether `iretq` and far returns work in user code here.

@@ -3,6 +3,7 @@
 mod calls;
 mod faults;
 mod ipc;
+mod memory;
 mod processes;
 mod registers;
 
@@ -10,10 +11,10 @@ use crate::roles::Role;
 use crate::runner::Test;
 
 /// The tests, in the order in which they run.
-pub const ALL: &[&[Test]] = &[calls::TESTS, registers::TESTS, faults::TESTS, ipc::TESTS, processes::TESTS];
+pub const ALL: &[&[Test]] = &[calls::TESTS, registers::TESTS, faults::TESTS, ipc::TESTS, processes::TESTS, memory::TESTS];
 
 /// The partners that some of them start.
-pub const ROLES: &[&[Role]] = &[ipc::ROLES, processes::ROLES];
+pub const ROLES: &[&[Role]] = &[ipc::ROLES, processes::ROLES, memory::ROLES];
 
 /// A line of a table of tests: a function, whose name is the test's, and the seconds that it may take.
 macro_rules! tests {

@@ -379,7 +379,7 @@ impl Program {
     /// Its home does what was asked for it; gives what that was.
     pub(crate) fn serve_asked(&self) -> u32 {
         let asked = self.thread.asked.swap(0, Ordering::SeqCst);
-        if asked & ask::LOOK != 0 && self.is_blocked() {
+        if asked & ask::LOOK != 0 {
             self.cancel(Error::Cancelled);
         }
         asked

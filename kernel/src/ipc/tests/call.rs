@@ -193,7 +193,7 @@ fn a_bad_tag_is_refused_before_anybody_is_disturbed() {
     }
     assert!(woken().is_empty());
     assert!(server.is_blocked());
-    // As an answer it leaves the reply where it is.
+    // As an answer it uses the reply up, and the caller hears of it.
     client.load(Tag::new(0), WORDS);
     assert_eq!(
         client.call(&endpoint, 0, Deadline::NEVER),
@@ -201,13 +201,13 @@ fn a_bad_tag_is_refused_before_anybody_is_disturbed() {
     );
     woken();
     assert_eq!(server.resume(), Ok(()));
-    let reply = server.reply_handle();
     server.load(Tag(1 << 13), ANSWER);
-    assert_eq!(server.reply(reply), Err(Error::BadArgument));
-    assert!(woken().is_empty());
-    server.load(Tag::new(0), ANSWER);
-    assert_eq!(server.reply(reply), Ok(()));
-    assert_eq!(woken(), [client.pointer()]);
+    assert_eq!(server.reply(server.reply_handle()), Err(Error::BadArgument));
+    assert_eq!(
+        (woken(), client.resume()),
+        (vec![client.pointer()], Err(Error::NoReply))
+    );
+    assert_eq!((server.handles(), client.message().1), (1, WORDS));
 }
 
 #[test]

@@ -250,26 +250,28 @@ fn a_receiver_gets_no_more_handles_than_it_takes() {
 }
 
 #[test]
-fn a_caller_gets_no_more_handles_than_it_takes_and_the_reply_stays() {
+fn an_answer_with_more_handles_than_the_caller_takes_ends_the_call_and_moves_none() {
     let (server, client, endpoint) = pair();
-    client.accept(1);
-    client.load(Tag::new(0), [0; 6]);
-    assert_eq!(
-        client.call(&endpoint, 0, Deadline::NEVER),
-        Ok(Went::Blocked)
-    );
-    assert_eq!(client.reserved(), 1);
-    assert_eq!(server.recv(&endpoint, Deadline::NEVER), Ok(Went::On));
-    let reply = server.reply_handle();
     let handles = [1, 2].map(|badge| log(&server, badge));
     server.post(&handles);
-    server.load(Tag::new(0).with_handles(2, 0b11), [0; 6]);
-    assert_eq!(server.reply(reply), Err(Error::HandlesRefused));
-    assert!(woken().is_empty());
-    assert_eq!(server.handles(), 4);
-    server.load(Tag::new(0).with_handles(1, 0b1), [0; 6]);
-    assert_eq!(server.reply(reply), Ok(()));
-    assert_eq!((woken(), client.resume()), (vec![client.pointer()], Ok(())));
+    for (count, answered) in [(2, Err(Error::HandlesRefused)), (1, Ok(()))] {
+        client.accept(1);
+        client.load(Tag::new(0), [0; 6]);
+        assert_eq!(
+            client.call(&endpoint, 0, Deadline::NEVER),
+            Ok(Went::Blocked)
+        );
+        assert_eq!(client.reserved(), 1);
+        assert_eq!(server.recv(&endpoint, Deadline::NEVER), Ok(Went::On));
+        let reply = server.reply_handle();
+        assert_eq!(server.handles(), 4);
+        server.load(Tag::new(0).with_handles(count, (1 << count) - 1), [0; 6]);
+        assert_eq!(server.reply(reply), answered);
+        assert_eq!(server.reply(reply), Err(Error::BadHandle));
+        let status = answered.map_err(|_| Error::NoReply);
+        assert_eq!((woken(), client.resume()), (vec![client.pointer()], status));
+        assert_eq!(client.reserved(), 0);
+    }
     assert_eq!(
         (
             badge_of(&client, client.came(0)),
@@ -277,14 +279,11 @@ fn a_caller_gets_no_more_handles_than_it_takes_and_the_reply_stays() {
         ),
         (Ok(1), Err(Error::BadHandle))
     );
-    assert_eq!(
-        (client.reserved(), client.handles(), server.handles()),
-        (0, 1, 2)
-    );
+    assert_eq!((client.handles(), server.handles()), (1, 2));
 }
 
 #[test]
-fn a_bad_handle_in_an_answer_leaves_the_reply_where_it_is() {
+fn a_bad_handle_in_an_answer_ends_the_call_and_moves_none() {
     let (server, client, endpoint) = pair();
     client.accept(4);
     for position in 0..4 {
@@ -295,23 +294,17 @@ fn a_bad_handle_in_an_answer_leaves_the_reply_where_it_is() {
         );
         assert_eq!(server.recv(&endpoint, Deadline::NEVER), Ok(Went::On));
         let mut handles = [1, 2, 3, 4].map(|badge| log(&server, badge));
-        let spare = handles[position];
         handles[position] = Handle::new(3, 77);
         server.post(&handles);
         server.load(Tag::new(0).with_handles(4, 0b1111), [0; 6]);
         assert_eq!(server.reply(server.reply_handle()), Err(Error::BadHandle));
-        assert!(client.is_blocked() && woken().is_empty());
         assert_eq!(
-            (client.handles(), server.handles()),
-            (4 * position as u32, 6)
+            (woken(), client.resume()),
+            (vec![client.pointer()], Err(Error::NoReply))
         );
-        handles[position] = spare;
-        server.post(&handles);
-        assert_eq!(server.reply(server.reply_handle()), Ok(()));
-        assert_eq!((woken(), client.resume()), (vec![client.pointer()], Ok(())));
         assert_eq!(
             (client.handles(), client.reserved(), server.handles()),
-            (4 * position as u32 + 4, 0, 1)
+            (0, 0, 5 + 4 * position as u32)
         );
     }
 }

@@ -315,15 +315,23 @@ impl Model {
         else {
             return Err(Error::WrongObject);
         };
-        if self.threads[caller].state != (State::Awaiting { call }) {
-            self.tables[process].remove(&handle.index());
-            return Err(Error::CallerGone);
+        let answered = if self.threads[caller].state == (State::Awaiting { call }) {
+            self.carry(thread, self.threads[caller].accept)
+        } else {
+            Err(Error::CallerGone)
+        };
+        match answered {
+            Ok(items) => {
+                self.tables[process].remove(&handle.index());
+                let message = self.threads[thread].message.clone();
+                self.wake(caller, Outcome::Answered { message, items });
+                Ok(Went::On(Outcome::Status(Ok(()))))
+            }
+            Err(error) => {
+                self.close(process, handle.index());
+                Err(error)
+            }
         }
-        let items = self.carry(thread, self.threads[caller].accept)?;
-        self.tables[process].remove(&handle.index());
-        let message = self.threads[thread].message.clone();
-        self.wake(caller, Outcome::Answered { message, items });
-        Ok(Went::On(Outcome::Status(Ok(()))))
     }
 
     fn close(&mut self, process: usize, slot: u32) {

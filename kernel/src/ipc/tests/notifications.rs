@@ -5,6 +5,7 @@ use abi::{Deadline, Error, Handle, Tag};
 
 use super::pair;
 use crate::ipc::WaitOn;
+use crate::object::Object;
 use crate::thread::testing::*;
 
 fn bits(program: &Program) -> u64 {
@@ -246,5 +247,27 @@ fn the_end_of_a_notification_wakes_its_waiters_with_an_error() {
         waiters
             .iter()
             .all(|waiter| waiter.resume() == Err(Error::PeerClosed))
+    );
+}
+
+#[test]
+fn nobody_begins_to_wait_for_a_notification_that_is_gone() {
+    let (program, notification) = (Program::alone("late"), notification());
+    notification.signal(1);
+    // Its last handle was closed after the thread had looked it up.
+    notification.last_reference();
+    assert_eq!(
+        program
+            .wait(&notification, Deadline::NEVER)
+            .map(|_| bits(&program)),
+        Ok(1)
+    );
+    assert_eq!(
+        program.wait(&notification, Deadline::NEVER),
+        Err(Error::PeerClosed)
+    );
+    assert_eq!(
+        program.wait(&notification, Deadline::NOW),
+        Err(Error::PeerClosed)
     );
 }

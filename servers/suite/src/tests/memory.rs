@@ -1,0 +1,423 @@
+//! Memory: what is mapped is there on every CPU, what is not is on none, and none is lost.
+
+use abi::info::ProcessState;
+use abi::{Call, Error, Protection, Rights};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
+use rt::{AsHandle, Memory, Notification, start, thread, time};
+
+use super::tests;
+use crate::bare::{self, Bare, reg};
+use crate::kernel_calls::raw;
+use crate::roles::Role;
+use crate::verdict::Verdict;
+use crate::world::{World, ending};
+use crate::{check, code, must, same};
+
+tests! {
+    new_memory_is_zero: 20,
+    used_memory_comes_back_as_zero: 30,
+    mapping_can_be_placed_moved_and_taken_away: 10,
+    protection_changes_are_obeyed: 20,
+    memory_is_shared_between_processes: 20,
+    read_and_write_see_what_mappings_see: 10,
+    untouched_memory_costs_nothing: 10,
+    mapping_outlives_its_handle: 10,
+    unmapping_holds_on_every_cpu_when_the_call_returns: 60,
+    protection_holds_on_every_cpu_when_the_call_returns: 60,
+    threads_that_touch_one_page_see_one_page: 30,
+    copies_survive_unmapping_under_way: 30,
+    exhausted_memory_is_an_error_and_comes_back: 60,
+}
+
+/// The partners of these tests.
+pub const ROLES: &[Role] = &[
+    Role { name: "fill-memory", run: fill_memory },
+    Role { name: "use-all-memory", run: use_all_memory },
+    Role { name: "touch-all-memory", run: touch_all_memory },
+];
+
+const PAGE: u64 = 4096;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn new_memory_is_zero(_: &'static World) -> Verdict {
+    for pages in [1, 3, 64, 700] {
+        let mapping = must!(must!(Memory::create(pages * PAGE)).map(Protection::READ_WRITE));
+        // SAFETY: nobody else has it.
+        let words = unsafe { core::slice::from_raw_parts(mapping.as_ptr().cast::<u64>(), mapping.bytes() / 8) };
+        check!(words.iter().all(|word| *word == 0), "new memory of {pages} pages is not zero");
+    }
+    // A length is rounded up to whole pages.
+    same!(must!(must!(Memory::create(1)).size()), PAGE);
+    same!(must!(must!(Memory::create(PAGE + 1)).size()), 2 * PAGE);
+    Ok(())
+}
+
+/// Fills memory with a pattern and goes.
+fn fill_memory(_: &'static World, _: &str) -> u64 {
+    let Ok(memory) = Memory::create(1024 * PAGE) else { return 1 };
+    let Ok(mapping) = memory.map(Protection::READ_WRITE) else { return 2 };
+    // SAFETY: nobody else has it.
+    unsafe { mapping.as_ptr().write_bytes(0xA5, mapping.bytes()) };
+    0
+}
+
+fn used_memory_comes_back_as_zero(world: &'static World) -> Verdict {
+    for _ in 0..3 {
+        let child = must!(world.spawn("role fill-memory", &[]));
+        let info = must!(child.end(PATIENCE));
+        check!(info.code == 0, "the one that fills memory {}", ending(&info));
+        let mapping = must!(must!(Memory::create(2048 * PAGE)).map(Protection::READ_WRITE));
+        // SAFETY: nobody else has it.
+        let words = unsafe { core::slice::from_raw_parts(mapping.as_ptr().cast::<u64>(), mapping.bytes() / 8) };
+        let first = words.iter().position(|word| *word != 0);
+        check!(first.is_none(), "word {first:?} of new memory is not zero");
+    }
+    Ok(())
+}
+
+fn mapping_can_be_placed_moved_and_taken_away(_: &'static World) -> Verdict {
+    const PLACE: u64 = 0x2000_0000_0000;
+    let own = rt::process::current();
+    let memory = must!(Memory::create(4 * PAGE));
+    same!(must!(own.map(&memory, PLACE, 0, 4 * PAGE, Protection::READ_WRITE)), PLACE);
+    same!(own.map(&memory, PLACE + PAGE, 0, PAGE, Protection::READ), Err(Error::AlreadyMapped));
+    same!(own.map(&memory, PLACE - PAGE, 0, 2 * PAGE, Protection::READ), Err(Error::AlreadyMapped));
+    // A second view of a part of it.
+    let second = must!(own.map(&memory, 0, 2 * PAGE, PAGE, Protection::READ));
+    let (first, second) = ((PLACE + 2 * PAGE) as usize as *mut u64, second as usize as *mut u64);
+    // SAFETY: both are mapped, to the same page, and nobody else has it.
+    unsafe {
+        first.write_volatile(0x1234);
+        same!(second.read_volatile(), 0x1234);
+    }
+    // A hole in the middle, which can be filled again.
+    // SAFETY: nothing uses it.
+    must!(unsafe { own.unmap(PLACE + PAGE, PAGE) });
+    // SAFETY: unmapping what is unmapped is fine.
+    must!(unsafe { own.unmap(PLACE + PAGE, PAGE) });
+    must!(own.map(&memory, PLACE + PAGE, 3 * PAGE, PAGE, Protection::READ));
+    // SAFETY: as above, across all three mappings.
+    must!(unsafe { own.unmap(PLACE, 4 * PAGE) });
+    must!(own.map(&memory, PLACE, 0, 4 * PAGE, Protection::READ));
+    // SAFETY: as above.
+    must!(unsafe { own.unmap(PLACE, 4 * PAGE) });
+    Ok(())
+}
+
+/// Runs code with `rbx` pointing to `memory` mapped so; whether it came to its end.
+fn try_access(memory: &Memory, protection: Protection, changed: Option<Protection>, code: &[u8]) -> rt::Result<bool> {
+    const PLACE: u64 = 0x2000_0000;
+    let mut values = bare::pattern();
+    values[reg::RBX] = PLACE;
+    let bare = Bare::new(code, &values)?;
+    bare.process.map(memory, PLACE, 0, PAGE, protection)?;
+    if let Some(changed) = changed {
+        // SAFETY: the process is not this one.
+        unsafe { bare.process.protect(PLACE, PAGE, changed) }?;
+    }
+    Ok(bare.run()?.state == ProcessState::Exited as u32)
+}
+
+fn protection_changes_are_obeyed(_: &'static World) -> Verdict {
+    let memory = must!(Memory::create(PAGE));
+    // Code that ends the process with code 0, to be jumped to.
+    must!(memory.write(0, code!("xor edi, edi", "mov eax, 50", "syscall")));
+    let read = code!("mov rcx, [rbx]", "mov eax, 50", "syscall");
+    let write = code!("mov byte ptr [rbx + 100], 1", "mov eax, 50", "syscall");
+    let jump = code!("jmp rbx");
+    let [r, rw, rx] = [Protection::READ, Protection::READ_WRITE, Protection::READ_EXECUTE];
+    for (first, changed) in [(r, None), (rw, None), (rx, None)]
+        .into_iter()
+        .chain([r, rw, rx].into_iter().flat_map(|first| [r, rw, rx].map(|changed| (first, Some(changed)))))
+    {
+        let now = changed.unwrap_or(first);
+        same!(must!(try_access(&memory, first, changed, read)), true);
+        same!((first, changed, must!(try_access(&memory, first, changed, write))), (first, changed, now.writable()));
+        same!((first, changed, must!(try_access(&memory, first, changed, jump))), (first, changed, now.executable()));
+    }
+    Ok(())
+}
+
+fn memory_is_shared_between_processes(_: &'static World) -> Verdict {
+    let memory = must!(Memory::create(PAGE));
+    let mapping = must!(memory.map(Protection::READ_WRITE));
+    let word = mapping.as_ptr().cast::<AtomicU64>();
+    // SAFETY: mapped, aligned, and used as an atomic by all.
+    let word = unsafe { &*word };
+    let mut bares = Vec::new();
+    for _ in 0..8 {
+        let mut values = bare::pattern();
+        values[reg::RBX] = 0x2000_0000;
+        values[reg::RCX] = 1000;
+        let code = code!("2:", "lock inc qword ptr [rbx]", "loop 2b", "mov eax, 50", "syscall");
+        let bare = must!(Bare::new(code, &values));
+        must!(bare.process.map(&memory, 0x2000_0000, 0, PAGE, Protection::READ_WRITE));
+        must!(bare.thread.start());
+        bares.push(bare);
+    }
+    let start = time::now();
+    while word.load(Ordering::Acquire) < 8000 {
+        check!(time::now() - start < PATIENCE, "{} of 8000 were counted", word.load(Ordering::Relaxed));
+        must!(time::sleep(Duration::from_millis(1)));
+    }
+    same!(word.load(Ordering::Acquire), 8000);
+    Ok(())
+}
+
+fn read_and_write_see_what_mappings_see(_: &'static World) -> Verdict {
+    let memory = must!(Memory::create(5 * PAGE));
+    let text: Vec<u8> = (0..3 * PAGE).map(|index| (index % 251) as u8).collect();
+    must!(memory.write(PAGE - 100, &text));
+    let mapping = must!(memory.map(Protection::READ));
+    // SAFETY: nobody writes to it now.
+    let bytes = unsafe { mapping.as_slice() };
+    same!(bytes[..PAGE as usize - 100].iter().all(|byte| *byte == 0), true);
+    same!(&bytes[PAGE as usize - 100..][..text.len()] == text, true);
+    let mut back = alloc::vec![0; text.len()];
+    must!(memory.read(PAGE - 100, &mut back));
+    same!(back == text, true);
+    // Never-touched pages read as zeros.
+    let mut last = [1; 16];
+    must!(memory.read(5 * PAGE - 16, &mut last));
+    same!(last, [0; 16]);
+    same!(memory.read(5 * PAGE - 8, &mut last), Err(Error::OutOfRange));
+    Ok(())
+}
+
+fn untouched_memory_costs_nothing(world: &'static World) -> Verdict {
+    let before = must!(world.system.memory()).free;
+    let started = time::now();
+    // More than there is.
+    let large = must!(Memory::create(1 << 40));
+    let mapping = must!(large.map(Protection::READ_WRITE));
+    let middle = (mapping.bytes() / 2) as u64;
+    // SAFETY: the page is nobody else's.
+    unsafe { mapping.as_ptr().add(middle as usize).write_volatile(1) };
+    let mut byte = [0];
+    must!(large.read(middle, &mut byte));
+    same!(byte, [1]);
+    let used = before.saturating_sub(must!(world.system.memory()).free);
+    check!(used < 64 * PAGE, "a terabyte with one page in use takes {used} bytes");
+    drop(mapping);
+    drop(large);
+    check!(time::now() - started < Duration::from_secs(2), "it took {:?}", time::now() - started);
+    Ok(())
+}
+
+fn mapping_outlives_its_handle(_: &'static World) -> Verdict {
+    let memory = must!(Memory::create(PAGE));
+    let mapping = must!(memory.map(Protection::READ_WRITE));
+    drop(memory);
+    // SAFETY: mapped until the mapping is dropped, and nobody else has it.
+    unsafe {
+        mapping.as_ptr().write_volatile(7);
+        same!(mapping.as_ptr().read_volatile(), 7);
+    }
+    Ok(())
+}
+
+/// Threads on every CPU but the first hammer a page of a bare process; `change` takes it away from them. Once the call has
+/// returned, a word that only they count up must stand still.
+fn hammer(world: &World, change: fn(&Bare, u64) -> rt::Result<()>) -> Verdict {
+    const PLACE: u64 = 0x2000_0000;
+    for round in 0..6_u64 {
+        let memory = must!(Memory::create(PAGE));
+        let view = must!(memory.map(Protection::READ_WRITE));
+        // SAFETY: mapped, aligned, and used as an atomic by all.
+        let word = unsafe { &*view.as_ptr().cast::<AtomicU64>() };
+        let mut values = bare::pattern();
+        values[reg::RBX] = PLACE;
+        let bare = must!(Bare::new(code!("2:", "lock inc qword ptr [rbx]", "jmp 2b"), &values));
+        must!(bare.process.map(&memory, PLACE, 0, PAGE, Protection::READ_WRITE));
+        let mut threads = Vec::new();
+        for cpu in 0..world.cpus {
+            // SAFETY: the process is not this one.
+            let (thread, _) = must!(unsafe { bare.process.create_thread(bare::CODE, bare::STACK_TOP, 0) });
+            must!(thread.set_affinity(Some(cpu)));
+            must!(thread.start());
+            threads.push(thread);
+        }
+        let start = time::now();
+        while word.load(Ordering::Acquire) < 1000 * (round + 1) {
+            check!(time::now() - start < PATIENCE, "nobody counts");
+            thread::yield_now();
+        }
+        must!(change(&bare, PLACE));
+        // From here on each of them faults at its next write. The first fault ends them all.
+        let then = word.load(Ordering::SeqCst);
+        must!(time::sleep(Duration::from_millis(5)));
+        let now = word.load(Ordering::SeqCst);
+        check!(now == then, "{} writes came after the page was taken away", now - then);
+        let info = must!(bare.run_to_end());
+        check!(info.state == ProcessState::Faulted as u32, "it {}", ending(&info));
+        same!(info.context.cr2, PLACE);
+    }
+    Ok(())
+}
+
+fn unmapping_holds_on_every_cpu_when_the_call_returns(world: &'static World) -> Verdict {
+    // SAFETY: the process is not this one.
+    hammer(world, |bare, place| unsafe { bare.process.unmap(place, PAGE) })
+}
+
+fn protection_holds_on_every_cpu_when_the_call_returns(world: &'static World) -> Verdict {
+    // SAFETY: the process is not this one.
+    hammer(world, |bare, place| unsafe { bare.process.protect(place, PAGE, Protection::READ) })
+}
+
+fn threads_that_touch_one_page_see_one_page(world: &'static World) -> Verdict {
+    const PAGES: usize = 300;
+    for _ in 0..3 {
+        let mapping = Arc::new(must!(must!(Memory::create(PAGES as u64 * PAGE)).map(Protection::READ_WRITE)));
+        let go = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        for cpu in 0..world.cpus {
+            let (mapping, go) = (Arc::clone(&mapping), Arc::clone(&go));
+            threads.push(must!(thread::Builder::new().cpu(cpu).spawn(move || {
+                while !go.load(Ordering::Acquire) {
+                    thread::yield_now();
+                }
+                for page in 0..PAGES {
+                    // SAFETY: mapped, aligned, and used as an atomic by all.
+                    let word = unsafe { &*mapping.as_ptr().add(page * PAGE as usize).cast::<AtomicU64>() };
+                    word.fetch_add(1, Ordering::Relaxed);
+                }
+            })));
+        }
+        go.store(true, Ordering::Release);
+        for thread in threads {
+            must!(thread.join(time::after(Duration::from_secs(10))));
+        }
+        for page in 0..PAGES {
+            // SAFETY: as above.
+            let word = unsafe { &*mapping.as_ptr().add(page * PAGE as usize).cast::<AtomicU64>() };
+            same!((page, word.load(Ordering::Relaxed)), (page, u64::from(world.cpus)));
+        }
+    }
+    Ok(())
+}
+
+fn copies_survive_unmapping_under_way(world: &'static World) -> Verdict {
+    const PLACE: u64 = 0x2100_0000_0000;
+    const BYTES: u64 = 64 * PAGE;
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let remapper = must!(thread::Builder::new().cpu(world.cpus - 1).spawn(move || {
+        let own = rt::process::current();
+        let mut rounds = 0_u64;
+        while !stopped.load(Ordering::Relaxed) {
+            let memory = Memory::create(BYTES)?;
+            own.map(&memory, PLACE, 0, BYTES, Protection::READ_WRITE)?;
+            thread::yield_now();
+            // SAFETY: nothing uses it but the kernel's copies, which must bear it.
+            unsafe { own.unmap(PLACE, BYTES) }?;
+            rounds += 1;
+        }
+        Ok::<u64, Error>(rounds)
+    }));
+    let source = must!(Memory::create(BYTES));
+    let (mut good, mut bad) = (0, 0);
+    let start = time::now();
+    while time::now() - start < Duration::from_millis(400) {
+        for call in [Call::MemoryRead, Call::MemoryWrite] {
+            match Error::from_code(raw(call as u64, &[source.handle().0, 0, PLACE, BYTES]).status) {
+                None => good += 1,
+                Some(Error::BadPointer) => bad += 1,
+                Some(error) => crate::fail!("a copy failed otherwise: {error}"),
+            }
+        }
+        if world.cpus == 1 {
+            thread::yield_now();
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let rounds = must!(must!(remapper.join(time::after(PATIENCE))));
+    check!(rounds > 0 && good + bad > 0, "{rounds} rounds, {good} good copies, {bad} bad");
+    Ok(())
+}
+
+/// Takes memory until there is none, by system calls.
+fn use_all_memory(_: &'static World, _: &str) -> u64 {
+    let Ok(full) = start::take::<Notification>("full") else { return 1 };
+    let Ok(memory) = Memory::create(1 << 40) else { return 2 };
+    let piece = alloc::vec![1_u8; 256 * 1024];
+    let mut offset = 0;
+    let error = loop {
+        match memory.write(offset, &piece) {
+            Ok(()) => offset += piece.len() as u64,
+            Err(error) => break error,
+        }
+    };
+    if !matches!(error, Error::NoMemory | Error::QuotaExceeded | Error::BadPointer) {
+        return 3;
+    }
+    // Everything else fails as it should, or works.
+    for _ in 0..200 {
+        let _ = Notification::create().map(|notification| notification.into_handle().into_raw());
+        let _ = rt::Process::create("late").map(|process| process.into_handle().into_raw());
+        let _ = thread::spawn(|| ());
+    }
+    let _ = full.signal(1);
+    let _ = time::sleep_until(rt::Deadline::NEVER);
+    4
+}
+
+/// Takes memory until there is none, by touching it.
+fn touch_all_memory(_: &'static World, _: &str) -> u64 {
+    let Ok(memory) = Memory::create(1 << 40) else { return 2 };
+    let Ok(mapping) = memory.map(Protection::READ_WRITE) else { return 3 };
+    for page in 0.. {
+        // SAFETY: nobody else has it; at its end it faults, which is what this is for.
+        unsafe { mapping.as_ptr().add(page * PAGE as usize).write_volatile(1) };
+    }
+    4
+}
+
+/// Waits until as much is free as before, but for a little.
+fn comes_back(world: &World, before: u64) -> Verdict {
+    let tolerance = 64 * PAGE;
+    let start = time::now();
+    loop {
+        let free = must!(world.system.memory()).free;
+        if free + tolerance >= before {
+            return Ok(());
+        }
+        check!(
+            time::now() - start < Duration::from_secs(10),
+            "{} KiB of memory did not come back",
+            (before - free) / 1024
+        );
+        must!(time::sleep(Duration::from_millis(5)));
+    }
+}
+
+fn exhausted_memory_is_an_error_and_comes_back(world: &'static World) -> Verdict {
+    // Once to let the kernel's own tables grow to what they need.
+    for round in 0..2 {
+        let before = must!(world.system.memory()).free;
+        let full = must!(Notification::create());
+        let given = must!(full.duplicate(Rights::SIGNAL | Rights::TRANSFER | Rights::QUERY));
+        let child = must!(world.spawn("role use-all-memory", &[("full", given.handle())]));
+        match full.wait(time::after(Duration::from_secs(20))) {
+            Ok(_) => {}
+            Err(_) => crate::fail!("it {}", ending(&must!(child.process.info()))),
+        }
+        must!(child.process.kill(0));
+        let info = must!(child.end(PATIENCE));
+        check!(info.state == ProcessState::Killed as u32, "it {}", ending(&info));
+        drop(child);
+        let child = must!(world.spawn("role touch-all-memory", &[]));
+        let info = must!(child.end(Duration::from_secs(20)));
+        check!(info.state == ProcessState::Faulted as u32, "it {}", ending(&info));
+        drop(child);
+        if round == 1 {
+            comes_back(world, before)?;
+        } else {
+            must!(time::sleep(Duration::from_millis(100)));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,270 @@
+//! Who runs when, where, and by which clock.
+
+use abi::{Call, Priority};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
+use rt::{Deadline, Notification, thread, time};
+
+use super::tests;
+use crate::kernel_calls::raw;
+use crate::verdict::Verdict;
+use crate::world::World;
+use crate::{check, must, same};
+
+tests! {
+    every_cpu_runs_threads: 20,
+    threads_stay_on_their_cpu: 20,
+    higher_priority_runs_first: 20,
+    lower_priority_waits_for_higher: 20,
+    equal_priorities_share_a_cpu: 30,
+    yield_lets_equals_run: 20,
+    time_never_runs_backwards: 20,
+    sleepers_wake_in_order_and_not_early: 20,
+    idle_cpus_are_idle: 20,
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn soon() -> Deadline {
+    time::after(PATIENCE)
+}
+
+fn priority(level: u64) -> Priority {
+    Priority::new(level).unwrap_or(Priority::LOWEST)
+}
+
+/// Spins for so long.
+fn spin(duration: Duration) {
+    let start = time::now();
+    while time::now() - start < duration {
+        core::hint::spin_loop();
+    }
+}
+
+fn every_cpu_runs_threads(world: &'static World) -> Verdict {
+    let cpus = must!(world.system.cpus());
+    same!(cpus.len() as u32, world.cpus);
+    // All at once: each waits for all the others, which only works if all of them run.
+    let here = Arc::new(AtomicU64::new(0));
+    let all = u64::from(world.cpus);
+    let mut threads = Vec::new();
+    for cpu in 0..world.cpus {
+        let here = Arc::clone(&here);
+        threads.push(must!(thread::Builder::new().cpu(cpu).spawn(move || {
+            here.fetch_add(1, Ordering::AcqRel);
+            while here.load(Ordering::Acquire) < all {
+                core::hint::spin_loop();
+            }
+        })));
+    }
+    for thread in threads {
+        must!(thread.join(soon()));
+    }
+    for (before, after) in cpus.iter().zip(must!(world.system.cpus())) {
+        same!(before.index, after.index);
+        check!(after.switches > before.switches, "CPU {} did not switch", after.index);
+        check!(after.busy_ns <= after.up_ns, "CPU {} was busy for longer than it is up", after.index);
+    }
+    let mut ids: Vec<u32> = cpus.iter().map(|cpu| cpu.apic_id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    same!(ids.len(), cpus.len());
+    Ok(())
+}
+
+fn threads_stay_on_their_cpu(world: &'static World) -> Verdict {
+    let own = must!(rt::process::current().info()).id;
+    for cpu in 0..world.cpus {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        for _ in 0..3 {
+            let stop = Arc::clone(&stop);
+            threads.push(must!(thread::Builder::new().cpu(cpu).spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    thread::yield_now();
+                    let _ = time::sleep(Duration::from_micros(100));
+                }
+            })));
+        }
+        for _ in 0..10 {
+            must!(time::sleep(Duration::from_millis(2)));
+            let mine = must!(world.system.threads()).into_iter().filter(|info| info.process == own && info.cpu == cpu);
+            check!(mine.count() >= 3, "threads of CPU {cpu} are elsewhere");
+        }
+        stop.store(true, Ordering::Relaxed);
+        for thread in threads {
+            must!(thread.join(soon()));
+        }
+    }
+    Ok(())
+}
+
+fn higher_priority_runs_first(world: &'static World) -> Verdict {
+    // A low one spins; a high one on the same CPU must get in soon after it is woken.
+    for cpu in 0..world.cpus {
+        let stop = Arc::new(AtomicBool::new(false));
+        let spinning = Arc::clone(&stop);
+        let low = must!(thread::Builder::new().cpu(cpu).priority(priority(4)).spawn(move || {
+            while !spinning.load(Ordering::Relaxed) {
+                core::hint::spin_loop();
+            }
+        }));
+        let wake = Arc::new(must!(Notification::create()));
+        let done = Arc::new(must!(Notification::create()));
+        let (woken, tells) = (Arc::clone(&wake), Arc::clone(&done));
+        let high = must!(thread::Builder::new().cpu(cpu).priority(priority(20)).spawn(move || {
+            for _ in 0..10 {
+                woken.wait(soon())?;
+                tells.signal(1)?;
+            }
+            Ok::<(), abi::Error>(())
+        }));
+        for _ in 0..10 {
+            must!(wake.signal(1));
+            must!(done.wait(soon()));
+        }
+        must!(must!(high.join(soon())));
+        stop.store(true, Ordering::Relaxed);
+        must!(low.join(soon()));
+    }
+    Ok(())
+}
+
+fn lower_priority_waits_for_higher(world: &'static World) -> Verdict {
+    let cpu = world.cpus - 1;
+    let count = Arc::new(AtomicU64::new(0));
+    let counting = Arc::clone(&count);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let low = must!(thread::Builder::new().cpu(cpu).priority(priority(2)).spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            counting.fetch_add(1, Ordering::Relaxed);
+        }
+    }));
+    while count.load(Ordering::Relaxed) == 0 {
+        must!(time::sleep(Duration::from_millis(1)));
+    }
+    let counted = Arc::clone(&count);
+    let high = must!(thread::Builder::new().cpu(cpu).priority(priority(30)).spawn(move || {
+        let before = counted.load(Ordering::Relaxed);
+        spin(Duration::from_millis(60));
+        counted.load(Ordering::Relaxed) - before
+    }));
+    same!(must!(high.join(soon())), 0);
+    stop.store(true, Ordering::Relaxed);
+    must!(low.join(soon()));
+    Ok(())
+}
+
+fn equal_priorities_share_a_cpu(world: &'static World) -> Verdict {
+    let cpu = world.cpus - 1;
+    let counts = Arc::new([const { AtomicU64::new(0) }; 3]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut threads = Vec::new();
+    for number in 0..3 {
+        let (counts, stop) = (Arc::clone(&counts), Arc::clone(&stop));
+        threads.push(must!(thread::Builder::new().cpu(cpu).priority(priority(10)).spawn(move || {
+            let mut last = time::now_ns();
+            while !stop.load(Ordering::Relaxed) {
+                // Time that passed while others ran doesn't count: a turn is far longer than one round of this loop.
+                let now = time::now_ns();
+                if now - last < 1_000_000 {
+                    counts[number].fetch_add(now - last, Ordering::Relaxed);
+                }
+                last = now;
+            }
+        })));
+    }
+    must!(time::sleep(Duration::from_millis(400)));
+    stop.store(true, Ordering::Relaxed);
+    for thread in threads {
+        must!(thread.join(soon()));
+    }
+    let times: Vec<u64> = counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+    let (least, most) = (times.iter().min().copied(), times.iter().max().copied());
+    // Far from exact: the emulator's own threads take turns as well.
+    check!(least.unwrap_or(0) * 8 > most.unwrap_or(0), "shares of {times:?} ns");
+    Ok(())
+}
+
+fn yield_lets_equals_run(world: &'static World) -> Verdict {
+    // Two threads hand a counter to and fro by nothing but `yield`.
+    let cpu = world.cpus - 1;
+    let turn = Arc::new(AtomicU64::new(0));
+    let mut threads = Vec::new();
+    for parity in 0..2 {
+        let turn = Arc::clone(&turn);
+        threads.push(must!(thread::Builder::new().cpu(cpu).spawn(move || {
+            for _ in 0..1000 {
+                while turn.load(Ordering::Acquire) % 2 != parity {
+                    thread::yield_now();
+                }
+                turn.fetch_add(1, Ordering::AcqRel);
+            }
+        })));
+    }
+    for thread in threads {
+        must!(thread.join(soon()));
+    }
+    same!(turn.load(Ordering::Relaxed), 2000);
+    Ok(())
+}
+
+fn time_never_runs_backwards(world: &'static World) -> Verdict {
+    // One clock for all: each reads it and raises the highest reading so far, which must not be above its own next one.
+    let highest = Arc::new(AtomicU64::new(0));
+    let mut threads = Vec::new();
+    for cpu in 0..world.cpus {
+        let highest = Arc::clone(&highest);
+        threads.push(must!(thread::Builder::new().cpu(cpu).spawn(move || {
+            let mut worst = 0_u64;
+            for _ in 0..3000 {
+                let seen = highest.load(Ordering::SeqCst);
+                let now = time::now_ns();
+                worst = worst.max(seen.saturating_sub(now));
+                highest.fetch_max(now, Ordering::SeqCst);
+            }
+            worst
+        })));
+    }
+    for thread in threads {
+        let worst = must!(thread.join(soon()));
+        check!(worst == 0, "time ran backwards by {worst} ns");
+    }
+    Ok(())
+}
+
+fn sleepers_wake_in_order_and_not_early(world: &'static World) -> Verdict {
+    let start = time::now_ns();
+    let mut threads = Vec::new();
+    for number in 0..12_u64 {
+        let deadline = start + 20_000_000 + (number * 7 % 12) * 5_000_000;
+        let cpu = (number % u64::from(world.cpus)) as u32;
+        threads.push(must!(thread::Builder::new().cpu(cpu).spawn(move || {
+            time::sleep_until(Deadline(deadline)).map(|()| (deadline, time::now_ns()))
+        })));
+    }
+    for thread in threads {
+        let (deadline, woke) = must!(must!(thread.join(soon())));
+        check!(woke >= deadline, "a sleeper woke {} ns early", deadline - woke);
+        check!(woke - deadline < 1_000_000_000, "a sleeper woke {} ns late", woke - deadline);
+    }
+    Ok(())
+}
+
+fn idle_cpus_are_idle(world: &'static World) -> Verdict {
+    let before = must!(world.system.cpus());
+    must!(time::sleep(Duration::from_millis(300)));
+    let after = must!(world.system.cpus());
+    for (before, after) in before.iter().zip(&after) {
+        let (busy, up) = (after.busy_ns - before.busy_ns, after.up_ns - before.up_ns);
+        check!(busy < up / 2, "CPU {} was busy for {busy} of {up} ns", after.index);
+        // Without work, no clock ticks.
+        let interrupts = after.interrupts - before.interrupts;
+        check!(interrupts < 100, "CPU {} took {interrupts} interrupts", after.index);
+    }
+    same!(raw(Call::Yield as u64, &[]).status, 0);
+    Ok(())
+}

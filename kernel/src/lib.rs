@@ -4,6 +4,13 @@
 //! needs the machine is compiled for `target_os = "none"` only.
 
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests run where memory does not end"
+    )
+)]
 
 pub mod boot;
 pub mod io_ports;

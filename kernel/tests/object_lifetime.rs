@@ -3,6 +3,11 @@
 //! The list of retired objects is one for the whole kernel, and these tests must know who empties it when. So they are a
 //! program of their own, and take turns.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests run where memory does not end"
+)]
+
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
@@ -18,7 +23,7 @@ const RAM_START: u64 = 1 << 32;
 const RAM_BYTES: u64 = 8 << 20;
 
 /// What a live object holds in its second word, from its first.
-const MAGIC: u64 = 0x5EED_0F_A11_71FE;
+const MAGIC: u64 = 0x5EED_0FA1_171F_EEE5;
 
 /// What became of one object.
 #[derive(Default)]
@@ -139,7 +144,7 @@ fn reclaim(budget: usize, cpus: &[Seen]) -> Vec<usize> {
         &|visit| {
             cpus.iter()
                 .enumerate()
-                .for_each(|(index, seen)| visit(index, seen))
+                .for_each(|(index, seen)| visit(index, seen));
         },
         &mut |straggler| stragglers.push(straggler),
     );
@@ -335,8 +340,8 @@ fn the_last_piece_of_the_only_object_and_one_retired_meanwhile_are_both_found() 
 
 #[test]
 fn a_long_chain_of_objects_ends_one_by_one() {
-    let _turn = alone();
     const LENGTH: usize = 20_000;
+    let _turn = alone();
     let fate = Arc::default();
     let mut head = None;
     for number in 0..LENGTH {
@@ -473,9 +478,9 @@ fn cpus_never_see_a_dead_object_and_all_objects_die() {
             });
         }
     });
-    places
-        .iter()
-        .for_each(|place| drop(place.lock().unwrap().take()));
+    for place in &places {
+        drop(place.lock().unwrap().take());
+    }
     reclaim_all(&[]);
     let created = created.load(Ordering::Relaxed) as u32;
     assert!(created > 1000);

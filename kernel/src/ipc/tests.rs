@@ -1,13 +1,13 @@
 //! Messages between threads that stand still: each test is a program of few steps on the rig of
-//! [`thread::testing`](crate::thread::testing). At the end two tests leave the steps to chance: [`model`] in one thread, against a
+//! [`thread::testing`](crate::thread::testing). At the end two tests leave the steps to chance: [`random`] in one thread, against a
 //! plain model of what must happen, and [`race`] on several real threads that stand for CPUs.
 
 mod call;
 mod cancelling;
 mod handles;
-mod model;
 mod notifications;
 mod race;
+mod random;
 mod replies;
 
 use crate::ipc::Endpoint;

@@ -207,7 +207,7 @@ impl Program {
             self.thread
                 .area
                 .buffer()
-                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
         };
     }
 

@@ -106,7 +106,11 @@ fn each_call_has_a_stamp_of_its_own() {
                 .all(|&former| !thread.take_awaiting(Some(former)))
         );
         assert!(!thread.take_awaiting(Some(stamp + 1)));
-        assert!(thread.take_awaiting(if stamp % 4 == 0 { None } else { Some(stamp) }));
+        assert!(thread.take_awaiting(if stamp.is_multiple_of(4) {
+            None
+        } else {
+            Some(stamp)
+        }));
         assert!(!thread.take_awaiting(None) && !thread.take_awaiting(Some(stamp)));
         assert_eq!(thread.wait.on(), WaitOn::Nothing);
         stamps.push(stamp);

@@ -7,6 +7,9 @@ use crate::ipc::WaitOn;
 use crate::object::AnyObject;
 use crate::thread::testing::*;
 
+/// A call that blocks.
+type Wait<'a> = &'a dyn Fn() -> Result<Went, Error>;
+
 #[test]
 fn each_kind_of_wait_can_be_cancelled_and_leaves_nothing_behind() {
     let (server, client, endpoint) = pair();
@@ -17,7 +20,7 @@ fn each_kind_of_wait_can_be_cancelled_and_leaves_nothing_behind() {
     for error in [Error::TimedOut, Error::Cancelled] {
         client.load(Tag::new(1), [1; 6]);
         client.accept(3);
-        let waits: [(&str, &dyn Fn() -> Result<Went, Error>); 6] = [
+        let waits: [(&str, Wait<'_>); 6] = [
             ("send", &|| client.send(&endpoint, 0, Deadline::NEVER)),
             ("call", &|| client.call(&endpoint, 0, Deadline::NEVER)),
             ("reply", &|| {

@@ -284,13 +284,11 @@ proptest! {
                     prop_assert!(model.insert(handle.0, next).is_none());
                     reserved -= 1;
                 }
-                Step::Age { pick, left } => if let Some(handle) = picked(pick) {
-                    if handle.generation() < u32::MAX - 1 {
-                        let badge = model.remove(&handle.0).unwrap();
-                        let aged = table.age(handle, u32::MAX - left);
-                        stale.push(handle);
-                        model.insert(aged.0, badge);
-                    }
+                Step::Age { pick, left } => if let Some(handle) = picked(pick).filter(|handle| handle.generation() < u32::MAX - 1) {
+                    let badge = model.remove(&handle.0).unwrap();
+                    let aged = table.age(handle, u32::MAX - left);
+                    stale.push(handle);
+                    model.insert(aged.0, badge);
                 }
                 Step::Empty => {
                     let mut from = 0;

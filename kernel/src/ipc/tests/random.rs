@@ -2,18 +2,22 @@
 //!
 //! Five threads of three processes do random things on two endpoints and two notifications: they call, send, receive, answer, drop
 //! replies, wait, signal, bind, sleep, are cancelled and end; messages carry bytes and all kinds of handles, some of them bad.
-//! The model says of each step what it returns, who is woken in which order, and what each then finds in
+//! The [`model`] says of each [`step`] what it returns, who is woken in which order, and what each then finds in
 //! its registers and table. So no message is lost, doubled or given to another, and nobody is woken but once. Slots in use and
 //! slots reserved are counted after each step, and at the end all memory is back.
 
-use std::collections::{BTreeMap, VecDeque};
+mod model;
+mod step;
+
+use std::collections::BTreeMap;
 
 use abi::info::{ProcessState, ThreadState};
-use abi::ipc_area::MAX_HANDLES;
 use abi::register::{RECEIVED_MESSAGE, RECEIVED_NOTIFICATION};
 use abi::{Deadline, Error, Handle, Rights, Tag};
 use proptest::prelude::*;
 
+use self::model::{Bits, Item, Message, Model, Modelled, Outcome, Queues, State, Went};
+use self::step::{Op, op};
 use crate::ipc::{Endpoint, Notification, ReplyTarget};
 use crate::memory::account::Account;
 use crate::object::{AnyObject, Ref};
@@ -30,372 +34,6 @@ const NOTIFICATIONS: usize = 2;
 const TOKENS: u64 = 3;
 /// Names nothing in any table.
 const BAD: Handle = Handle::new(3, 0xFFFF_FFF0);
-
-/// What a thread does, or what is done to it.
-#[derive(Clone, Debug)]
-enum Op {
-    Call(Sending),
-    Send(Sending),
-    Recv {
-        endpoint: usize,
-        accept: u32,
-        now: bool,
-    },
-    Reply {
-        pick: usize,
-        carry: Vec<(usize, bool)>,
-        bytes: usize,
-    },
-    Close {
-        pick: usize,
-    },
-    Wait {
-        notification: usize,
-        now: bool,
-    },
-    Signal {
-        notification: usize,
-        bits: u64,
-    },
-    Bind {
-        notification: usize,
-    },
-    Unbind,
-    Sleep,
-    Cancel {
-        error: Error,
-    },
-    Leave,
-}
-
-/// A message on its way into an endpoint.
-#[derive(Clone, Debug)]
-struct Sending {
-    endpoint: usize,
-    badge: u64,
-    /// Picks from the table, and whether each is moved.
-    carry: Vec<(usize, bool)>,
-    bytes: usize,
-    /// What a call takes with its answer.
-    accept: u32,
-    now: bool,
-}
-
-/// What a handle names.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Item {
-    Token(u64),
-    Endpoint(usize),
-    Reply { caller: usize, call: u64 },
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
-    Running,
-    Sending { endpoint: usize, wants_reply: bool },
-    Receiving { endpoint: usize },
-    Awaiting { call: u64 },
-    Waiting { notification: usize },
-    Sleeping,
-    Gone,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Message {
-    number: u64,
-    bytes: usize,
-    carry: Vec<(Handle, bool)>,
-}
-
-/// What a thread finds when it goes on.
-#[derive(Clone, Debug)]
-enum Outcome {
-    Status(Result<(), Error>),
-    Received {
-        message: Message,
-        badge: u64,
-        items: Vec<Item>,
-        reply: Option<Item>,
-    },
-    Answered {
-        message: Message,
-        items: Vec<Item>,
-    },
-    Waited(u64),
-    Notified(u64),
-}
-
-/// What a step does to the thread that makes it.
-#[derive(Clone, Debug)]
-enum Went {
-    On(Outcome),
-    Blocked,
-}
-
-struct Modelled {
-    state: State,
-    /// Handles that its wait takes, and whether there is a slot for a reply besides.
-    reserved: u32,
-    accept: u32,
-    badge: u64,
-    message: Message,
-    bound: Option<usize>,
-}
-
-#[derive(Default)]
-struct Bits {
-    bits: u64,
-    waiters: VecDeque<usize>,
-    bound: Option<usize>,
-}
-
-#[derive(Default)]
-struct Queues {
-    senders: VecDeque<usize>,
-    receivers: VecDeque<usize>,
-}
-
-/// The model alone.
-struct Model {
-    threads: Vec<Modelled>,
-    /// By slot.
-    tables: Vec<BTreeMap<u32, (Handle, Item)>>,
-    endpoints: Vec<Queues>,
-    notifications: Vec<Bits>,
-    /// Who is woken in this step, in order, and what for.
-    woken: Vec<(usize, Outcome)>,
-    calls: u64,
-}
-
-impl Model {
-    fn receivers(&self, endpoint: usize) -> usize {
-        self.tables
-            .iter()
-            .flat_map(BTreeMap::values)
-            .filter(|(_, item)| *item == Item::Endpoint(endpoint))
-            .count()
-    }
-
-    fn wake(&mut self, thread: usize, outcome: Outcome) {
-        self.threads[thread].state = State::Running;
-        self.threads[thread].reserved = 0;
-        self.woken.push((thread, outcome));
-    }
-
-    fn item(&self, process: usize, handle: Handle) -> Option<Item> {
-        self.tables[process]
-            .get(&handle.index())
-            .filter(|(there, _)| *there == handle)
-            .map(|(_, item)| *item)
-    }
-
-    /// Takes what the sender's message carries out of its table.
-    fn carry(&mut self, sender: usize, accept: u32) -> Result<Vec<Item>, Error> {
-        let (process, carry) = (
-            PROCESS_OF[sender],
-            self.threads[sender].message.carry.clone(),
-        );
-        if carry.len() as u32 > accept {
-            return Err(Error::HandlesRefused);
-        }
-        let mut items = Vec::new();
-        for (handle, moved) in &carry {
-            let item = self.item(process, *handle).ok_or(Error::BadHandle)?;
-            if *moved && carry.iter().filter(|(other, _)| other == handle).count() > 1 {
-                return Err(Error::BadArgument);
-            }
-            if !moved && matches!(item, Item::Reply { .. }) {
-                return Err(Error::NoRight);
-            }
-            items.push(item);
-        }
-        for (handle, moved) in carry {
-            if moved {
-                self.tables[process].remove(&handle.index());
-            }
-        }
-        Ok(items)
-    }
-
-    fn received(&mut self, sender: usize, items: Vec<Item>, wants_reply: bool) -> Outcome {
-        let reply = wants_reply.then(|| {
-            self.calls += 1;
-            self.threads[sender].state = State::Awaiting { call: self.calls };
-            Item::Reply {
-                caller: sender,
-                call: self.calls,
-            }
-        });
-        Outcome::Received {
-            message: self.threads[sender].message.clone(),
-            badge: self.threads[sender].badge,
-            items,
-            reply,
-        }
-    }
-
-    fn send(
-        &mut self,
-        thread: usize,
-        endpoint: usize,
-        wants_reply: bool,
-        now: bool,
-    ) -> Result<Went, Error> {
-        if self.receivers(endpoint) == 0 {
-            return Err(Error::PeerClosed);
-        }
-        let Some(&receiver) = self.endpoints[endpoint].receivers.front() else {
-            if now {
-                return Err(Error::TimedOut);
-            }
-            self.threads[thread].state = State::Sending {
-                endpoint,
-                wants_reply,
-            };
-            self.endpoints[endpoint].senders.push_back(thread);
-            return Ok(Went::Blocked);
-        };
-        let items = self.carry(thread, self.threads[receiver].accept)?;
-        self.endpoints[endpoint].receivers.pop_front();
-        let outcome = self.received(thread, items, wants_reply);
-        self.wake(receiver, outcome);
-        Ok(if wants_reply {
-            Went::Blocked
-        } else {
-            Went::On(Outcome::Status(Ok(())))
-        })
-    }
-
-    fn receive(
-        &mut self,
-        thread: usize,
-        endpoint: usize,
-        accept: u32,
-        now: bool,
-    ) -> Result<Went, Error> {
-        if let Some(notification) = self.threads[thread].bound
-            && self.notifications[notification].bits != 0
-        {
-            let bits = core::mem::take(&mut self.notifications[notification].bits);
-            return Ok(Went::On(Outcome::Notified(bits)));
-        }
-        loop {
-            if self.receivers(endpoint) == 0 {
-                return Err(Error::PeerClosed);
-            }
-            let Some(sender) = self.endpoints[endpoint].senders.pop_front() else {
-                if now {
-                    return Err(Error::TimedOut);
-                }
-                self.threads[thread].state = State::Receiving { endpoint };
-                self.threads[thread].accept = accept;
-                self.threads[thread].reserved = accept + 1;
-                self.endpoints[endpoint].receivers.push_back(thread);
-                return Ok(Went::Blocked);
-            };
-            let State::Sending { wants_reply, .. } = self.threads[sender].state else {
-                panic!("{sender} does not send")
-            };
-            match self.carry(sender, accept) {
-                Err(error) => self.wake(sender, Outcome::Status(Err(error))),
-                Ok(items) => {
-                    let outcome = self.received(sender, items, wants_reply);
-                    if !wants_reply {
-                        self.wake(sender, Outcome::Status(Ok(())));
-                    }
-                    return Ok(Went::On(outcome));
-                }
-            }
-        }
-    }
-
-    fn reply(&mut self, thread: usize, handle: Handle) -> Result<Went, Error> {
-        let process = PROCESS_OF[thread];
-        let Item::Reply { caller, call } = self.item(process, handle).ok_or(Error::BadHandle)?
-        else {
-            return Err(Error::WrongObject);
-        };
-        let answered = if self.threads[caller].state == (State::Awaiting { call }) {
-            self.carry(thread, self.threads[caller].accept)
-        } else {
-            Err(Error::CallerGone)
-        };
-        match answered {
-            Ok(items) => {
-                self.tables[process].remove(&handle.index());
-                let message = self.threads[thread].message.clone();
-                self.wake(caller, Outcome::Answered { message, items });
-                Ok(Went::On(Outcome::Status(Ok(()))))
-            }
-            Err(error) => {
-                self.close(process, handle.index());
-                Err(error)
-            }
-        }
-    }
-
-    fn close(&mut self, process: usize, slot: u32) {
-        match self.tables[process].remove(&slot) {
-            Some((_, Item::Reply { caller, call }))
-                if self.threads[caller].state == (State::Awaiting { call }) =>
-            {
-                self.wake(caller, Outcome::Status(Err(Error::NoReply)));
-            }
-            Some((_, Item::Endpoint(endpoint))) if self.receivers(endpoint) == 0 => {
-                let Queues { senders, receivers } = core::mem::take(&mut self.endpoints[endpoint]);
-                for thread in senders.into_iter().chain(receivers) {
-                    self.wake(thread, Outcome::Status(Err(Error::PeerClosed)));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn signal(&mut self, notification: usize, bits: u64) {
-        let state = &mut self.notifications[notification];
-        if bits == 0 {
-            return;
-        }
-        state.bits |= bits;
-        if let Some(waiter) = state.waiters.pop_front() {
-            let bits = core::mem::take(&mut state.bits);
-            self.wake(waiter, Outcome::Waited(bits));
-        } else if let Some(bound) = state.bound
-            && let State::Receiving { endpoint } = self.threads[bound].state
-        {
-            let bits = core::mem::take(&mut state.bits);
-            self.endpoints[endpoint]
-                .receivers
-                .retain(|&thread| thread != bound);
-            self.wake(bound, Outcome::Notified(bits));
-        }
-    }
-
-    /// Takes a thread out of where it waits; false if it runs.
-    fn cancel(&mut self, thread: usize, error: Error) -> bool {
-        match self.threads[thread].state {
-            State::Running | State::Gone => return false,
-            State::Sending { endpoint, .. } => self.endpoints[endpoint]
-                .senders
-                .retain(|&other| other != thread),
-            State::Receiving { endpoint } => self.endpoints[endpoint]
-                .receivers
-                .retain(|&other| other != thread),
-            State::Waiting { notification } => self.notifications[notification]
-                .waiters
-                .retain(|&other| other != thread),
-            State::Awaiting { .. } | State::Sleeping => {}
-        }
-        self.wake(thread, Outcome::Status(Err(error)));
-        true
-    }
-
-    fn unbind(&mut self, thread: usize) {
-        if let Some(notification) = self.threads[thread].bound.take() {
-            self.notifications[notification].bound = None;
-        }
-    }
-}
 
 /// The model and what it is a model of.
 struct World {
@@ -577,18 +215,7 @@ impl World {
                 assert_eq!(self.program(thread).close(handle).is_ok(), handle != BAD);
             }
             Op::Wait { notification, now } => {
-                let state = &mut self.model.notifications[*notification];
-                let expected = match core::mem::take(&mut state.bits) {
-                    0 if *now => Err(Error::TimedOut),
-                    0 => {
-                        state.waiters.push_back(thread);
-                        self.model.threads[thread].state = State::Waiting {
-                            notification: *notification,
-                        };
-                        Ok(Went::Blocked)
-                    }
-                    bits => Ok(Went::On(Outcome::Waited(bits))),
-                };
+                let expected = self.model.wait(thread, *notification, *now);
                 let went = self
                     .program(thread)
                     .wait(&self.notifications[*notification], deadline(*now));
@@ -600,17 +227,10 @@ impl World {
             }
             Op::Bind { notification } => {
                 if self.model.threads[thread].bound.is_none() {
-                    let free = self.model.notifications[*notification].bound.is_none();
-                    let expected = if free { Ok(()) } else { Err(Error::Busy) };
-                    if free {
-                        self.model.notifications[*notification].bound = Some(thread);
-                        self.model.threads[thread].bound = Some(*notification);
-                    }
-                    assert_eq!(
-                        self.program(thread)
-                            .bind(&self.notifications[*notification]),
-                        expected
-                    );
+                    let bound = self
+                        .program(thread)
+                        .bind(&self.notifications[*notification]);
+                    assert_eq!(bound, self.model.bind(thread, *notification));
                 }
             }
             Op::Unbind => {
@@ -656,9 +276,9 @@ impl World {
         });
         if last {
             let slots: Vec<u32> = self.model.tables[process].keys().copied().collect();
-            slots
-                .into_iter()
-                .for_each(|slot| self.model.close(process, slot));
+            for slot in slots {
+                self.model.close(process, slot);
+            }
         }
         let program = self.programs[thread].take().expect("it has not ended");
         let kept = program.thread().clone();
@@ -761,7 +381,7 @@ impl World {
             match (capability.object(), item) {
                 (AnyObject::Log, Item::Token(badge)) => assert_eq!(capability.badge().0, badge),
                 (AnyObject::Endpoint(endpoint), Item::Endpoint(index)) => {
-                    assert!(endpoint.is(&self.endpoints[index]))
+                    assert!(endpoint.is(&self.endpoints[index]));
                 }
                 (AnyObject::Reply(ReplyTarget { .. }), Item::Reply { .. }) => {}
                 (object, item) => panic!("{:?} is no {item:?}", object.kind()),
@@ -829,11 +449,12 @@ impl World {
             .map(|process| process.account().clone())
             .collect();
         drop(self);
-        accounts.iter().for_each(|account| settle(account));
+        for account in &accounts {
+            settle(account);
+        }
         waiter.leave();
     }
 }
-
 fn deadline(now: bool) -> Deadline {
     if now { Deadline::NOW } else { Deadline::NEVER }
 }
@@ -860,55 +481,6 @@ fn contents(number: u64, bytes: usize) -> Vec<u8> {
         .map(|index| (number * 31 + index) as u8)
         .collect()
 }
-
-fn carry() -> impl Strategy<Value = Vec<(usize, bool)>> {
-    prop_oneof![
-        3 => Just(Vec::new()),
-        2 => prop::collection::vec((0..12usize, any::<bool>()), 0..=MAX_HANDLES),
-    ]
-}
-
-fn sending() -> impl Strategy<Value = Sending> {
-    let bytes = prop_oneof![Just(0), Just(40)];
-    (
-        0..ENDPOINTS,
-        0..1000u64,
-        carry(),
-        bytes,
-        0..=4u32,
-        prop::bool::weighted(0.15),
-    )
-        .prop_map(|(endpoint, badge, carry, bytes, accept, now)| Sending {
-            endpoint,
-            badge,
-            carry,
-            bytes,
-            accept,
-            now,
-        })
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let now = || prop::bool::weighted(0.15);
-    let notification = || 0..NOTIFICATIONS;
-    let error = prop_oneof![Just(Error::TimedOut), Just(Error::Cancelled)];
-    prop_oneof![
-        8 => sending().prop_map(Op::Call),
-        5 => sending().prop_map(Op::Send),
-        12 => (0..ENDPOINTS, 0..=4u32, now()).prop_map(|(endpoint, accept, now)| Op::Recv { endpoint, accept, now }),
-        8 => (0..8usize, carry(), prop_oneof![Just(0usize), Just(33)])
-            .prop_map(|(pick, carry, bytes)| Op::Reply { pick, carry, bytes }),
-        2 => (0..12usize).prop_map(|pick| Op::Close { pick }),
-        3 => (notification(), now()).prop_map(|(notification, now)| Op::Wait { notification, now }),
-        5 => (notification(), 0..16u64).prop_map(|(notification, bits)| Op::Signal { notification, bits }),
-        3 => notification().prop_map(|notification| Op::Bind { notification }),
-        1 => Just(Op::Unbind),
-        1 => Just(Op::Sleep),
-        5 => error.prop_map(|error| Op::Cancel { error }),
-        1 => Just(Op::Leave),
-    ]
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -5,11 +5,15 @@
 //! loaded at all. The registers are a thread's only if this CPU's owner is the thread *and* the thread was last loaded
 //! here: a thread that went elsewhere in between, or a new one in the memory of a dead one, fails the second test.
 //!
+//! CPUs that speculate past a set TS leak the registers that are kept lazily (CVE-2018-3665). On those the state is loaded at
+//! every switch instead ([`set_eager`]), and no thread ever sees TS set.
+//!
 //! The kernel itself is built without FPU instructions, so nothing in here races with it.
 
 use core::arch::asm;
 use core::cell::Cell;
 use core::ptr;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::addr::PhysAddr;
 use crate::cpu::{self, CpuBlock, features};
@@ -25,6 +29,18 @@ const INITIAL_MXCSR: u32 = 0x1F80;
 const MXCSR_OFFSET: usize = 24;
 /// No CPU.
 const NOWHERE: u32 = u32::MAX;
+
+static EAGER: AtomicBool = AtomicBool::new(false);
+
+/// Loads each thread's state when the thread comes, instead of at its first use. To be chosen once, before any thread runs.
+pub fn set_eager(eager: bool) {
+    EAGER.store(eager, Ordering::Relaxed);
+}
+
+/// Whether this CPU is of a kind that is known to leak state that is kept lazily (CVE-2018-3665): Intel's.
+pub fn leaks_when_lazy() -> bool {
+    features().intel
+}
 
 /// A thread's part.
 pub struct FpuState {
@@ -77,7 +93,8 @@ pub(crate) unsafe fn init_this_cpu(block: &CpuBlock) {
 /// `thread` is the current one on this CPU.
 #[inline]
 pub(crate) unsafe fn leave(block: &CpuBlock, thread: &ThreadState) {
-    if !block.fpu_trapped.get() {
+    // A kernel thread has no state; with eager loading it finds the registers open.
+    if !block.fpu_trapped.get() && !thread.fpu.area.get().is_null() {
         // SAFETY: TS is clear only while the current thread's state is in the registers.
         unsafe { save(thread.fpu.area.get()) };
     }
@@ -87,6 +104,12 @@ pub(crate) unsafe fn leave(block: &CpuBlock, thread: &ThreadState) {
 #[inline]
 pub(crate) fn enter(block: &CpuBlock, thread: &ThreadState) {
     let holds = ptr::eq(block.fpu_owner.get(), thread) && thread.fpu.cpu.get() == block.index().0;
+    if EAGER.load(Ordering::Relaxed) {
+        if !holds && !thread.fpu.area.get().is_null() {
+            load(block, thread);
+        }
+        return;
+    }
     if holds == block.fpu_trapped.get() {
         if holds {
             open(block);
@@ -104,12 +127,19 @@ pub(crate) fn handle_trap() -> bool {
     }
     // SAFETY: a trap from user mode has a current thread, whose state lives as long as it runs.
     let thread = unsafe { &*block.current() };
-    open(block);
-    // SAFETY: a user thread has an area of its own, written by `new` or `save` only.
-    unsafe { restore(thread.fpu.area.get()) };
-    block.fpu_owner.set(block.current());
-    thread.fpu.cpu.set(block.index().0);
+    load(block, thread);
     true
+}
+
+/// Brings a thread's state into the registers and opens them to it.
+fn load(block: &CpuBlock, thread: &ThreadState) {
+    if block.fpu_trapped.get() {
+        open(block);
+    }
+    // SAFETY: a user thread has an area of its own, written by `new` or `save` only; TS is clear.
+    unsafe { restore(thread.fpu.area.get()) };
+    block.fpu_owner.set(ptr::from_ref(thread).cast_mut());
+    thread.fpu.cpu.set(block.index().0);
 }
 
 fn open(block: &CpuBlock) {
@@ -148,6 +178,16 @@ unsafe fn save(area: *mut u8) {
 /// # Safety
 /// `area` holds what `FpuState::new` or [`save`] wrote, so that `xrstor` can't fault; TS is clear.
 unsafe fn restore(area: *const u8) {
+    /// What `fild` reads.
+    static ZERO: u32 = 0;
+    if features().amd {
+        // AMD's CPUs before Zen 2 leave the x87's last instruction and data pointers alone when no exception is pending, and the
+        // next thread could read another's (CVE-2006-1056). A harmless load overwrites them.
+        // SAFETY: the registers are about to be replaced; TS is clear, and pending exceptions are dropped first.
+        unsafe {
+            asm!("fnclex", "emms", "fild dword ptr [{}]", in(reg) &raw const ZERO, options(readonly, nostack));
+        }
+    }
     // SAFETY: the caller's promise. FPU registers are nobody's operands, as the kernel is built without them.
     unsafe {
         if features().xsave {

@@ -144,6 +144,7 @@ pub unsafe fn switch_to(previous: &ThreadState, next: &ThreadState) {
         }
         if next.user {
             load_segments(next);
+            reload_stack_selector();
         }
         tlb::activate(next.root);
         load_ports(block, next);
@@ -250,6 +251,23 @@ unsafe fn load_segments(next: &ThreadState) {
             Msr::FS_BASE.write(context.fs_base);
         }
         Msr::KERNEL_GS_BASE.write(context.gs_base);
+    }
+}
+
+/// Makes sure that SS is not null, on AMD: an interrupt leaves it null in the kernel, and `sysret` then gives user mode SS
+/// attributes that 32-bit code would fault with (AMD64 APM vol. 3, SYSRET; Linux calls it X86_BUG_SYSRET_SS_ATTRS).
+#[inline]
+fn reload_stack_selector() {
+    if !features().amd {
+        return;
+    }
+    let ss: u16;
+    // SAFETY: the kernel data selector is what SS ought to be; the stack pointer stays.
+    unsafe {
+        asm!("mov {:x}, ss", out(reg) ss, options(nomem, nostack, preserves_flags));
+        if ss != cpu::KERNEL_DATA {
+            asm!("mov ss, {:x}", in(reg) cpu::KERNEL_DATA, options(nostack, preserves_flags));
+        }
     }
 }
 

@@ -98,12 +98,17 @@ impl PortMap {
             }
         }
         let bytes = phys_to_virt(PhysAddr::new_truncate(self.block.load(Ordering::Acquire)));
-        for port in u32::from(ports.first)..u32::from(ports.first) + ports.count {
-            // SAFETY: the map has a bit for each of the 65,536 ports. Two threads may allow ports at once, so the bit is cleared by
-            // an atomic operation.
+        let (mut port, end) = (u32::from(ports.first), u32::from(ports.first) + ports.count);
+        while port < end {
+            // The rest of this byte, or of the range.
+            let next = (port / 8 * 8 + 8).min(end);
+            let bits = ((1u32 << (next - port)) - 1) << (port % 8);
+            // SAFETY: the map has a bit for each of the 65,536 ports. Two threads may allow ports at once, so bits are
+            // cleared by an atomic operation.
             let byte =
                 unsafe { core::sync::atomic::AtomicU8::from_ptr(bytes.add(port as usize / 8)) };
-            byte.fetch_and(!(1 << (port % 8)), Ordering::Relaxed);
+            byte.fetch_and(!(bits as u8), Ordering::Relaxed);
+            port = next;
         }
         Ok(())
     }

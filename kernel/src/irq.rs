@@ -1,6 +1,7 @@
 //! Interrupt lines as objects.
 //!
-//! A line is masked from its interrupt until it is acknowledged, so a device that is not served can't storm. Each line that
+//! A level-triggered line is masked from its interrupt until it is acknowledged, so a device that is not served can't storm. An
+//! edge-triggered one is not: an edge that comes while it is masked would be lost. Each line that
 //! is in use has a vector, and a line of this table says which object the vector belongs to.
 
 use abi::Error;
@@ -36,6 +37,7 @@ pub struct Irq {
 
 struct Binding {
     gsi: u32,
+    level_triggered: bool,
     notification: Option<(Ref<Notification>, u64)>,
 }
 
@@ -83,6 +85,7 @@ impl Irq {
                 .ok_or(Error::Busy)?;
             bindings[index] = Some(Binding {
                 gsi: line.gsi,
+                level_triggered: line.level_triggered,
                 notification: None,
             });
             FIRST_VECTOR + index as u8
@@ -121,7 +124,9 @@ pub fn arrived(vector: u8) -> bool {
     let Some(binding) = &bindings[usize::from(vector - FIRST_VECTOR)] else {
         return false;
     };
-    controller::mask(binding.gsi);
+    if binding.level_triggered {
+        controller::mask(binding.gsi);
+    }
     if let Some((notification, bits)) = &binding.notification {
         // Signalled under the lock, so that the notification can't go meanwhile; notifications come later in the order.
         notification.signal(*bits);

@@ -24,6 +24,8 @@ use crate::thread::{Thread, ThreadPtr, ask};
 pub const HANDLE_LIMIT: u32 = 16_384;
 /// Notifications that can wait for one process's end.
 pub const MAX_WATCHERS: usize = 4;
+/// Handles that one piece of a process's destruction closes.
+const HANDLES_A_PIECE: usize = 32;
 /// IPC area numbers that are remembered for reuse.
 const FREE_AREAS: usize = 64;
 
@@ -109,6 +111,18 @@ impl Object for Process {
 
     fn last_reference(&self) {
         registry::remove(self);
+    }
+
+    fn tear_down(&mut self) -> bool {
+        // Its handles, if it never ran: a few at a time.
+        let mut from = 0;
+        for _ in 0..HANDLES_A_PIECE {
+            match self.table.get_mut().remove_any(&mut from) {
+                Some(capability) => drop(capability),
+                None => return true,
+            }
+        }
+        false
     }
 }
 
@@ -323,8 +337,10 @@ impl Process {
                     found = next;
                     break;
                 }
-                thread.mark_killed();
-                schedule::ask(ThreadPtr::new(thread), ask::LOOK);
+                if !thread.is_killed() {
+                    thread.mark_killed();
+                    schedule::ask(ThreadPtr::new(thread), ask::LOOK);
+                }
                 next = thread.next.load(Ordering::Relaxed);
             }
             drop(inner);

@@ -70,7 +70,12 @@ extern "C" fn switchyard_kernel_trap(context: &mut UserContext) {
     {
         return;
     }
-    match arch::user_copy::fixup(context.rip) {
+    // Only what an access to user memory can raise: a machine check in that routine is still a machine check.
+    let landing = match context.vector {
+        PAGE_FAULT | PROTECTION => arch::user_copy::fixup(context.rip),
+        _ => None,
+    };
+    match landing {
         Some(landing) => context.rip = landing,
         None => panic::on_exception(context, &Exception(context)),
     }
@@ -185,6 +190,9 @@ fn user_fault(context: &mut UserContext) {
     );
     log::error!("{}", Registers(context));
     process.end(Ending::Fault(context));
+    // Also if another thread had begun the end and not come to this one yet.
+    thread.mark_killed();
+    cpu::this().block().request(arch::cpu::Pending::THREAD);
 }
 
 /// What a page fault was about, or the error code of another fault.

@@ -261,8 +261,8 @@ impl CpuBlock {
                 "mov es, {t:e}",
                 "mov fs, {t:e}",
                 "mov gs, {t:e}",
+                "ltr {tr:x}",           // before the IDT, whose gates name stacks of this TSS
                 "lidt [{idtr}]",
-                "ltr {tr:x}",
                 gdtr = in(reg) &raw const gdtr,
                 idtr = in(reg) &raw const idtr,
                 cs = in(reg) u64::from(gdt::KERNEL_CODE),

@@ -34,6 +34,8 @@ pub struct Features {
     pub mtrr: bool,
     /// Runs under a hypervisor (CPUID 1 ECX bit 31).
     pub hypervisor: bool,
+    /// Intel.
+    pub intel: bool,
     /// AMD or Hygon: null selectors keep the segment's base.
     pub amd: bool,
     /// The CPU says that it needs no page-table isolation (IA32_ARCH_CAPABILITIES.RDCL_NO), or is AMD's.
@@ -75,6 +77,9 @@ pub(super) fn read() -> Features {
     let amd = cpuid
         .get_vendor_info()
         .is_some_and(|v| matches!(v.as_str(), "AuthenticAMD" | "HygonGenuine"));
+    let intel = cpuid
+        .get_vendor_info()
+        .is_some_and(|v| v.as_str() == "GenuineIntel");
     let xsave = basic
         .as_ref()
         .is_some_and(raw_cpuid::FeatureInfo::has_xsave);
@@ -120,6 +125,7 @@ pub(super) fn read() -> Features {
         hypervisor: basic
             .as_ref()
             .is_some_and(raw_cpuid::FeatureInfo::has_hypervisor),
+        intel,
         amd,
         meltdown_safe,
         xcr0,

@@ -75,6 +75,9 @@ pub fn detect() -> &'static Features {
 /// run on the first CPU.
 pub unsafe fn cpu_init(block: &'static CpuBlock) -> Result<(), InitError> {
     let wanted = features::features();
+    // The tables first: a CPU that is refused below halts with them, and an NMI finds a handler.
+    // SAFETY: the block is this CPU's; the rest is the caller's promise.
+    unsafe { block.load() };
     if features::read() != *wanted {
         return Err(InitError::Differs);
     }
@@ -91,7 +94,6 @@ pub unsafe fn cpu_init(block: &'static CpuBlock) -> Result<(), InitError> {
             asm!("xsetbv", in("ecx") 0, in("eax") wanted.xcr0 as u32, in("edx") (wanted.xcr0 >> 32) as u32,
                 options(nomem, nostack, preserves_flags));
         }
-        block.load();
         Msr::STAR.write(STAR_VALUE);
         Msr::LSTAR.write(entry::syscall_address());
         Msr::CSTAR.write(entry::compat_syscall_address());

@@ -84,7 +84,10 @@ pub(super) unsafe fn agree() -> bool {
     // SAFETY: this is the sequence of Intel SDM vol. 3A §11.11.8: caches off and flushed, TLBs flushed, MTRRs off, written, on
     // again, flushed, caches as before. Interrupts are off and no other CPU shares this one's caches' contents unflushed.
     unsafe {
-        let (cr0, cr3): (u64, u64);
+        let (cr0, cr3, cr4): (u64, u64, u64);
+        asm!("mov {}, cr4", out(reg) cr4, options(nomem, nostack, preserves_flags));
+        // Without PGE, or entries of global pages would stay.
+        asm!("mov cr4, {}", in(reg) cr4 & !(1 << 7), options(nostack, preserves_flags));
         asm!("mov {}, cr0", out(reg) cr0, options(nomem, nostack, preserves_flags));
         asm!("mov cr0, {}", "wbinvd", in(reg) (cr0 | 1 << 30) & !(1 << 29), options(nostack));
         asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) cr3, options(nostack));
@@ -101,7 +104,7 @@ pub(super) unsafe fn agree() -> bool {
             }
         }
         DEFAULT_TYPE.write(first.default_type);
-        asm!("wbinvd", "mov cr3, {}", "mov cr0, {}", in(reg) cr3, in(reg) cr0, options(nostack));
+        asm!("wbinvd", "mov cr3, {}", "mov cr0, {}", "mov cr4, {}", in(reg) cr3, in(reg) cr0, in(reg) cr4, options(nostack));
     }
     true
 }

@@ -31,6 +31,32 @@ impl Mitigations {
     }
 }
 
+/// When threads' floating-point state is loaded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FpuMode {
+    /// At a thread's first use, unless this CPU leaks state that is kept so.
+    Auto,
+    /// At a thread's first use.
+    Lazy,
+    /// At every switch.
+    Eager,
+}
+
+impl FpuMode {
+    /// The choice on a command line; `Err` holds a value that is none.
+    ///
+    /// # Errors
+    /// The unknown value.
+    pub fn from_command_line(line: &str) -> Result<FpuMode, &str> {
+        match option(line, "fpu") {
+            None | Some("auto") => Ok(FpuMode::Auto),
+            Some("lazy") => Ok(FpuMode::Lazy),
+            Some("eager") => Ok(FpuMode::Eager),
+            Some(other) => Err(other),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +69,18 @@ mod tests {
         assert_eq!(option(line, "a"), Some("b=c"));
         assert_eq!(option(line, "quiet"), None);
         assert_eq!(option("", "log"), None);
+    }
+
+    #[test]
+    fn an_unknown_fpu_mode_is_named() {
+        assert_eq!(
+            FpuMode::from_command_line("x fpu=eager"),
+            Ok(FpuMode::Eager)
+        );
+        assert_eq!(FpuMode::from_command_line("fpu=lazy"), Ok(FpuMode::Lazy));
+        assert_eq!(FpuMode::from_command_line("fpu=auto"), Ok(FpuMode::Auto));
+        assert_eq!(FpuMode::from_command_line(""), Ok(FpuMode::Auto));
+        assert_eq!(FpuMode::from_command_line("fpu=never"), Err("never"));
     }
 
     #[test]

@@ -16,6 +16,10 @@ use crate::schedule;
 static PROGRESS: AtomicU32 = AtomicU32::new(0);
 const ONLINE: u32 = 1;
 const UNUSABLE: u32 = 2;
+/// It is about to be online.
+const COMING: u32 = 3;
+/// It took too long, and must not come online any more.
+const WITHDRAWN: u32 = 4;
 /// How long a CPU that answered may take to come online.
 const PATIENCE_NS: u64 = 10_000_000_000;
 
@@ -127,7 +131,11 @@ fn start_one(
                 ::log::warn!("CPU with APIC id {apic_id} is left out: it differs from the first");
                 return Err(Failure::Refused);
             }
-            _ if time::now_ns().saturating_sub(begin) > PATIENCE_NS => {
+            _ if time::now_ns().saturating_sub(begin) > PATIENCE_NS
+                && PROGRESS
+                    .compare_exchange(0, WITHDRAWN, Ordering::SeqCst, Ordering::SeqCst)
+                    .is_ok() =>
+            {
                 ::log::warn!("CPU with APIC id {apic_id} is left out: it came and stopped");
                 return Err(Failure::Silent);
             }
@@ -151,6 +159,13 @@ extern "C" fn arrive(argument: u64) -> ! {
     time::synchronise_as_new_cpu();
     if !ready {
         PROGRESS.store(UNUSABLE, Ordering::SeqCst);
+        halt_forever();
+    }
+    // One that is slow is given up by the first CPU, which then gives its index to another.
+    if PROGRESS
+        .compare_exchange(0, COMING, Ordering::SeqCst, Ordering::SeqCst)
+        .is_err()
+    {
         halt_forever();
     }
     // SAFETY: the root is the kernel's; from now on shoot-downs know of this CPU.

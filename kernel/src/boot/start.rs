@@ -12,10 +12,10 @@ use arch::memory::phys_to_virt;
 use arch::platform::acpi::Tables;
 use arch::platform::{Cache, PhysicalMap, apic, ioapic, pic, power, serial};
 use arch::tlb::Hooks;
-use arch::{paging, time, user_copy};
+use arch::{fpu, paging, time, user_copy};
 use spin::Once;
 
-use super::command_line::{Mitigations, option};
+use super::command_line::{FpuMode, Mitigations, option};
 use super::protocol::{self, Answers, Extent, MemoryMap};
 use super::{entry, first_process, heap, smp};
 use crate::irq::Line;
@@ -50,6 +50,7 @@ static BOOT: Once<Boot> = Once::new();
 
 /// Ends the boot for a reason that is no bug of the kernel's: says why, on all devices.
 pub fn give_up(why: &dyn Display) -> ! {
+    arch::cpu::disable_interrupts();
     log::untake();
     ::log::error!("switchyard can't go on: {why}");
     power::exit_emulator(NOTHING_TO_RUN);
@@ -146,6 +147,7 @@ extern "C" fn go_on() -> ! {
         unreachable!("the first half has set it")
     };
     let line = boot.answers.command_line.as_str();
+    choose_mitigations(line);
     let failed = smp::start_others(
         boot.tables.as_ref(),
         boot.trampoline,
@@ -153,7 +155,6 @@ extern "C" fn go_on() -> ! {
     );
     reclaim(&boot.map, boot.answers.kernel_file);
     boot.map.free();
-    report_mitigations(line);
     machine::set(Facts {
         framebuffer: boot.answers.framebuffer.unwrap_or_default(),
         boot_seconds: boot.answers.boot_seconds,
@@ -416,12 +417,30 @@ fn report_lost(range: MemoryRange, error: Error) {
     );
 }
 
-/// Says what is done about the flaws of this CPU: see docs/decisions.
-fn report_mitigations(line: &str) {
+/// Decides what is done about the flaws of this CPU and says so: see docs, decision on mitigations.
+fn choose_mitigations(line: &str) {
     let choice = Mitigations::from_command_line(line).unwrap_or_else(|other| {
         ::log::warn!("mitigations={other}: unknown; auto and off are known");
         Mitigations::Auto
     });
+    let mode = FpuMode::from_command_line(line).unwrap_or_else(|other| {
+        ::log::warn!("fpu={other}: unknown; auto, lazy and eager are known");
+        FpuMode::Auto
+    });
+    let leaks = fpu::leaks_when_lazy() && choice == Mitigations::Auto;
+    let eager = mode == FpuMode::Eager || mode == FpuMode::Auto && leaks;
+    fpu::set_eager(eager);
+    let why = match mode {
+        FpuMode::Auto if eager => ", as this CPU may leak lazily kept state (CVE-2018-3665)",
+        FpuMode::Auto => "",
+        FpuMode::Lazy | FpuMode::Eager => ", as the command line asks",
+    };
+    let when = if eager {
+        "at every switch"
+    } else {
+        "at first use"
+    };
+    ::log::info!("floating-point state is loaded {when}{why}");
     if choice == Mitigations::Auto && !features().meltdown_safe {
         ::log::warn!(
             "this CPU may be vulnerable to Meltdown, and page-table isolation is not built yet"

@@ -21,6 +21,9 @@ pub const RESCHEDULE_VECTOR: u8 = 0xFC;
 /// Makes the target serve what must be served anywhere.
 pub const SERVE_VECTOR: u8 = 0xFB;
 
+/// Deadlines that are taken in between two chances for interrupts.
+const EXPIRED_AT_ONCE: usize = 32;
+
 static PICKER: CpuPicker = CpuPicker::new();
 
 /// Makes a thread ready that was taken out of its wait. Any CPU; the caller alone has the right to wake it.
@@ -111,9 +114,9 @@ fn enqueue(cpu: &Cpu, thread: ThreadPtr) {
     }
 }
 
-/// Takes in deadlines that have passed.
+/// Takes in deadlines that have passed, a bounded number; what is left is asked for again.
 pub(super) fn expire(cpu: &Cpu, now: u64) {
-    loop {
+    for _ in 0..EXPIRED_AT_ONCE {
         // SAFETY: this is the CPU; the borrow ends with the statement.
         let Some(thread) = (unsafe { cpu.timers() }).pop_expired(now) else {
             return;
@@ -124,6 +127,7 @@ pub(super) fn expire(cpu: &Cpu, now: u64) {
             enqueue(cpu, thread);
         }
     }
+    cpu.block().request(Pending::TIMER);
 }
 
 /// The local APIC's timer came.

@@ -10,7 +10,7 @@ use crate::object::{Section, quiescent};
 use crate::sync;
 
 /// Retired objects (or pieces) that one way out destroys.
-const RECLAIM_BUDGET: usize = 8;
+const RECLAIM_BUDGET: usize = 2;
 /// From so many retired objects on, CPUs that hold their end up are interrupted.
 const NUDGE_FROM: usize = 32;
 

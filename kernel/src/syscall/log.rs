@@ -7,6 +7,7 @@ use crate::ipc::Notification;
 use crate::log;
 use crate::log_owner;
 use crate::memory::user::UserSlice;
+use crate::schedule;
 
 /// Bytes that one call writes or reads at most, on the kernel stack.
 const PIECE: usize = 512;
@@ -31,6 +32,7 @@ pub(super) fn write(caller: Caller) -> Result<(), Error> {
         };
         log::write_text(&piece[..end]);
         rest = rest.after(end);
+        schedule::preemption_point();
     }
     Ok(())
 }
@@ -52,6 +54,7 @@ pub(super) fn read(caller: Caller) -> Result<(), Error> {
         if count < bytes {
             break;
         }
+        schedule::preemption_point();
     }
     caller.set_result(0, total);
     caller.set_result(1, position);

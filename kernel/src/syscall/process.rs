@@ -33,12 +33,17 @@ pub(super) fn kill(caller: Caller) -> Result<(), Error> {
 /// `process_exit`.
 pub(super) fn exit(caller: Caller) {
     caller.process().end(Ending::Exit(caller.argument(0)));
+    // Also if another thread had begun the end and not come to this one yet.
+    super::thread::exit(caller);
 }
 
 /// `process_watch`.
 pub(super) fn watch(caller: Caller) -> Result<(), Error> {
     let process = caller.hold::<Process>(caller.handle(0), Rights::QUERY)?;
     let notification = caller.hold::<Notification>(caller.handle(1), Rights::SIGNAL)?;
+    if caller.argument(2) == 0 {
+        return Err(Error::BadArgument);
+    }
     process.watch(notification, caller.argument(2))
 }
 

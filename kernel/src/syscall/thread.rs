@@ -1,11 +1,11 @@
 //! Calls on threads.
 
-use abi::{Error, Priority, Rights};
+use abi::{Badge, Error, Priority, Rights};
 use arch::context::is_user_base;
 
 use super::Caller;
 use crate::cpu;
-use crate::object::AnyObject;
+use crate::object::{AnyObject, Capability};
 use crate::process::Process;
 use crate::schedule;
 use crate::spawn;
@@ -14,18 +14,26 @@ use crate::thread::Thread;
 /// `thread_create`.
 pub(super) fn create(caller: Caller) -> Result<(), Error> {
     let process = caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?;
-    let thread = spawn::thread(
+    // The handle's place first: a thread that nobody could name must not be made, nor its end be the end of its process.
+    caller.process().table.lock().reserve(1)?;
+    let made = spawn::thread(
         &process,
         caller.argument(1),
         caller.argument(2),
         caller.argument(3),
         Priority::NORMAL,
-    )?;
+    );
+    let thread = match made {
+        Ok(thread) => thread,
+        Err(error) => {
+            caller.process().table.lock().release(1);
+            return Err(error);
+        }
+    };
     let area = thread.area.user_address();
-    if let Err(error) = caller.give(AnyObject::Thread(thread.clone()), Rights::ALL) {
-        process.end_thread(&thread);
-        return Err(error);
-    }
+    let capability = Capability::new(AnyObject::Thread(thread), Rights::ALL, Badge(0));
+    let handle = caller.process().table.lock().insert_reserved(capability);
+    caller.set_result(0, handle.0);
     caller.set_result(1, area);
     Ok(())
 }

@@ -91,6 +91,12 @@ impl Object for Thread {
     fn slab() -> &'static Slab<Self> {
         &SLAB
     }
+
+    fn tear_down(&mut self) -> bool {
+        // Somebody slow may have pushed it into its home's inbox when another had spoken for it already. Now that nobody can push
+        // it any more, it goes when the home has drained its inbox.
+        !self.links.is_in_inbox()
+    }
 }
 
 impl Drop for Thread {

@@ -16,6 +16,7 @@ use crate::feeder::Feeder;
 use crate::image::{self, Plan};
 use crate::machine_tests::Lab;
 use crate::play::{Over, play};
+use crate::transcript::untimed;
 use crate::workspace::Workspace;
 
 const CPU: &str = "max";
@@ -73,7 +74,10 @@ pub fn run() -> Result<()> {
 fn collect(lines: &[String]) -> Result<Vec<Figure>> {
     let mut figures: Vec<Figure> = Vec::new();
     let mut done = false;
-    for rest in lines.iter().filter_map(|l| l.strip_prefix("bench ")) {
+    for rest in lines
+        .iter()
+        .filter_map(|l| untimed(l).strip_prefix("bench "))
+    {
         if rest == "done" {
             done = true;
             continue;
@@ -127,7 +131,8 @@ mod tests {
     #[test]
     fn figures_are_collected_in_order() {
         let figures =
-            collected("boot\nbench syscall_null 71\nbench yield 400\nbench done\n").unwrap();
+            collected("boot\nbench syscall_null 71\n[    0.512345] bench yield 400\nbench done\n")
+                .unwrap();
         let named: Vec<_> = figures
             .iter()
             .map(|f| (f.name.as_str(), f.instructions))

@@ -70,13 +70,46 @@ impl Transcript {
     }
 }
 
+/// A line without the time that the kernel's log puts before it (`[  12.345678] `).
+pub fn untimed(line: &str) -> &str {
+    let inside = |stamp: &str| {
+        let stamp = stamp.trim_start();
+        !stamp.is_empty() && stamp.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+    };
+    match line
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("] "))
+    {
+        Some((stamp, rest)) if inside(stamp) => rest,
+        _ => line,
+    }
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Transcript;
+    use super::{Transcript, untimed};
+
+    #[test]
+    fn time_of_the_log_is_taken_off_and_nothing_else() {
+        assert_eq!(untimed("[    0.877839] test a ... ok"), "test a ... ok");
+        assert_eq!(untimed("[12345.000001] [x] y"), "[x] y");
+        for line in [
+            "",
+            "[",
+            "[] a",
+            "[ ] a",
+            "[a] b",
+            "[1.2]c",
+            "test [1.2] a",
+            "[1.2 3] a",
+        ] {
+            assert_eq!(untimed(line), line);
+        }
+    }
 
     #[test]
     fn lines_end_at_line_feeds_with_or_without_carriage_return() {

@@ -7,10 +7,11 @@
 //! | `test NAME ... skipped: why` | it can't run on this machine |
 //! | `suite done: N passed, N failed, N skipped` | that was all; the machine powers off |
 //!
-//! Silence is no success: a boot without the closing line, with one that does not match the tests seen, or with no test
+//! The kernel's log puts the time before each. Silence is no success: a boot without the closing line, with one that does not match the tests seen, or with no test
 //! at all has failed.
 
 use crate::report::{Counts, Outcome};
+use crate::transcript::untimed;
 
 /// One line of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,7 @@ pub enum Verdict {
 
 /// Reads one line; none if it is not of the protocol.
 pub fn parse(line: &str) -> Option<Line> {
+    let line = untimed(line);
     if let Some(counts) = line.strip_prefix("suite done: ") {
         return Counts::parse(counts).map(Line::Done);
     }
@@ -112,6 +114,14 @@ mod tests {
         );
         assert_eq!(outcome.counts, Counts::new(1, 0, 1));
         assert_eq!(outcome.details, ["SKIPPED: c: one CPU"]);
+    }
+
+    #[test]
+    fn lines_of_the_log_are_read() {
+        let outcome = judged(
+            "[    0.877839] test a ... ok\n[   12.000001] suite done: 1 passed, 0 failed, 0 skipped\n",
+        );
+        assert_eq!(outcome.counts, Counts::PASSED);
     }
 
     #[test]

@@ -111,7 +111,11 @@ impl Bare {
         process.watch(&done, 1)?;
         // SAFETY: the process is not this one.
         let (thread, _) = unsafe { process.create_thread(CODE, STACK_TOP, 0) }?;
-        Ok(Bare { process, thread, done })
+        Ok(Bare {
+            process,
+            thread,
+            done,
+        })
     }
 
     /// Lets it run, waits for its end, and says how it ended.
@@ -148,7 +152,15 @@ impl Bare {
 /// # Errors
 /// Those of the calls that it takes.
 pub fn far_returns_work() -> rt::Result<bool> {
-    let code = code!("lea rax, [rip + 2f]", "push 0x2B", "push rax", "retfq", "2:", "mov eax, 50", "syscall");
+    let code = code!(
+        "lea rax, [rip + 2f]",
+        "push 0x2B",
+        "push rax",
+        "retfq",
+        "2:",
+        "mov eax, 50",
+        "syscall"
+    );
     let info = Bare::new(code, &pattern())?.run_for(Duration::from_millis(300))?;
     Ok(info.state == abi::info::ProcessState::Exited as u32)
 }

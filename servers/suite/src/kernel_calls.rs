@@ -38,5 +38,8 @@ pub fn refused(call: Call, arguments: &[u64], want: Error) -> Verdict {
         None if status == 0 => "success",
         None => "a status that is no error",
     };
-    Err(Why::Failed(format!("{}({arguments:x?}): {got}, not '{want}'", call.name())))
+    Err(Why::Failed(format!(
+        "{}({arguments:x?}): {got}, not '{want}'",
+        call.name()
+    )))
 }

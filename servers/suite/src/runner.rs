@@ -41,7 +41,9 @@ pub fn run(argument: &str) -> u64 {
 }
 
 fn run_one(world: &'static World, name: &str) -> u64 {
-    let Some(test) = find(name) else { panic!("there is no test '{name}'") };
+    let Some(test) = find(name) else {
+        panic!("there is no test '{name}'")
+    };
     let (code, reason) = match (test.run)(world) {
         Ok(()) => return HELD,
         Err(Why::Failed(reason)) => (FAILED, reason),
@@ -53,13 +55,22 @@ fn run_one(world: &'static World, name: &str) -> u64 {
 }
 
 fn find(name: &str) -> Option<&'static Test> {
-    tests::ALL.iter().copied().flatten().find(|test| test.name == name)
+    tests::ALL
+        .iter()
+        .copied()
+        .flatten()
+        .find(|test| test.name == name)
 }
 
 /// Runs all tests whose name contains `filter`, then switches the machine off.
 fn run_all(world: &'static World, filter: &str) -> u64 {
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for test in tests::ALL.iter().copied().flatten().filter(|test| test.name.contains(filter)) {
+    for test in tests::ALL
+        .iter()
+        .copied()
+        .flatten()
+        .filter(|test| test.name.contains(filter))
+    {
         let verdict = run_in_process(world, test);
         let line = match verdict {
             Ok(()) => {
@@ -77,7 +88,10 @@ fn run_all(world: &'static World, filter: &str) -> u64 {
         };
         say(world, &line);
     }
-    say(world, &format!("suite done: {passed} passed, {failed} failed, {skipped} skipped\n"));
+    say(
+        world,
+        &format!("suite done: {passed} passed, {failed} failed, {skipped} skipped\n"),
+    );
     match world.system.power(PowerAction::Off) {
         Ok(()) => 0,
         Err(error) => panic!("can't switch the machine off: {error}"),

@@ -54,7 +54,14 @@ impl World {
         let file = unsafe { core::slice::from_raw_parts(mapping.leak(), mapped) };
         let plan = Plan::new(file).map_err(|error| format!("{error}"))?;
         let cpus = system.machine().map_err(failed)?.cpus;
-        Ok(Box::leak(Box::new(World { log, system, cpus, program, file, plan })))
+        Ok(Box::leak(Box::new(World {
+            log,
+            system,
+            cpus,
+            program,
+            file,
+            plan,
+        })))
     }
 
     /// Starts this program with an argument. `extra` handles go with it under their names.
@@ -95,7 +102,12 @@ impl World {
         let done = Notification::create()?;
         process.watch(&done, 1)?;
         let thread = loader::first_thread(&process, &self.plan, STACK_BYTES, &block, argument)?;
-        Ok(Child { process, thread, done, report })
+        Ok(Child {
+            process,
+            thread,
+            done,
+            report,
+        })
     }
 }
 
@@ -123,7 +135,8 @@ fn unpack() -> Result<(Memory, u64), String> {
     let mapping = initrd.map(Protection::READ).map_err(failed)?;
     // SAFETY: the archive is mapped read-only everywhere.
     let contents = unsafe { mapping.as_slice() };
-    let archive = Archive::new(&contents[..contents.len().min(bytes as usize)]).map_err(|error| format!("{error}"))?;
+    let archive = Archive::new(&contents[..contents.len().min(bytes as usize)])
+        .map_err(|error| format!("{error}"))?;
     let file = archive.find("bin/suite").ok_or("it has no bin/suite")?;
     let program = Memory::create(file.len() as u64).map_err(failed)?;
     program.write(0, file).map_err(failed)?;
@@ -164,7 +177,12 @@ impl Child {
     pub fn reason(&self) -> String {
         let mut length = [0; 8];
         let mut text = alloc::vec![0; REPORT_BYTES as usize - 8];
-        if self.report.read(0, &mut length).and_then(|()| self.report.read(8, &mut text)).is_err() {
+        if self
+            .report
+            .read(0, &mut length)
+            .and_then(|()| self.report.read(8, &mut text))
+            .is_err()
+        {
             return String::from("its reason can't be read");
         }
         let length = (u64::from_le_bytes(length) as usize).min(text.len());

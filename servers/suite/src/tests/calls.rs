@@ -26,7 +26,9 @@ tests! {
 
 fn unknown_call_numbers_are_refused(_: &'static World) -> Verdict {
     let null = Call::Null as u64;
-    let mut numbers: Vec<u64> = (0..512).filter(|number| Call::from_number(*number).is_none()).collect();
+    let mut numbers: Vec<u64> = (0..512)
+        .filter(|number| Call::from_number(*number).is_none())
+        .collect();
     for bit in 9..64 {
         numbers.push(null | 1 << bit);
         numbers.push(Call::Yield as u64 | 1 << bit);
@@ -34,7 +36,10 @@ fn unknown_call_numbers_are_refused(_: &'static World) -> Verdict {
     numbers.extend([u64::MAX, u64::from(u32::MAX), i64::MAX as u64, u64::MAX - 1]);
     for number in numbers {
         same!(raw(number, &[]).status, Error::UnknownCall as u64);
-        let mut registers = registers::Registers { rax: number, ..registers::pattern(number) };
+        let mut registers = registers::Registers {
+            rax: number,
+            ..registers::pattern(number)
+        };
         // SAFETY: no call has this number.
         unsafe { through_interrupt(&mut registers) };
         same!(registers.rax, Error::UnknownCall as u64);
@@ -82,37 +87,128 @@ const CALLS: &[(Call, &[Argument])] = &[
     (Call::ReplyRecv, &[H(Kind::Endpoint, Rights::RECEIVE)]),
     (Call::Signal, &[H(Kind::Notification, Rights::SIGNAL), V(1)]),
     (Call::Wait, &[H(Kind::Notification, Rights::WAIT)]),
-    (Call::HandleDuplicate, &[H(Kind::Any, Rights::DUPLICATE), V(0)]),
+    (
+        Call::HandleDuplicate,
+        &[H(Kind::Any, Rights::DUPLICATE), V(0)],
+    ),
     (Call::HandleQuery, &[H(Kind::Any, NONE), P]),
-    (Call::HandleGrant, &[H(Kind::Process, Rights::MANAGE), H(Kind::Any, Rights::TRANSFER), V(0)]),
-    (Call::EndpointMint, &[H(Kind::Endpoint, Rights::MINT), V(7), V(0)]),
-    (Call::NotificationBind, &[H(Kind::Notification, Rights::WAIT)]),
-    (Call::MemoryCreatePhysical, &[H(Kind::System, Rights::HARDWARE), V(0xB8000), V(4096), V(0)]),
+    (
+        Call::HandleGrant,
+        &[
+            H(Kind::Process, Rights::MANAGE),
+            H(Kind::Any, Rights::TRANSFER),
+            V(0),
+        ],
+    ),
+    (
+        Call::EndpointMint,
+        &[H(Kind::Endpoint, Rights::MINT), V(7), V(0)],
+    ),
+    (
+        Call::NotificationBind,
+        &[H(Kind::Notification, Rights::WAIT)],
+    ),
+    (
+        Call::MemoryCreatePhysical,
+        &[H(Kind::System, Rights::HARDWARE), V(0xB8000), V(4096), V(0)],
+    ),
     (
         Call::MemoryMap,
-        &[H(Kind::Process, Rights::MANAGE), H(Kind::Memory, Rights::READ), V(0), V(0), V(4096), V(1)],
+        &[
+            H(Kind::Process, Rights::MANAGE),
+            H(Kind::Memory, Rights::READ),
+            V(0),
+            V(0),
+            V(4096),
+            V(1),
+        ],
     ),
-    (Call::MemoryUnmap, &[H(Kind::Process, Rights::MANAGE), V(0x6000_0000_0000), V(4096)]),
-    (Call::MemoryProtect, &[H(Kind::Process, Rights::MANAGE), V(0x6000_0000_0000), V(4096), V(1)]),
-    (Call::MemoryRead, &[H(Kind::Memory, Rights::READ), V(0), P, V(8)]),
-    (Call::MemoryWrite, &[H(Kind::Memory, Rights::WRITE), V(0), P, V(8)]),
+    (
+        Call::MemoryUnmap,
+        &[
+            H(Kind::Process, Rights::MANAGE),
+            V(0x6000_0000_0000),
+            V(4096),
+        ],
+    ),
+    (
+        Call::MemoryProtect,
+        &[
+            H(Kind::Process, Rights::MANAGE),
+            V(0x6000_0000_0000),
+            V(4096),
+            V(1),
+        ],
+    ),
+    (
+        Call::MemoryRead,
+        &[H(Kind::Memory, Rights::READ), V(0), P, V(8)],
+    ),
+    (
+        Call::MemoryWrite,
+        &[H(Kind::Memory, Rights::WRITE), V(0), P, V(8)],
+    ),
     (Call::ProcessKill, &[H(Kind::Process, Rights::MANAGE), V(9)]),
-    (Call::ProcessWatch, &[H(Kind::Process, Rights::QUERY), H(Kind::Notification, Rights::SIGNAL), V(1)]),
+    (
+        Call::ProcessWatch,
+        &[
+            H(Kind::Process, Rights::QUERY),
+            H(Kind::Notification, Rights::SIGNAL),
+            V(1),
+        ],
+    ),
     (Call::ProcessInfo, &[H(Kind::Process, Rights::QUERY), P]),
-    (Call::ThreadCreate, &[H(Kind::Process, Rights::MANAGE), V(0x40_0000), V(0x80_0000), V(0)]),
+    (
+        Call::ThreadCreate,
+        &[
+            H(Kind::Process, Rights::MANAGE),
+            V(0x40_0000),
+            V(0x80_0000),
+            V(0),
+        ],
+    ),
     (Call::ThreadStart, &[H(Kind::Thread, Rights::MANAGE)]),
     (Call::ThreadKill, &[H(Kind::Thread, Rights::MANAGE)]),
-    (Call::ThreadSetPriority, &[H(Kind::Thread, Rights::MANAGE), V(1)]),
-    (Call::ThreadSetAffinity, &[H(Kind::Thread, Rights::MANAGE), V(0)]),
-    (Call::IrqCreate, &[H(Kind::System, Rights::HARDWARE), V(3), V(1)]),
-    (Call::IrqBind, &[H(Kind::Irq, Rights::MANAGE), H(Kind::Notification, Rights::SIGNAL), V(1)]),
+    (
+        Call::ThreadSetPriority,
+        &[H(Kind::Thread, Rights::MANAGE), V(1)],
+    ),
+    (
+        Call::ThreadSetAffinity,
+        &[H(Kind::Thread, Rights::MANAGE), V(0)],
+    ),
+    (
+        Call::IrqCreate,
+        &[H(Kind::System, Rights::HARDWARE), V(3), V(1)],
+    ),
+    (
+        Call::IrqBind,
+        &[
+            H(Kind::Irq, Rights::MANAGE),
+            H(Kind::Notification, Rights::SIGNAL),
+            V(1),
+        ],
+    ),
     (Call::IrqAcknowledge, &[H(Kind::Irq, Rights::MANAGE)]),
-    (Call::IoPortsCreate, &[H(Kind::System, Rights::HARDWARE), V(0x80), V(1)]),
+    (
+        Call::IoPortsCreate,
+        &[H(Kind::System, Rights::HARDWARE), V(0x80), V(1)],
+    ),
     (Call::IoPortsEnable, &[H(Kind::Ports, Rights::MANAGE)]),
     (Call::LogWrite, &[H(Kind::Log, Rights::WRITE), P, V(0)]),
     (Call::LogRead, &[H(Kind::Log, Rights::READ), V(0), P, V(8)]),
-    (Call::LogTake, &[H(Kind::Log, Rights::MANAGE), H(Kind::Notification, Rights::SIGNAL), V(1)]),
-    (Call::SystemQuery, &[H(Kind::System, Rights::QUERY), V(2), V(0), P, V(64)]),
+    (
+        Call::LogTake,
+        &[
+            H(Kind::Log, Rights::MANAGE),
+            H(Kind::Notification, Rights::SIGNAL),
+            V(1),
+        ],
+    ),
+    (
+        Call::SystemQuery,
+        &[H(Kind::System, Rights::QUERY), V(2), V(0), P, V(64)],
+    ),
     (Call::SystemPower, &[H(Kind::System, Rights::POWER), V(0)]),
 ];
 
@@ -228,7 +324,10 @@ fn handles_of_another_kind_are_refused_by_every_call(world: &'static World) -> V
         Kind::System,
     ];
     for (call, index, wanted, _, arguments) in things.places(world) {
-        for kind in kinds.into_iter().filter(|kind| wanted != Kind::Any && *kind != wanted) {
+        for kind in kinds
+            .into_iter()
+            .filter(|kind| wanted != Kind::Any && *kind != wanted)
+        {
             let mut arguments = arguments.clone();
             arguments[index] = things.handle(world, kind);
             refused(call, &arguments, Error::WrongObject)?;
@@ -244,13 +343,18 @@ fn handles_without_the_right_are_refused_by_every_call(world: &'static World) ->
             continue;
         }
         let whole = things.handle(world, kind);
-        let has = Rights(must!(rt::OwnedHandle::query(&core::mem::ManuallyDrop::new(
-            rt::OwnedHandle::from_raw(rt::Handle(whole))
-        )))
-        .rights);
+        let has = Rights(
+            must!(rt::OwnedHandle::query(&core::mem::ManuallyDrop::new(
+                rt::OwnedHandle::from_raw(rt::Handle(whole))
+            )))
+            .rights,
+        );
         // All rights but the one; a handle that can't be duplicated is none to try it with.
         let rest = has - right;
-        let lesser = must!(crate::kernel_calls::call(Call::HandleDuplicate, &[whole, u64::from(rest.0)]))[0];
+        let lesser = must!(crate::kernel_calls::call(
+            Call::HandleDuplicate,
+            &[whole, u64::from(rest.0)]
+        ))[0];
         arguments[index] = lesser;
         refused(call, &arguments, Error::NoRight)?;
         must!(crate::kernel_calls::call(Call::HandleClose, &[lesser]));
@@ -282,31 +386,64 @@ fn bad_pointers_are_refused_by_every_call(world: &'static World) -> Verdict {
     let [log, system] = [world.log.handle().0, world.system.handle().0];
     for pointer in BAD_POINTERS {
         refused(Call::HandleQuery, &[memory, pointer], Error::BadPointer)?;
-        refused(Call::MemoryRead, &[memory, 0, pointer, 64], Error::BadPointer)?;
-        refused(Call::MemoryWrite, &[memory, 0, pointer, 64], Error::BadPointer)?;
+        refused(
+            Call::MemoryRead,
+            &[memory, 0, pointer, 64],
+            Error::BadPointer,
+        )?;
+        refused(
+            Call::MemoryWrite,
+            &[memory, 0, pointer, 64],
+            Error::BadPointer,
+        )?;
         refused(Call::ProcessCreate, &[pointer, 8], Error::BadPointer)?;
         refused(Call::ProcessInfo, &[process, pointer], Error::BadPointer)?;
         refused(Call::LogWrite, &[log, pointer, 64], Error::BadPointer)?;
         refused(Call::LogRead, &[log, 0, pointer, 64], Error::BadPointer)?;
         for query in 0..4 {
-            refused(Call::SystemQuery, &[system, query, 0, pointer, 1024], Error::BadPointer)?;
+            refused(
+                Call::SystemQuery,
+                &[system, query, 0, pointer, 1024],
+                Error::BadPointer,
+            )?;
         }
     }
     // A length that wraps around, or takes the range out of the user half.
     let good = things.room.as_ptr() as u64;
     for bytes in [u64::MAX, u64::MAX - good, 1 << 63, 1 << 47] {
-        refused(Call::MemoryRead, &[memory, 0, good, bytes], Error::BadPointer)?;
-        refused(Call::MemoryWrite, &[memory, 0, good, bytes], Error::BadPointer)?;
+        refused(
+            Call::MemoryRead,
+            &[memory, 0, good, bytes],
+            Error::BadPointer,
+        )?;
+        refused(
+            Call::MemoryWrite,
+            &[memory, 0, good, bytes],
+            Error::BadPointer,
+        )?;
         refused(Call::LogWrite, &[log, good, bytes], Error::BadPointer)?;
         refused(Call::LogRead, &[log, 0, good, bytes], Error::BadPointer)?;
-        refused(Call::SystemQuery, &[system, 0, 0, good, bytes], Error::BadPointer)?;
+        refused(
+            Call::SystemQuery,
+            &[system, 0, 0, good, bytes],
+            Error::BadPointer,
+        )?;
     }
     // No byte, no fault.
     for query in [Call::MemoryRead, Call::MemoryWrite] {
         must!(call(query, &[memory, 0, 0x6000_0000_0000, 0]));
     }
-    same!(must!(call(Call::LogRead, &[log, 0, 0x6000_0000_0000, 0]))[0], 0);
-    same!(must!(call(Call::SystemQuery, &[system, 0, 0, 0x6000_0000_0000, 0]))[0], 0);
+    same!(
+        must!(call(Call::LogRead, &[log, 0, 0x6000_0000_0000, 0]))[0],
+        0
+    );
+    same!(
+        must!(call(
+            Call::SystemQuery,
+            &[system, 0, 0, 0x6000_0000_0000, 0]
+        ))[0],
+        0
+    );
     Ok(())
 }
 
@@ -315,14 +452,37 @@ fn read_only_memory_is_no_place_for_results(world: &'static World) -> Verdict {
     let constant = must!(must!(Memory::create(4096)).map(Protection::READ));
     let text = unknown_call_numbers_are_refused as *const () as u64;
     for pointer in [constant.as_ptr() as u64, text] {
-        refused(Call::HandleQuery, &[things.memory.handle().0, pointer], Error::BadPointer)?;
-        refused(Call::MemoryRead, &[things.memory.handle().0, 0, pointer, 64], Error::BadPointer)?;
-        refused(Call::ProcessInfo, &[things.process.handle().0, pointer], Error::BadPointer)?;
-        refused(Call::LogRead, &[world.log.handle().0, 0, pointer, 64], Error::BadPointer)?;
-        refused(Call::SystemQuery, &[world.system.handle().0, 0, 0, pointer, 1024], Error::BadPointer)?;
+        refused(
+            Call::HandleQuery,
+            &[things.memory.handle().0, pointer],
+            Error::BadPointer,
+        )?;
+        refused(
+            Call::MemoryRead,
+            &[things.memory.handle().0, 0, pointer, 64],
+            Error::BadPointer,
+        )?;
+        refused(
+            Call::ProcessInfo,
+            &[things.process.handle().0, pointer],
+            Error::BadPointer,
+        )?;
+        refused(
+            Call::LogRead,
+            &[world.log.handle().0, 0, pointer, 64],
+            Error::BadPointer,
+        )?;
+        refused(
+            Call::SystemQuery,
+            &[world.system.handle().0, 0, 0, pointer, 1024],
+            Error::BadPointer,
+        )?;
     }
     // SAFETY: nobody writes to it, which is the point.
-    check!(unsafe { constant.as_slice() }.iter().all(|byte| *byte == 0), "read-only memory was written to");
+    check!(
+        unsafe { constant.as_slice() }.iter().all(|byte| *byte == 0),
+        "read-only memory was written to"
+    );
     Ok(())
 }
 
@@ -335,16 +495,43 @@ fn copies_that_run_into_unmapped_memory_end_in_an_error(world: &'static World) -
     must!(unsafe { rt::process::current().unmap(end, 4096) });
     for before in [1, 7, 63] {
         let pointer = end - before;
-        refused(Call::MemoryRead, &[things.memory.handle().0, 0, pointer, 64], Error::BadPointer)?;
-        refused(Call::MemoryWrite, &[things.memory.handle().0, 0, pointer, 64], Error::BadPointer)?;
-        refused(Call::ProcessInfo, &[things.process.handle().0, pointer], Error::BadPointer)?;
+        refused(
+            Call::MemoryRead,
+            &[things.memory.handle().0, 0, pointer, 64],
+            Error::BadPointer,
+        )?;
+        refused(
+            Call::MemoryWrite,
+            &[things.memory.handle().0, 0, pointer, 64],
+            Error::BadPointer,
+        )?;
+        refused(
+            Call::ProcessInfo,
+            &[things.process.handle().0, pointer],
+            Error::BadPointer,
+        )?;
         let short = end - before.min(23);
-        refused(Call::HandleQuery, &[things.memory.handle().0, short], Error::BadPointer)?;
-        refused(Call::LogWrite, &[world.log.handle().0, pointer, 64], Error::BadPointer)?;
-        refused(Call::LogRead, &[world.log.handle().0, 0, pointer, 64], Error::BadPointer)?;
+        refused(
+            Call::HandleQuery,
+            &[things.memory.handle().0, short],
+            Error::BadPointer,
+        )?;
+        refused(
+            Call::LogWrite,
+            &[world.log.handle().0, pointer, 64],
+            Error::BadPointer,
+        )?;
+        refused(
+            Call::LogRead,
+            &[world.log.handle().0, 0, pointer, 64],
+            Error::BadPointer,
+        )?;
     }
     // What fits to the last byte is fine.
-    must!(call(Call::MemoryRead, &[things.memory.handle().0, 0, end - 64, 64]));
+    must!(call(
+        Call::MemoryRead,
+        &[things.memory.handle().0, 0, end - 64, 64]
+    ));
     Ok(())
 }
 
@@ -356,19 +543,52 @@ fn senseless_arguments_are_refused(world: &'static World) -> Verdict {
     refused(Call::MemoryCreate, &[0, 0], Error::BadArgument)?;
     refused(Call::MemoryCreate, &[4096, 1], Error::BadArgument)?;
     for bytes in [u64::MAX, 1 << 63] {
-        check!(call(Call::MemoryCreate, &[bytes, 0]).is_err(), "memory of {bytes:#x} bytes was made");
+        check!(
+            call(Call::MemoryCreate, &[bytes, 0]).is_err(),
+            "memory of {bytes:#x} bytes was made"
+        );
     }
     for protection in [0, 2, 4, 6, 7, 8, 9, u64::MAX, 1 | 1 << 32] {
-        refused(Call::MemoryMap, &[own, memory, 0, 0, 4096, protection], Error::BadArgument)?;
-        refused(Call::MemoryProtect, &[own, 0x6000_0000_0000, 4096, protection], Error::BadArgument)?;
+        refused(
+            Call::MemoryMap,
+            &[own, memory, 0, 0, 4096, protection],
+            Error::BadArgument,
+        )?;
+        refused(
+            Call::MemoryProtect,
+            &[own, 0x6000_0000_0000, 4096, protection],
+            Error::BadArgument,
+        )?;
     }
-    for (address, offset, bytes) in [(1, 0, 4096), (0, 1, 4096), (0, 0, 1), (0, 0, 0), (0x10_0800, 0, 4096)] {
-        refused(Call::MemoryMap, &[own, memory, address, offset, bytes, 1], Error::BadArgument)?;
+    for (address, offset, bytes) in [
+        (1, 0, 4096),
+        (0, 1, 4096),
+        (0, 0, 1),
+        (0, 0, 0),
+        (0x10_0800, 0, 4096),
+    ] {
+        refused(
+            Call::MemoryMap,
+            &[own, memory, address, offset, bytes, 1],
+            Error::BadArgument,
+        )?;
     }
     for (offset, bytes) in [(4096, 4096), (0, 8192), (!0xFFF, 4096), (0, !0xFFF)] {
-        refused(Call::MemoryMap, &[own, memory, 0, offset, bytes, 1], Error::OutOfRange)?;
+        refused(
+            Call::MemoryMap,
+            &[own, memory, 0, offset, bytes, 1],
+            Error::OutOfRange,
+        )?;
     }
-    for address in [0x1000, 0xF000, 0x7FF0_0000_0000, 0x7FFF_FFFF_F000, 1 << 47, 0xFFFF_8000_0000_0000, !0xFFF] {
+    for address in [
+        0x1000,
+        0xF000,
+        0x7FF0_0000_0000,
+        0x7FFF_FFFF_F000,
+        1 << 47,
+        0xFFFF_8000_0000_0000,
+        !0xFFF,
+    ] {
         let status = raw(Call::MemoryMap as u64, &[own, memory, address, 0, 4096, 1]).status;
         let error = Error::from_code(status);
         check!(
@@ -376,38 +596,99 @@ fn senseless_arguments_are_refused(world: &'static World) -> Verdict {
             "mapping at {address:#x} gave {error:?}"
         );
     }
-    refused(Call::MemoryMap, &[own, memory, text_page(), 0, 4096, 1], Error::AlreadyMapped)?;
-    refused(Call::MemoryProtect, &[own, 0x6000_0000_0000, 4096, 1], Error::NotMapped)?;
-    refused(Call::MemoryRead, &[memory, 4096, things.room.as_ptr() as u64, 1], Error::OutOfRange)?;
-    refused(Call::MemoryWrite, &[memory, u64::MAX, things.room.as_ptr() as u64, 1], Error::OutOfRange)?;
-    for (name, bytes) in [(&b"name"[..], 0), (&[b'x'; 33][..], 33), (&[0xFF; 4][..], 4), (&b"a\nb\0"[..], 4)] {
-        refused(Call::ProcessCreate, &[name.as_ptr() as u64, bytes], Error::BadArgument)?;
+    refused(
+        Call::MemoryMap,
+        &[own, memory, text_page(), 0, 4096, 1],
+        Error::AlreadyMapped,
+    )?;
+    refused(
+        Call::MemoryProtect,
+        &[own, 0x6000_0000_0000, 4096, 1],
+        Error::NotMapped,
+    )?;
+    refused(
+        Call::MemoryRead,
+        &[memory, 4096, things.room.as_ptr() as u64, 1],
+        Error::OutOfRange,
+    )?;
+    refused(
+        Call::MemoryWrite,
+        &[memory, u64::MAX, things.room.as_ptr() as u64, 1],
+        Error::OutOfRange,
+    )?;
+    for (name, bytes) in [
+        (&b"name"[..], 0),
+        (&[b'x'; 33][..], 33),
+        (&[0xFF; 4][..], 4),
+        (&b"a\nb\0"[..], 4),
+    ] {
+        refused(
+            Call::ProcessCreate,
+            &[name.as_ptr() as u64, bytes],
+            Error::BadArgument,
+        )?;
     }
     let process = things.process.handle().0;
     for entry in [1 << 47, 0xFFFF_8000_0000_0000, u64::MAX, 0x7FFF_FFFF_F000] {
-        refused(Call::ThreadCreate, &[process, entry, 0x80_0000, 0], Error::BadArgument)?;
+        refused(
+            Call::ThreadCreate,
+            &[process, entry, 0x80_0000, 0],
+            Error::BadArgument,
+        )?;
     }
-    refused(Call::ThreadCreate, &[process, 0x40_0000, 1 << 47, 0], Error::BadArgument)?;
+    refused(
+        Call::ThreadCreate,
+        &[process, 0x40_0000, 1 << 47, 0],
+        Error::BadArgument,
+    )?;
     for base in [1 << 47, 0xFFFF_8000_0000_0000, u64::MAX] {
         refused(Call::ThreadSetFsBase, &[base], Error::BadArgument)?;
     }
     let thread = things.thread.handle().0;
     refused(Call::ThreadSetPriority, &[thread, 64], Error::OutOfRange)?;
-    refused(Call::ThreadSetPriority, &[thread, 1 << 32], Error::OutOfRange)?;
+    refused(
+        Call::ThreadSetPriority,
+        &[thread, 1 << 32],
+        Error::OutOfRange,
+    )?;
     for cpu in [u64::from(world.cpus), 1 << 32, u64::MAX - 1] {
         refused(Call::ThreadSetAffinity, &[thread, cpu], Error::OutOfRange)?;
     }
-    for (first, count) in [(0, 0), (0, 65_537), (65_536, 1), (65_535, 2), (u64::MAX, 1), (1, u64::MAX)] {
-        refused(Call::IoPortsCreate, &[system, first, count], Error::OutOfRange)?;
+    for (first, count) in [
+        (0, 0),
+        (0, 65_537),
+        (65_536, 1),
+        (65_535, 2),
+        (u64::MAX, 1),
+        (1, u64::MAX),
+    ] {
+        refused(
+            Call::IoPortsCreate,
+            &[system, first, count],
+            Error::OutOfRange,
+        )?;
     }
     refused(Call::SystemPower, &[system, 7], Error::BadArgument)?;
-    refused(Call::SystemQuery, &[system, 4, 0, things.room.as_ptr() as u64, 64], Error::BadArgument)?;
-    refused(Call::IrqBind, &[things.irq.handle().0, things.notification.handle().0, 0], Error::BadArgument)?;
+    refused(
+        Call::SystemQuery,
+        &[system, 4, 0, things.room.as_ptr() as u64, 64],
+        Error::BadArgument,
+    )?;
+    refused(
+        Call::IrqBind,
+        &[things.irq.handle().0, things.notification.handle().0, 0],
+        Error::BadArgument,
+    )?;
     for rights in [1 << 14, 1 << 32, u64::MAX] {
         refused(Call::HandleDuplicate, &[memory, rights], Error::BadArgument)?;
     }
     let endpoint = things.endpoint.handle().0;
-    let bad = [Tag::new(0).with_bytes(5000), Tag::new(0).with_handles(5, 0), Tag::new(0).with_handles(1, 2), Tag(1 << 13)];
+    let bad = [
+        Tag::new(0).with_bytes(5000),
+        Tag::new(0).with_handles(5, 0),
+        Tag::new(0).with_handles(1, 2),
+        Tag(1 << 13),
+    ];
     for tag in bad {
         refused(Call::Call, &[endpoint, tag.0], Error::BadArgument)?;
         refused(Call::Send, &[endpoint, tag.0], Error::BadArgument)?;
@@ -427,11 +708,24 @@ fn rights_never_grow(world: &'static World) -> Verdict {
     let memory = must!(Memory::create(4096));
     let lesser = must!(memory.duplicate(Rights::READ | Rights::DUPLICATE | Rights::TRANSFER));
     for rights in [Rights::WRITE, Rights::ALL, Rights::READ | Rights::EXECUTE] {
-        refused(Call::HandleDuplicate, &[lesser.handle().0, u64::from(rights.0)], Error::NoRight)?;
+        refused(
+            Call::HandleDuplicate,
+            &[lesser.handle().0, u64::from(rights.0)],
+            Error::NoRight,
+        )?;
         let own = rt::process::current().handle().0;
-        refused(Call::HandleGrant, &[own, lesser.handle().0, u64::from(rights.0)], Error::NoRight)?;
+        refused(
+            Call::HandleGrant,
+            &[own, lesser.handle().0, u64::from(rights.0)],
+            Error::NoRight,
+        )?;
     }
-    same!(must!(lesser.duplicate(Rights::READ)).query().map(|info| info.rights), Ok(Rights::READ.0));
+    same!(
+        must!(lesser.duplicate(Rights::READ))
+            .query()
+            .map(|info| info.rights),
+        Ok(Rights::READ.0)
+    );
     for protection in [Protection::READ_WRITE, Protection::READ_EXECUTE] {
         same!(lesser.map(protection).map(|_| ()), Err(Error::NoRight));
     }
@@ -439,12 +733,16 @@ fn rights_never_grow(world: &'static World) -> Verdict {
     let mapping = must!(lesser.map(Protection::READ));
     for protection in [Protection::READ_WRITE, Protection::READ_EXECUTE] {
         // SAFETY: nothing of this program is there.
-        let changed = unsafe { rt::process::current().protect(mapping.as_ptr() as u64, 4096, protection) };
+        let changed =
+            unsafe { rt::process::current().protect(mapping.as_ptr() as u64, 4096, protection) };
         same!(changed, Err(Error::NoRight));
     }
     let endpoint = must!(Endpoint::create());
     let sender = must!(endpoint.mint(rt::Badge(5), Rights::SEND | Rights::MINT));
-    same!(sender.mint(rt::Badge(6), Rights::RECEIVE).map(|_| ()), Err(Error::NoRight));
+    same!(
+        sender.mint(rt::Badge(6), Rights::RECEIVE).map(|_| ()),
+        Err(Error::NoRight)
+    );
     let _ = world;
     Ok(())
 }
@@ -454,9 +752,15 @@ fn stale_handle_never_reaches_a_new_object(_: &'static World) -> Verdict {
     let mut stale = alloc::vec![first];
     for round in 0..6000_u64 {
         let fresh = must!(call(Call::NotificationCreate, &[]))[0];
-        check!(!stale.contains(&fresh), "handle {fresh:#x} came again in round {round}");
+        check!(
+            !stale.contains(&fresh),
+            "handle {fresh:#x} came again in round {round}"
+        );
         for old in stale.iter().rev().take(8) {
-            same!(raw(Call::Signal as u64, &[*old, 1]).status, Error::BadHandle as u64);
+            same!(
+                raw(Call::Signal as u64, &[*old, 1]).status,
+                Error::BadHandle as u64
+            );
         }
         must!(call(Call::HandleClose, &[fresh]));
         if stale.len() < 64 || round % 100 == 0 {

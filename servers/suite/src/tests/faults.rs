@@ -34,10 +34,16 @@ const START: u64 = CODE + PREAMBLE_BYTES;
 
 /// Says so unless the program ended by this fault.
 fn faulted(what: &str, info: &ProcessInfo, kind: FaultKind) -> Verdict {
-    if info.state == ProcessState::Faulted as u32 && FaultKind::from_vector(info.context.vector) == kind {
+    if info.state == ProcessState::Faulted as u32
+        && FaultKind::from_vector(info.context.vector) == kind
+    {
         return Ok(());
     }
-    Err(Why::Failed(format!("{what} should have ended by {}, but {}", kind.text(), ending(info))))
+    Err(Why::Failed(format!(
+        "{what} should have ended by {}, but {}",
+        kind.text(),
+        ending(info)
+    )))
 }
 
 /// The registers that a report should show, if the code changed none.
@@ -71,7 +77,12 @@ fn faults_are_reported_with_all_registers(_: &'static World) -> Verdict {
         (code!("int 3"), FaultKind::Breakpoint, 1, 0),
         (code!("div rsp"), FaultKind::Divide, 0, 0),
         (code!("mov rax, [rax]"), FaultKind::Protection, 0, 0),
-        (code!("push rax", "mov rsp, rax", "pop rbx"), FaultKind::StackSegment, 4, 0),
+        (
+            code!("push rax", "mov rsp, rax", "pop rbx"),
+            FaultKind::StackSegment,
+            4,
+            0,
+        ),
         (code!("int 0x0"), FaultKind::Protection, 0, 2),
     ];
     for (number, (code, kind, offset, error_code)) in cases.into_iter().enumerate() {
@@ -82,7 +93,11 @@ fn faults_are_reported_with_all_registers(_: &'static World) -> Verdict {
         }
         let info = must!(must!(Bare::new(code, &values)).run());
         // QEMU's TCG doesn't tell a stack fault from a protection fault.
-        let kind = if number == 5 && info.context.vector == 13 { FaultKind::Protection } else { kind };
+        let kind = if number == 5 && info.context.vector == 13 {
+            FaultKind::Protection
+        } else {
+            kind
+        };
         faulted(&format!("case {number}"), &info, kind)?;
         same!(info.code, info.context.vector);
         same!(info.context.rip, START + offset);
@@ -94,7 +109,8 @@ fn faults_are_reported_with_all_registers(_: &'static World) -> Verdict {
         // Resume and trap flags apart, which the CPU itself sets in what it pushes.
         const RF: u64 = 1 << 16;
         check!(
-            info.context.rflags & BASE_FLAGS & !RF == BASE_FLAGS && info.context.rflags & 0x3000 == 0,
+            info.context.rflags & BASE_FLAGS & !RF == BASE_FLAGS
+                && info.context.rflags & 0x3000 == 0,
             "flags {:#x}",
             info.context.rflags
         );
@@ -223,7 +239,10 @@ fn privileged_instructions_fault(_: &'static World) -> Verdict {
         ("mov to ss", code!("mov eax, 0x10", "mov ss, ax")),
         ("mov to ds", code!("mov eax, 0x10", "mov ds, ax")),
         ("far selector", code!("mov eax, 0xFFF8", "mov ds, ax")),
-        ("xsetbv", code!("xor ecx, ecx", "mov eax, 1", "xor edx, edx", "xsetbv")),
+        (
+            "xsetbv",
+            code!("xor ecx, ecx", "mov eax, 1", "xor edx, edx", "xsetbv"),
+        ),
     ] {
         let info = must!(bare::run(code));
         let kind = FaultKind::from_vector(info.context.vector);
@@ -235,7 +254,13 @@ fn privileged_instructions_fault(_: &'static World) -> Verdict {
         );
     }
     // IOPL and IF asked for by `popf` are not given, silently.
-    let info = must!(bare::run(code!("push 0x3002", "popfq", "pushfq", "pop rax", "ud2")));
+    let info = must!(bare::run(code!(
+        "push 0x3002",
+        "popfq",
+        "pushfq",
+        "pop rax",
+        "ud2"
+    )));
     same!(info.context.rax & 0x3200, 0x200);
     Ok(())
 }
@@ -253,7 +278,10 @@ fn interrupt_vectors_of_the_kernel_are_out_of_reach(_: &'static World) -> Verdic
         // The selector index of the gate, in the interrupt table (Intel SDM vol. 3A §6.13).
         // QEMU's TCG counts gates of sixteen bytes instead.
         let code = info.context.error_code;
-        check!(code == vector * 8 + 2 || code == vector * 16 + 2, "int {vector}: error code {code:#x}");
+        check!(
+            code == vector * 8 + 2 || code == vector * 16 + 2,
+            "int {vector}: error code {code:#x}"
+        );
     }
     Ok(())
 }
@@ -310,10 +338,18 @@ fn io_ports_fault_unless_granted(world: &'static World) -> Verdict {
         code!("mov eax, 76", "syscall", "mov edx, 0x7F", "in al, dx"),
         code!("mov eax, 76", "syscall", "mov edx, 0x80", "in ax, dx"),
     ] {
-        faulted("a neighbouring port", &must!(granted(0x80, 1, code)), FaultKind::Protection)?;
+        faulted(
+            "a neighbouring port",
+            &must!(granted(0x80, 1, code)),
+            FaultKind::Protection,
+        )?;
     }
     // The last port, and a word that goes past it.
-    let past = must!(granted(0xFFFF, 1, code!("mov eax, 76", "syscall", "mov edx, 0xFFFF", "in ax, dx")));
+    let past = must!(granted(
+        0xFFFF,
+        1,
+        code!("mov eax, 76", "syscall", "mov edx, 0xFFFF", "in ax, dx")
+    ));
     faulted("a word at the last port", &past, FaultKind::Protection)
 }
 
@@ -329,12 +365,25 @@ fn other_system_call_instructions_do_no_harm(_: &'static World) -> Verdict {
     // What becomes of the program depends on the CPU's maker; the kernel must live on, and the program must end.
     let cases: [(&str, &[u8]); 3] = [
         ("sysenter", code!("sysenter", "ud2")),
-        ("sysenter with trap flag", code!("pushfq", "or dword ptr [rsp], 0x100", "popfq", "sysenter", "ud2")),
+        (
+            "sysenter with trap flag",
+            code!(
+                "pushfq",
+                "or dword ptr [rsp], 0x100",
+                "popfq",
+                "sysenter",
+                "ud2"
+            ),
+        ),
         ("sysexit", code!("sysexit", "ud2")),
     ];
     for (name, code) in cases {
         let info = must!(bare::run(code));
-        check!(info.state == ProcessState::Faulted as u32, "{name}: {}", ending(&info));
+        check!(
+            info.state == ProcessState::Faulted as u32,
+            "{name}: {}",
+            ending(&info)
+        );
     }
     Ok(())
 }
@@ -355,8 +404,17 @@ fn iret_of_user_code_goes_nowhere_else(_: &'static World) -> Verdict {
         "push rax",
         "iretq"
     )));
-    faulted("iret to the kernel's segments", &kernel, FaultKind::Protection)?;
-    let call = must!(bare::run(code!("push 0x8", "push 0", "call fword ptr [rsp]", "ud2")));
+    faulted(
+        "iret to the kernel's segments",
+        &kernel,
+        FaultKind::Protection,
+    )?;
+    let call = must!(bare::run(code!(
+        "push 0x8",
+        "push 0",
+        "call fword ptr [rsp]",
+        "ud2"
+    )));
     faulted("far call into the kernel", &call, FaultKind::Protection)?;
     // IOPL and IF asked for are not given, silently.
     let flags = must!(bare::run(code!(
@@ -373,12 +431,29 @@ fn iret_of_user_code_goes_nowhere_else(_: &'static World) -> Verdict {
     )));
     faulted("iret with IOPL", &flags, FaultKind::InvalidInstruction)?;
     same!(flags.context.rflags & 0x3200, 0x200);
-    for target in [1_u64 << 47, 0x8000_0000_0000_0000, 0xFFFF_8000_0000_0000, u64::MAX] {
+    for target in [
+        1_u64 << 47,
+        0x8000_0000_0000_0000,
+        0xFFFF_8000_0000_0000,
+        u64::MAX,
+    ] {
         let mut values = bare::pattern();
         values[reg::RBX] = target;
-        let iret = code!("mov rax, rsp", "push 0x23", "push rax", "push 0x202", "push 0x2B", "push rbx", "iretq");
+        let iret = code!(
+            "mov rax, rsp",
+            "push 0x23",
+            "push rax",
+            "push 0x202",
+            "push 0x2B",
+            "push rbx",
+            "iretq"
+        );
         let info = must!(must!(Bare::new(iret, &values)).run());
-        check!(info.state == ProcessState::Faulted as u32, "{target:#x}: {}", ending(&info));
+        check!(
+            info.state == ProcessState::Faulted as u32,
+            "{target:#x}: {}",
+            ending(&info)
+        );
     }
     Ok(())
 }
@@ -391,18 +466,61 @@ fn system_calls_of_32_bit_code_do_no_harm(_: &'static World) -> Verdict {
     let cases: [(&str, &[u8]); 4] = [
         (
             "syscall",
-            code!("lea rax, [rip + 2f]", "push 0x1B", "push rax", "retfq", "2:", "mov eax, 0", "syscall", "ud2"),
+            code!(
+                "lea rax, [rip + 2f]",
+                "push 0x1B",
+                "push rax",
+                "retfq",
+                "2:",
+                "mov eax, 0",
+                "syscall",
+                "ud2"
+            ),
         ),
-        ("sysenter", code!("lea rax, [rip + 2f]", "push 0x1B", "push rax", "retfq", "2:", "sysenter", "ud2")),
+        (
+            "sysenter",
+            code!(
+                "lea rax, [rip + 2f]",
+                "push 0x1B",
+                "push rax",
+                "retfq",
+                "2:",
+                "sysenter",
+                "ud2"
+            ),
+        ),
         (
             "int 0x80",
-            code!("lea rax, [rip + 2f]", "push 0x1B", "push rax", "retfq", "2:", "mov eax, 0", "int 0x80", "ud2"),
+            code!(
+                "lea rax, [rip + 2f]",
+                "push 0x1B",
+                "push rax",
+                "retfq",
+                "2:",
+                "mov eax, 0",
+                "int 0x80",
+                "ud2"
+            ),
         ),
-        ("ud2", code!("lea rax, [rip + 2f]", "push 0x1B", "push rax", "retfq", "2:", "ud2")),
+        (
+            "ud2",
+            code!(
+                "lea rax, [rip + 2f]",
+                "push 0x1B",
+                "push rax",
+                "retfq",
+                "2:",
+                "ud2"
+            ),
+        ),
     ];
     for (name, code) in cases {
         let info = must!(bare::run(code));
-        check!(info.state == ProcessState::Faulted as u32, "{name}: {}", ending(&info));
+        check!(
+            info.state == ProcessState::Faulted as u32,
+            "{name}: {}",
+            ending(&info)
+        );
         same!(info.context.cs, 0x1B);
     }
     Ok(())
@@ -457,10 +575,17 @@ fn syscall_at_the_end_of_memory_does_no_harm(_: &'static World) -> Verdict {
     let bare = must!(Bare::new(code!("jmp rbx"), &values));
     let text = must!(rt::Memory::create(PAGE_SIZE));
     must!(text.write(PAGE_SIZE - 2, &[0x0F, 0x05]));
-    match bare.process.map(&text, page, 0, PAGE_SIZE, Protection::READ_EXECUTE) {
+    match bare
+        .process
+        .map(&text, page, 0, PAGE_SIZE, Protection::READ_EXECUTE)
+    {
         Ok(_) => {
             let info = must!(bare.run());
-            check!(info.state == ProcessState::Faulted as u32, "{}", ending(&info));
+            check!(
+                info.state == ProcessState::Faulted as u32,
+                "{}",
+                ending(&info)
+            );
             same!(info.context.rip, USER_END);
         }
         Err(error) => check!(
@@ -472,38 +597,76 @@ fn syscall_at_the_end_of_memory_does_no_harm(_: &'static World) -> Verdict {
     let page = abi::layout::IPC_AREAS_START - PAGE_SIZE;
     values[reg::RBX] = page + PAGE_SIZE - 2;
     let bare = must!(Bare::new(code!("jmp rbx"), &values));
-    must!(bare.process.map(&text, page, 0, PAGE_SIZE, Protection::READ_EXECUTE));
+    must!(
+        bare.process
+            .map(&text, page, 0, PAGE_SIZE, Protection::READ_EXECUTE)
+    );
     let info = must!(bare.run());
-    check!(info.state == ProcessState::Faulted as u32, "{}", ending(&info));
+    check!(
+        info.state == ProcessState::Faulted as u32,
+        "{}",
+        ending(&info)
+    );
     Ok(())
 }
 
 fn syscall_with_a_senseless_stack_pointer_works(_: &'static World) -> Verdict {
-    for stack in [0, 1, u64::MAX, 1 << 47, 1 << 63, 0xFFFF_8000_0010_0000, 0xFFFF_FFFF_8000_0000, CODE + 7] {
+    for stack in [
+        0,
+        1,
+        u64::MAX,
+        1 << 47,
+        1 << 63,
+        0xFFFF_8000_0010_0000,
+        0xFFFF_FFFF_8000_0000,
+        CODE + 7,
+    ] {
         let mut values = bare::pattern();
         values[reg::RSP] = stack;
         values[reg::RAX] = Call::Null as u64;
         values[reg::RDI] = 77;
         // Null twice, by both ways, then the exit with code 77.
-        let info = must!(must!(Bare::new(
-            code!("syscall", "xor eax, eax", "syscall", "mov eax, 50", "syscall", "ud2"),
-            &values
-        ))
-        .run());
+        let info = must!(
+            must!(Bare::new(
+                code!(
+                    "syscall",
+                    "xor eax, eax",
+                    "syscall",
+                    "mov eax, 50",
+                    "syscall",
+                    "ud2"
+                ),
+                &values
+            ))
+            .run()
+        );
         same!((info.state, info.code), (ProcessState::Exited as u32, 77));
         let info = must!(must!(Bare::new(code!("int 0x80", "ud2"), &values)).run());
-        faulted("after int 0x80 with that stack", &info, FaultKind::InvalidInstruction)?;
+        faulted(
+            "after int 0x80 with that stack",
+            &info,
+            FaultKind::InvalidInstruction,
+        )?;
         same!(info.context.rsp, stack);
     }
     Ok(())
 }
 
 fn jump_to_where_no_code_can_be_faults(_: &'static World) -> Verdict {
-    for target in [1_u64 << 47, 0x8000_0000_0000_0000, 0xFFFF_8000_0000_0000, u64::MAX] {
+    for target in [
+        1_u64 << 47,
+        0x8000_0000_0000_0000,
+        0xFFFF_8000_0000_0000,
+        u64::MAX,
+    ] {
         let mut values = bare::pattern();
         values[reg::RBX] = target;
         let info = must!(must!(Bare::new(code!("jmp rbx"), &values)).run());
-        check!(info.state == ProcessState::Faulted as u32, "{}", ending(&info));
+        check!(
+            info.state == ProcessState::Faulted as u32,
+            "{}",
+            ending(&info)
+        );
     }
     Ok(())
 }

@@ -50,7 +50,10 @@ const XMM: usize = 160;
 impl State {
     /// Every register different: x87 control word, stack registers, MXCSR, vector registers.
     fn pattern(seed: u64) -> Box<State> {
-        let mut state = Box::new(State { legacy: [0; 512], wide: [[0; 32]; 16] });
+        let mut state = Box::new(State {
+            legacy: [0; 512],
+            wide: [[0; 32]; 16],
+        });
         // All exceptions masked; rounding and precision as the seed says (SDM vol. 1 §8.1.5, §10.2.3).
         let control = 0x003F | ((seed as u16 & 3) << 10) | 0x0300;
         state.legacy[CONTROL..CONTROL + 2].copy_from_slice(&control.to_le_bytes());
@@ -215,8 +218,17 @@ fn wide_survive(seed: u64, work: &Work) -> bool {
 fn fpu_state_survives_calls_and_blocking(_: &'static World) -> Verdict {
     for seed in 0..32 {
         for call in [Call::Null, Call::Yield, Call::ClockNow] {
-            let work = Work { call: call as u64, handle: 0, times: 20, spins: 0 };
-            check!(survives(seed, &work), "the state was lost in {}, seed {seed}", call.name());
+            let work = Work {
+                call: call as u64,
+                handle: 0,
+                times: 20,
+                spins: 0,
+            };
+            check!(
+                survives(seed, &work),
+                "the state was lost in {}, seed {seed}",
+                call.name()
+            );
         }
     }
     Ok(())
@@ -229,14 +241,29 @@ fn on_every_cpu(world: &World, one: fn(u64, &Work) -> bool) -> Verdict {
         for number in 0..3 {
             let seed = u64::from(cpu) * 16 + number + 1;
             threads.push(must!(thread::Builder::new().cpu(cpu).spawn(move || {
-                let spinning = Work { call: Call::Null as u64, handle: 0, times: 3, spins: 1_500_000 };
-                let yielding = Work { call: Call::Yield as u64, handle: 0, times: 300, spins: 50 };
-                (0..2).all(|round| one(seed * 4 + round, &spinning) && one(seed * 4 + round, &yielding))
+                let spinning = Work {
+                    call: Call::Null as u64,
+                    handle: 0,
+                    times: 3,
+                    spins: 1_500_000,
+                };
+                let yielding = Work {
+                    call: Call::Yield as u64,
+                    handle: 0,
+                    times: 300,
+                    spins: 50,
+                };
+                (0..2).all(|round| {
+                    one(seed * 4 + round, &spinning) && one(seed * 4 + round, &yielding)
+                })
             })));
         }
     }
     for thread in threads {
-        check!(must!(thread.join(time::after(Duration::from_secs(40)))), "a thread lost its state");
+        check!(
+            must!(thread.join(time::after(Duration::from_secs(40)))),
+            "a thread lost its state"
+        );
     }
     Ok(())
 }
@@ -252,12 +279,17 @@ fn wide_vector_registers_survive_preemption(world: &'static World) -> Verdict {
     }
     let enabled: u32;
     // SAFETY: OSXSAVE says that the instruction is there (Intel SDM vol. 2D, XGETBV).
-    unsafe { core::arch::asm!("xgetbv", in("ecx") 0, out("eax") enabled, out("edx") _, options(nomem, nostack)) };
+    unsafe {
+        core::arch::asm!("xgetbv", in("ecx") 0, out("eax") enabled, out("edx") _, options(nomem, nostack))
+    };
     check!(enabled & 3 == 3, "x87 or SSE state is off: {enabled:#x}");
     if enabled & 4 == 0 {
         skip!("AVX state is not enabled");
     }
-    check!(__cpuid_count(13, 0).ebx >= 832, "the kernel enabled AVX where its state has no room");
+    check!(
+        __cpuid_count(13, 0).ebx >= 832,
+        "the kernel enabled AVX where its state has no room"
+    );
     on_every_cpu(world, wide_survive)
 }
 
@@ -272,10 +304,19 @@ fn fpu_state_survives_ipc_with_a_server_that_uses_it(world: &'static World) -> V
             let mut seed = 1000;
             let mut held = true;
             while !stopped.load(Ordering::Relaxed) {
-                let event = serving.serve_next(pending.take(), 0, time::after(Duration::from_secs(10)))?;
+                let event =
+                    serving.serve_next(pending.take(), 0, time::after(Duration::from_secs(10)))?;
                 if let Event::Message(mut received) = event {
                     seed += 1;
-                    held &= survives(seed, &Work { call: Call::Null as u64, handle: 0, times: 2, spins: 0 });
+                    held &= survives(
+                        seed,
+                        &Work {
+                            call: Call::Null as u64,
+                            handle: 0,
+                            times: 2,
+                            spins: 0,
+                        },
+                    );
                     pending = received.reply.take().map(|reply| (reply, Message::new(0)));
                 }
             }
@@ -286,12 +327,23 @@ fn fpu_state_survives_ipc_with_a_server_that_uses_it(world: &'static World) -> V
         }));
         let client = must!(endpoint.mint(rt::Badge(1), Rights::SEND));
         for seed in 0..40 {
-            let work = Work { call: Call::Call as u64, handle: client.handle().0, times: 5, spins: 0 };
-            check!(survives_call(seed, &work), "the caller's state was lost, seed {seed}");
+            let work = Work {
+                call: Call::Call as u64,
+                handle: client.handle().0,
+                times: 5,
+                spins: 0,
+            };
+            check!(
+                survives_call(seed, &work),
+                "the caller's state was lost, seed {seed}"
+            );
         }
         stop.store(true, Ordering::Relaxed);
         must!(client.call(Message::new(0), 0, time::after(Duration::from_secs(5))));
-        check!(must!(must!(server.join(time::after(Duration::from_secs(5))))), "the server's state was lost");
+        check!(
+            must!(must!(server.join(time::after(Duration::from_secs(5))))),
+            "the server's state was lost"
+        );
     }
     Ok(())
 }
@@ -380,14 +432,25 @@ fn new_thread_finds_a_clean_fpu(world: &'static World) -> Verdict {
         let mut threads = Vec::new();
         for cpu in 0..world.cpus {
             threads.push(must!(thread::Builder::new().cpu(cpu).spawn(move || {
-                survives(round, &Work { call: Call::Yield as u64, handle: 0, times: 2, spins: 10 })
+                survives(
+                    round,
+                    &Work {
+                        call: Call::Yield as u64,
+                        handle: 0,
+                        times: 2,
+                        spins: 10,
+                    },
+                )
             })));
         }
         for thread in threads {
             must!(thread.join(time::after(Duration::from_secs(5))));
         }
         let info = must!(bare::run(looks_clean()));
-        same!((info.state, info.code), (abi::info::ProcessState::Exited as u32, 0));
+        same!(
+            (info.state, info.code),
+            (abi::info::ProcessState::Exited as u32, 0)
+        );
     }
     Ok(())
 }
@@ -409,8 +472,15 @@ fn fpu_state_of_the_dead_is_not_inherited(world: &'static World) -> Verdict {
                 let bare = must!(bare::Bare::new(code, &bare::pattern()));
                 must!(bare.thread.set_affinity(Some(cpu)));
                 let info = must!(bare.run());
-                check!(info.state == abi::info::ProcessState::Exited as u32, "it {}", crate::world::ending(&info));
-                check!(code == dirty || info.code == 0, "a new process on CPU {cpu} found another's registers");
+                check!(
+                    info.state == abi::info::ProcessState::Exited as u32,
+                    "it {}",
+                    crate::world::ending(&info)
+                );
+                check!(
+                    code == dirty || info.code == 0,
+                    "a new process on CPU {cpu} found another's registers"
+                );
             }
         }
     }

@@ -18,7 +18,10 @@ tests! {
 }
 
 /// The partners of these tests.
-pub const ROLES: &[Role] = &[Role { name: "grind", run: grind }];
+pub const ROLES: &[Role] = &[Role {
+    name: "grind",
+    run: grind,
+}];
 
 /// Where the first program begins; the others count on. Fixed, so that what happened happens again.
 const SEED: u64 = 0x5EED_0001;
@@ -58,7 +61,9 @@ fn argument(random: &mut Random, handles: &[u64], room: u64) -> u64 {
 fn grind(world: &'static World, seed: &str) -> u64 {
     let mut random = Random(seed.parse().unwrap_or(1));
     // Only what a program may have that can't touch the machine: the right to ask.
-    let Ok(system) = start::take::<System>("asking") else { return 1 };
+    let Ok(system) = start::take::<System>("asking") else {
+        return 1;
+    };
     let mut handles = alloc::vec![system.handle().0, rt::process::current().handle().0];
     let room = alloc::vec![0_u8; 8192];
     for _ in 0..CALLS {
@@ -68,12 +73,21 @@ fn grind(world: &'static World, seed: &str) -> u64 {
             _ => Call::ALL[random.below(Call::ALL.len() as u64) as usize] as u64,
         };
         // Rarely, or it would be over too soon.
-        let ends = [Call::ProcessExit, Call::ThreadExit, Call::ProcessKill, Call::ThreadKill, Call::MemoryUnmap];
+        let ends = [
+            Call::ProcessExit,
+            Call::ThreadExit,
+            Call::ProcessKill,
+            Call::ThreadKill,
+            Call::MemoryUnmap,
+        ];
         if ends.iter().any(|end| *end as u64 == number) && random.below(50) != 0 {
             continue;
         }
         // The log is not the place for random text; nor is the machine's end part of this.
-        if [Call::LogWrite, Call::SystemPower, Call::LogTake].iter().any(|call| *call as u64 == number) {
+        if [Call::LogWrite, Call::SystemPower, Call::LogTake]
+            .iter()
+            .any(|call| *call as u64 == number)
+        {
             continue;
         }
         let mut arguments = [0; 6];
@@ -83,7 +97,11 @@ fn grind(world: &'static World, seed: &str) -> u64 {
         let soon = time::now_ns() + random.below(300_000);
         let mut registers = rt::sys::IpcRegisters {
             handle: arguments[0],
-            tag: if random.below(2) == 0 { arguments[1] } else { random.below(1 << 13) | random.below(8) << 16 },
+            tag: if random.below(2) == 0 {
+                arguments[1]
+            } else {
+                random.below(1 << 13) | random.below(8) << 16
+            },
             words: [arguments[2], arguments[3], arguments[4], arguments[5], 0, 0],
             deadline: if random.below(4) == 0 { 0 } else { soon },
             reply: arguments[5],
@@ -97,7 +115,11 @@ fn grind(world: &'static World, seed: &str) -> u64 {
         }
         // SAFETY: none is given. The process is there to be ruined.
         let status = unsafe { rt::sys::ipc(number, &mut registers) };
-        if status == 0 && registers.handle >> 32 != 0 && registers.handle >> 48 == 0 && handles.len() < 64 {
+        if status == 0
+            && registers.handle >> 32 != 0
+            && registers.handle >> 48 == 0
+            && handles.len() < 64
+        {
             handles.push(registers.handle);
         }
     }
@@ -107,10 +129,17 @@ fn grind(world: &'static World, seed: &str) -> u64 {
 
 fn random_system_calls_do_no_harm(world: &'static World) -> Verdict {
     must!(world.log.write(&format!("grinding from seed {SEED:#x}\n")));
-    let asking = must!(world.system.duplicate(Rights::QUERY | Rights::TRANSFER | Rights::DUPLICATE));
+    let asking = must!(
+        world
+            .system
+            .duplicate(Rights::QUERY | Rights::TRANSFER | Rights::DUPLICATE)
+    );
     let mut running = Vec::new();
     for number in 0..PROGRAMS {
-        let child = must!(world.spawn(&format!("role grind {}", SEED + number), &[("asking", asking.handle())]));
+        let child = must!(world.spawn(
+            &format!("role grind {}", SEED + number),
+            &[("asking", asking.handle())]
+        ));
         running.push(child);
         // As many at a time as there are CPUs, and one more.
         if running.len() > world.cpus as usize {
@@ -124,13 +153,21 @@ fn random_system_calls_do_no_harm(world: &'static World) -> Verdict {
     // The kernel still does what it should.
     let child = must!(world.spawn("role panic", &[]));
     let info = must!(child.end(Duration::from_secs(5)));
-    check!(info.state == ProcessState::Exited as u32, "afterwards a program {}", ending(&info));
+    check!(
+        info.state == ProcessState::Exited as u32,
+        "afterwards a program {}",
+        ending(&info)
+    );
     Ok(())
 }
 
 fn finish(child: &crate::world::Child) -> Verdict {
     // It may have ended in any way, even by being ended here for want of an end; but ended it must have.
     let info = must!(child.end(Duration::from_secs(8)));
-    check!(info.state != ProcessState::Alive as u32 && info.threads == 0, "it {}", ending(&info));
+    check!(
+        info.state != ProcessState::Alive as u32 && info.threads == 0,
+        "it {}",
+        ending(&info)
+    );
     Ok(())
 }

@@ -8,7 +8,10 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use rt::thread::{self, JoinHandle};
-use rt::{AsHandle, Endpoint, Event, Message, Notification, OwnedHandle, Received, Reply, start, sys, time};
+use rt::{
+    AsHandle, Endpoint, Event, Message, Notification, OwnedHandle, Received, Reply, start, sys,
+    time,
+};
 
 use super::tests;
 use crate::kernel_calls::{call, refused};
@@ -43,9 +46,18 @@ tests! {
 
 /// The partners of these tests.
 pub const ROLES: &[Role] = &[
-    Role { name: "dies-with-reply", run: die_with_reply },
-    Role { name: "echo", run: echo },
-    Role { name: "caller", run: caller },
+    Role {
+        name: "dies-with-reply",
+        run: die_with_reply,
+    },
+    Role {
+        name: "echo",
+        run: echo,
+    },
+    Role {
+        name: "caller",
+        run: caller,
+    },
 ];
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -112,14 +124,22 @@ fn bytes_arrive_whole_at_every_length(_: &'static World) -> Verdict {
         Message::new(received.bytes.len() as u32).with_bytes(&bytes)
     }));
     for length in lengths {
-        let bytes: Vec<u8> = (0..length).map(|index| (index * 31 + length) as u8).collect();
+        let bytes: Vec<u8> = (0..length)
+            .map(|index| (index * 31 + length) as u8)
+            .collect();
         let answer = must!(endpoint.call(Message::new(1).with_bytes(&bytes), 0, soon()));
         same!(answer.label as usize, length);
-        check!(answer.bytes.iter().zip(&bytes).all(|(a, b)| *a == !b) && answer.bytes.len() == length, "{length} bytes");
+        check!(
+            answer.bytes.iter().zip(&bytes).all(|(a, b)| *a == !b) && answer.bytes.len() == length,
+            "{length} bytes"
+        );
     }
     must!(must!(server.join(soon())));
     let long = Message::new(0).with_bytes(&alloc::vec![0; BUFFER_BYTES + 1]);
-    same!(endpoint.call(long, 0, soon()).map(|_| ()), Err(Error::OutOfRange));
+    same!(
+        endpoint.call(long, 0, soon()).map(|_| ()),
+        Err(Error::OutOfRange)
+    );
     Ok(())
 }
 
@@ -139,14 +159,20 @@ fn handles_are_copied_and_moved(_: &'static World) -> Verdict {
     let moved = must!(Notification::create());
     let numbers = [kept.handle().0, moved.handle().0];
     let watch = must!(moved.duplicate(Rights::WAIT));
-    let message = Message::new(0).with_copy(&kept).with_moved(moved).with_copy(&kept);
+    let message = Message::new(0)
+        .with_copy(&kept)
+        .with_moved(moved)
+        .with_copy(&kept);
     let answer = must!(endpoint.call(message, 4, soon()));
     same!(answer.label, 3);
     same!(answer.handles.len(), 3);
     same!(kept.wait(Deadline::NOW), Ok(0b101));
     same!(watch.wait(Deadline::NOW), Ok(0b010));
     // What was moved is gone from here, what was copied is not.
-    same!(OwnedHandle::query(&kept.into_handle()).map(|info| info.kind), Ok(3));
+    same!(
+        OwnedHandle::query(&kept.into_handle()).map(|info| info.kind),
+        Ok(3)
+    );
     refused(Call::Signal, &[numbers[1], 1], Error::BadHandle)?;
     for handle in &answer.handles {
         must!(call(Call::Signal, &[handle.raw().0, 8]));
@@ -176,7 +202,9 @@ fn call_with(endpoint: &Endpoint, handles: &[Handle], moved: u8) -> u64 {
 fn transfer_with_a_bad_handle_changes_nothing(_: &'static World) -> Verdict {
     let endpoint = Arc::new(must!(Endpoint::create()));
     let before = must!(rt::process::current().info()).handles;
-    let server = must!(serve(&endpoint, 1, 4, |received| Message::new(received.handles.len() as u32)));
+    let server = must!(serve(&endpoint, 1, 4, |received| Message::new(
+        received.handles.len() as u32
+    )));
     let good = must!(Notification::create());
     let untransferable = must!(good.duplicate(Rights::SIGNAL));
     let bad = Handle(good.handle().0 + (7 << 32));
@@ -185,7 +213,11 @@ fn transfer_with_a_bad_handle_changes_nothing(_: &'static World) -> Verdict {
     for (handles, moved, want) in [
         ([good.handle(), bad], 0b01, Error::BadHandle),
         ([good.handle(), Handle::NONE], 0b01, Error::BadHandle),
-        ([good.handle(), untransferable.handle()], 0b01, Error::NoRight),
+        (
+            [good.handle(), untransferable.handle()],
+            0b01,
+            Error::NoRight,
+        ),
         ([good.handle(), good.handle()], 0b11, Error::BadArgument),
         ([good.handle(), good.handle()], 0b01, Error::BadArgument),
     ] {
@@ -212,17 +244,27 @@ fn handles_are_refused_where_none_are_posted(_: &'static World) -> Verdict {
     must!(time::sleep(Duration::from_millis(20)));
     let one = must!(Notification::create());
     let two = || Message::new(0).with_copy(&one).with_copy(&one);
-    same!(endpoint.call(two(), 0, soon()).map(|_| ()), Err(Error::HandlesRefused));
+    same!(
+        endpoint.call(two(), 0, soon()).map(|_| ()),
+        Err(Error::HandlesRefused)
+    );
     must!(endpoint.call(Message::new(0).with_copy(&one), 0, soon()));
     must!(must!(server.join(soon())));
     // A sender that waits already is refused as well, when the receiver comes.
     let theirs = Arc::clone(&endpoint);
     let client = must!(thread::spawn(move || {
         let one = Notification::create()?;
-        theirs.call(Message::new(0).with_copy(&one), 0, soon()).map(|_| ())
+        theirs
+            .call(Message::new(0).with_copy(&one), 0, soon())
+            .map(|_| ())
     }));
     must!(time::sleep(Duration::from_millis(20)));
-    same!(endpoint.recv(0, time::after(Duration::from_millis(50))).map(|_| ()), Err(Error::TimedOut));
+    same!(
+        endpoint
+            .recv(0, time::after(Duration::from_millis(50)))
+            .map(|_| ()),
+        Err(Error::TimedOut)
+    );
     same!(must!(client.join(soon())), Err(Error::HandlesRefused));
     Ok(())
 }
@@ -231,13 +273,23 @@ fn refused_answer_uses_the_reply_up(_: &'static World) -> Verdict {
     let endpoint = Arc::new(must!(Endpoint::create()));
     let theirs = Arc::clone(&endpoint);
     // A caller that takes no handle.
-    let client = must!(thread::spawn(move || theirs.call(Message::new(0), 0, soon()).map(|_| ())));
+    let client = must!(thread::spawn(move || theirs
+        .call(Message::new(0), 0, soon())
+        .map(|_| ())));
     let mut received = must!(receive(&endpoint, 0));
-    let Some(reply) = received.reply.take() else { fail!("no reply came") };
+    let Some(reply) = received.reply.take() else {
+        fail!("no reply came")
+    };
     let raw = reply.handle();
     let one = must!(Notification::create());
-    same!(reply.answer(Message::new(0).with_copy(&one)), Err(Error::HandlesRefused));
-    same!(OwnedHandle::from_raw(raw).query().map(|_| ()), Err(Error::BadHandle));
+    same!(
+        reply.answer(Message::new(0).with_copy(&one)),
+        Err(Error::HandlesRefused)
+    );
+    same!(
+        OwnedHandle::from_raw(raw).query().map(|_| ()),
+        Err(Error::BadHandle)
+    );
     same!(must!(client.join(soon())), Err(Error::NoReply));
     Ok(())
 }
@@ -245,18 +297,28 @@ fn refused_answer_uses_the_reply_up(_: &'static World) -> Verdict {
 fn reply_works_once(_: &'static World) -> Verdict {
     let endpoint = Arc::new(must!(Endpoint::create()));
     let theirs = Arc::clone(&endpoint);
-    let client = must!(thread::spawn(move || theirs.call(Message::new(0), 0, soon()).map(|answer| answer.label)));
+    let client = must!(thread::spawn(move || theirs
+        .call(Message::new(0), 0, soon())
+        .map(|answer| answer.label)));
     let mut received = must!(receive(&endpoint, 0));
-    let Some(reply) = received.reply.take() else { fail!("no reply came") };
+    let Some(reply) = received.reply.take() else {
+        fail!("no reply came")
+    };
     let raw = reply.handle();
     // It can be neither duplicated nor used as anything else.
     refused(Call::HandleDuplicate, &[raw.0, 0], Error::NoRight)?;
     refused(Call::Signal, &[raw.0, 1], Error::WrongObject)?;
     must!(reply.answer(Message::new(5)));
-    same!(Reply::from_handle(OwnedHandle::from_raw(raw)).answer(Message::new(6)), Err(Error::BadHandle));
+    same!(
+        Reply::from_handle(OwnedHandle::from_raw(raw)).answer(Message::new(6)),
+        Err(Error::BadHandle)
+    );
     same!(must!(client.join(soon())), Ok(5));
     let other = must!(Notification::create());
-    same!(Reply::from_handle(other.into_handle()).answer(Message::new(6)), Err(Error::WrongObject));
+    same!(
+        Reply::from_handle(other.into_handle()).answer(Message::new(6)),
+        Err(Error::WrongObject)
+    );
     Ok(())
 }
 
@@ -264,7 +326,9 @@ fn dropped_reply_is_an_error_for_the_caller(_: &'static World) -> Verdict {
     let endpoint = Arc::new(must!(Endpoint::create()));
     for _ in 0..50 {
         let theirs = Arc::clone(&endpoint);
-        let client = must!(thread::spawn(move || theirs.call(Message::new(0), 0, soon()).map(|_| ())));
+        let client = must!(thread::spawn(move || theirs
+            .call(Message::new(0), 0, soon())
+            .map(|_| ())));
         drop(must!(receive(&endpoint, 0)));
         same!(must!(client.join(soon())), Err(Error::NoReply));
     }
@@ -272,8 +336,12 @@ fn dropped_reply_is_an_error_for_the_caller(_: &'static World) -> Verdict {
 }
 
 fn die_with_reply(_: &'static World, how: &str) -> u64 {
-    let Ok(endpoint) = start::take::<Endpoint>("endpoint") else { return 1 };
-    let Ok(received) = receive(&endpoint, 0) else { return 2 };
+    let Ok(endpoint) = start::take::<Endpoint>("endpoint") else {
+        return 1;
+    };
+    let Ok(received) = receive(&endpoint, 0) else {
+        return 2;
+    };
     match how {
         // SAFETY: it faults, which is what it is for.
         "fault" => unsafe { core::arch::asm!("ud2") },
@@ -301,7 +369,10 @@ fn server_that_dies_with_a_reply_is_an_error_for_the_caller(world: &'static Worl
                 let _ = process.kill(7);
             }));
         }
-        same!(endpoint.call(Message::new(0), 0, soon()).map(|_| ()), Err(Error::NoReply));
+        same!(
+            endpoint.call(Message::new(0), 0, soon()).map(|_| ()),
+            Err(Error::NoReply)
+        );
         let info = must!(child.end(PATIENCE));
         let want = match how {
             "fault" => ProcessState::Faulted,
@@ -319,14 +390,19 @@ fn endpoint_without_receiver_is_closed_for_waiting_and_new_callers(_: &'static W
     let mut clients = Vec::new();
     for _ in 0..4 {
         let sender = Arc::clone(&sender);
-        clients.push(must!(thread::spawn(move || sender.call(Message::new(0), 0, soon()).map(|_| ()))));
+        clients.push(must!(thread::spawn(move || sender
+            .call(Message::new(0), 0, soon())
+            .map(|_| ()))));
     }
     must!(time::sleep(Duration::from_millis(50)));
     drop(endpoint);
     for client in clients {
         same!(must!(client.join(soon())), Err(Error::PeerClosed));
     }
-    same!(sender.call(Message::new(0), 0, soon()).map(|_| ()), Err(Error::PeerClosed));
+    same!(
+        sender.call(Message::new(0), 0, soon()).map(|_| ()),
+        Err(Error::PeerClosed)
+    );
     same!(sender.send(Message::new(0), soon()), Err(Error::PeerClosed));
     Ok(())
 }
@@ -336,21 +412,36 @@ fn deadlines_end_every_wait(_: &'static World) -> Verdict {
     let endpoint = must!(Endpoint::create());
     let notification = must!(Notification::create());
     let waits: [(&str, &dyn Fn(Deadline) -> rt::Result<()>); 5] = [
-        ("call", &|deadline| endpoint.call(Message::new(0), 0, deadline).map(|_| ())),
+        ("call", &|deadline| {
+            endpoint.call(Message::new(0), 0, deadline).map(|_| ())
+        }),
         ("send", &|deadline| endpoint.send(Message::new(0), deadline)),
         ("recv", &|deadline| endpoint.recv(0, deadline).map(|_| ())),
         ("wait", &|deadline| notification.wait(deadline).map(|_| ())),
-        ("sleep", &|deadline| time::sleep_until(deadline).map_or_else(Err, |()| Err(Error::TimedOut))),
+        ("sleep", &|deadline| {
+            time::sleep_until(deadline).map_or_else(Err, |()| Err(Error::TimedOut))
+        }),
     ];
     for (name, wait) in waits {
         let deadline = time::after(WAIT);
         same!(wait(deadline), Err(Error::TimedOut));
         let now = time::now_ns();
-        check!(now >= deadline.0, "{name} ended {} ns before its deadline", deadline.0 - now);
-        check!(now - deadline.0 < 500_000_000, "{name} ended {} ns late", now - deadline.0);
+        check!(
+            now >= deadline.0,
+            "{name} ended {} ns before its deadline",
+            deadline.0 - now
+        );
+        check!(
+            now - deadline.0 < 500_000_000,
+            "{name} ended {} ns late",
+            now - deadline.0
+        );
     }
     // Nobody is left in the queues.
-    same!(endpoint.recv(0, Deadline::NOW).map(|_| ()), Err(Error::TimedOut));
+    same!(
+        endpoint.recv(0, Deadline::NOW).map(|_| ()),
+        Err(Error::TimedOut)
+    );
     Ok(())
 }
 
@@ -358,10 +449,19 @@ fn past_deadline_does_not_wait(_: &'static World) -> Verdict {
     let endpoint = must!(Endpoint::create());
     let notification = must!(Notification::create());
     for deadline in [Deadline::NOW, Deadline(1)] {
-        same!(endpoint.call(Message::new(0), 0, deadline).map(|_| ()), Err(Error::TimedOut));
-        same!(endpoint.send(Message::new(0), deadline), Err(Error::TimedOut));
+        same!(
+            endpoint.call(Message::new(0), 0, deadline).map(|_| ()),
+            Err(Error::TimedOut)
+        );
+        same!(
+            endpoint.send(Message::new(0), deadline),
+            Err(Error::TimedOut)
+        );
         same!(endpoint.recv(0, deadline).map(|_| ()), Err(Error::TimedOut));
-        same!(notification.wait(deadline).map(|_| ()), Err(Error::TimedOut));
+        same!(
+            notification.wait(deadline).map(|_| ()),
+            Err(Error::TimedOut)
+        );
         must!(notification.signal(4));
         same!(notification.wait(deadline), Ok(4));
         must!(time::sleep_until(deadline));
@@ -374,14 +474,23 @@ fn late_answer_finds_the_caller_gone(_: &'static World) -> Verdict {
     for by_loop in [false, true] {
         let theirs = Arc::clone(&endpoint);
         let wait = Duration::from_millis(20);
-        let client = must!(thread::spawn(move || theirs.call(Message::new(0), 0, time::after(wait)).map(|_| ())));
+        let client = must!(thread::spawn(move || theirs
+            .call(Message::new(0), 0, time::after(wait))
+            .map(|_| ())));
         let mut received = must!(receive(&endpoint, 0));
         same!(must!(client.join(soon())), Err(Error::TimedOut));
-        let Some(reply) = received.reply.take() else { fail!("no reply came") };
+        let Some(reply) = received.reply.take() else {
+            fail!("no reply came")
+        };
         if by_loop {
             // A server's loop is not stopped by it.
-            let next = endpoint.reply_recv(reply, Message::new(0), 0, time::after(wait)).map(|_| ());
-            check!(matches!(next, Err(Error::TimedOut | Error::CallerGone)), "{next:?}");
+            let next = endpoint
+                .reply_recv(reply, Message::new(0), 0, time::after(wait))
+                .map(|_| ());
+            check!(
+                matches!(next, Err(Error::TimedOut | Error::CallerGone)),
+                "{next:?}"
+            );
         } else {
             same!(reply.answer(Message::new(0)), Err(Error::CallerGone));
         }
@@ -395,7 +504,9 @@ fn echo_loop(endpoint: &Endpoint) -> rt::Result<u64> {
     let mut count = 0;
     loop {
         let event = endpoint.serve_next(pending.take(), 0, time::after(Duration::from_secs(20)))?;
-        let Event::Message(mut received) = event else { continue };
+        let Event::Message(mut received) = event else {
+            continue;
+        };
         let mut words = received.words;
         words[0] = words[0].wrapping_add(received.badge.0);
         let answer = Message::new(received.label).with_words(words);
@@ -426,14 +537,22 @@ fn many_clients_on_all_cpus_are_all_answered(world: &'static World) -> Verdict {
     let mut servers = Vec::new();
     for cpu in 0..world.cpus.min(2) {
         let endpoint = Arc::clone(&endpoint);
-        servers.push(must!(thread::Builder::new().cpu(cpu).spawn(move || echo_loop(&endpoint))));
+        servers.push(must!(
+            thread::Builder::new()
+                .cpu(cpu)
+                .spawn(move || echo_loop(&endpoint))
+        ));
     }
     let mut clients = Vec::new();
     for number in 0..u64::from(world.cpus) * 2 {
         let client = must!(endpoint.mint(Badge(number * 1000), Rights::SEND));
         let cpu = (number % u64::from(world.cpus)) as u32;
         clients.push(must!(
-            thread::Builder::new().cpu(cpu).spawn(move || call_often(&client, number * 1000, ROUNDS))
+            thread::Builder::new().cpu(cpu).spawn(move || call_often(
+                &client,
+                number * 1000,
+                ROUNDS
+            ))
         ));
     }
     let clients_count = clients.len() as u64;
@@ -442,7 +561,13 @@ fn many_clients_on_all_cpus_are_all_answered(world: &'static World) -> Verdict {
     }
     let mut served = 0;
     for _ in 0..servers.len() {
-        must!(endpoint.call_plain(rt::Plain { label: 0, words: [0; 6] }, soon()));
+        must!(endpoint.call_plain(
+            rt::Plain {
+                label: 0,
+                words: [0; 6]
+            },
+            soon()
+        ));
     }
     for server in servers {
         served += must!(must!(server.join(soon())));
@@ -452,7 +577,9 @@ fn many_clients_on_all_cpus_are_all_answered(world: &'static World) -> Verdict {
 }
 
 fn echo(_: &'static World, _: &str) -> u64 {
-    let Ok(endpoint) = start::take::<Endpoint>("endpoint") else { return 1 };
+    let Ok(endpoint) = start::take::<Endpoint>("endpoint") else {
+        return 1;
+    };
     match echo_loop(&endpoint) {
         Ok(_) => 0,
         Err(_) => 2,
@@ -460,8 +587,12 @@ fn echo(_: &'static World, _: &str) -> u64 {
 }
 
 fn caller(_: &'static World, argument: &str) -> u64 {
-    let Ok(endpoint) = start::take::<Endpoint>("endpoint") else { return 1 };
-    let Ok(badge) = argument.parse() else { return 2 };
+    let Ok(endpoint) = start::take::<Endpoint>("endpoint") else {
+        return 1;
+    };
+    let Ok(badge) = argument.parse() else {
+        return 2;
+    };
     u64::from(call_often(&endpoint, badge, 300).is_err()) * 3
 }
 
@@ -472,15 +603,31 @@ fn clients_of_another_process_are_all_answered(world: &'static World) -> Verdict
     for badge in 1..=u64::from(world.cpus.min(4)) {
         let minted = must!(endpoint.mint(Badge(badge), Rights::SEND | Rights::TRANSFER));
         let argument = alloc::format!("role caller {badge}");
-        clients.push(must!(world.spawn(&argument, &[("endpoint", minted.handle())])));
+        clients.push(must!(
+            world.spawn(&argument, &[("endpoint", minted.handle())])
+        ));
     }
     for client in clients {
         let info = must!(client.end(Duration::from_secs(40)));
-        check!(info.state == ProcessState::Exited as u32 && info.code == 0, "a client {}", ending(&info));
+        check!(
+            info.state == ProcessState::Exited as u32 && info.code == 0,
+            "a client {}",
+            ending(&info)
+        );
     }
-    must!(endpoint.call_plain(rt::Plain { label: 0, words: [0; 6] }, soon()));
+    must!(endpoint.call_plain(
+        rt::Plain {
+            label: 0,
+            words: [0; 6]
+        },
+        soon()
+    ));
     let info = must!(server.end(PATIENCE));
-    check!(info.state == ProcessState::Exited as u32 && info.code == 0, "the server {}", ending(&info));
+    check!(
+        info.state == ProcessState::Exited as u32 && info.code == 0,
+        "the server {}",
+        ending(&info)
+    );
     Ok(())
 }
 

@@ -21,7 +21,10 @@ tests! {
 }
 
 /// The partners of these tests.
-pub const ROLES: &[Role] = &[Role { name: "use-up", run: use_up }];
+pub const ROLES: &[Role] = &[Role {
+    name: "use-up",
+    run: use_up,
+}];
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -33,7 +36,10 @@ fn handles_run_out_with_an_error(_: &'static World) -> Verdict {
             break results.status;
         }
         handles.push(results.values[0]);
-        check!(handles.len() < 1 << 20, "a million handles are no end of it");
+        check!(
+            handles.len() < 1 << 20,
+            "a million handles are no end of it"
+        );
     };
     same!(error, Error::QuotaExceeded as u64);
     check!(handles.len() > 1000, "only {} handles", handles.len());
@@ -41,11 +47,23 @@ fn handles_run_out_with_an_error(_: &'static World) -> Verdict {
     for full in [Call::EndpointCreate, Call::ProcessSelf, Call::ThreadSelf] {
         same!(raw(full as u64, &[]).status, Error::QuotaExceeded as u64);
     }
-    same!(raw(Call::HandleDuplicate as u64, &[handles[0], 0]).status, Error::QuotaExceeded as u64);
+    same!(
+        raw(Call::HandleDuplicate as u64, &[handles[0], 0]).status,
+        Error::QuotaExceeded as u64
+    );
     let own = rt::process::current().handle().0;
-    same!(raw(Call::HandleGrant as u64, &[own, handles[0], 0]).status, Error::QuotaExceeded as u64);
-    same!(raw(Call::MemoryCreate as u64, &[4096, 0]).status, Error::QuotaExceeded as u64);
-    same!(raw(Call::ThreadCreate as u64, &[own, 0x40_0000, 0x80_0000, 0]).status, Error::QuotaExceeded as u64);
+    same!(
+        raw(Call::HandleGrant as u64, &[own, handles[0], 0]).status,
+        Error::QuotaExceeded as u64
+    );
+    same!(
+        raw(Call::MemoryCreate as u64, &[4096, 0]).status,
+        Error::QuotaExceeded as u64
+    );
+    same!(
+        raw(Call::ThreadCreate as u64, &[own, 0x40_0000, 0x80_0000, 0]).status,
+        Error::QuotaExceeded as u64
+    );
     must!(call(Call::HandleClose, &[handles[0]]));
     must!(call(Call::EndpointCreate, &[]));
     for handle in &handles[1..] {
@@ -57,7 +75,9 @@ fn handles_run_out_with_an_error(_: &'static World) -> Verdict {
 
 /// Uses up one thing until there is an error, says so, and waits to be ended. The exit code names an unexpected error.
 fn use_up(_: &'static World, what: &str) -> u64 {
-    let Ok(full) = start::take::<Notification>("full") else { return 1 };
+    let Ok(full) = start::take::<Notification>("full") else {
+        return 1;
+    };
     let mut count = 0_u64;
     let error = loop {
         let result = match what {
@@ -71,7 +91,10 @@ fn use_up(_: &'static World, what: &str) -> u64 {
             "processes" => Process::create("one-of-many").and_then(|process| {
                 // SAFETY: the process is not this one.
                 let (thread, _) = unsafe { process.create_thread(0x40_0000, 0x80_0000, 0) }?;
-                let _ = (process.into_handle().into_raw(), thread.into_handle().into_raw());
+                let _ = (
+                    process.into_handle().into_raw(),
+                    thread.into_handle().into_raw(),
+                );
                 Ok(())
             }),
             "mappings" => Memory::create(4096).and_then(|memory| {
@@ -108,7 +131,11 @@ fn comes_back(world: &World, before: u64, tolerance: u64, what: &str) -> Verdict
         if free + tolerance >= before {
             return Ok(());
         }
-        check!(time::now() - start < PATIENCE, "{what}: {} KiB of memory did not come back", (before - free) / 1024);
+        check!(
+            time::now() - start < PATIENCE,
+            "{what}: {} KiB of memory did not come back",
+            (before - free) / 1024
+        );
         must!(time::sleep(Duration::from_millis(5)));
     }
 }
@@ -124,13 +151,19 @@ fn what_a_process_used_up_is_free_after_its_end(world: &'static World) -> Verdic
             }
             let full = must!(Notification::create());
             let given = must!(full.duplicate(Rights::SIGNAL | Rights::TRANSFER | Rights::QUERY));
-            let child = must!(world.spawn(&alloc::format!("role use-up {what}"), &[("full", given.handle())]));
+            let child = must!(world.spawn(
+                &alloc::format!("role use-up {what}"),
+                &[("full", given.handle())]
+            ));
             if full.wait(time::after(Duration::from_secs(20))).is_err() {
                 crate::fail!("{what}: it {}", ending(&must!(child.process.info())));
             }
             must!(child.process.kill(9));
             let info = must!(child.end(PATIENCE));
-            same!((info.state, info.threads, info.handles), (ProcessState::Killed as u32, 0, 0));
+            same!(
+                (info.state, info.threads, info.handles),
+                (ProcessState::Killed as u32, 0, 0)
+            );
         }
         comes_back(world, before, 256 * 1024, what)?;
     }
@@ -173,8 +206,14 @@ fn watchers_run_out_with_an_error(_: &'static World) -> Verdict {
         }
         check!(count < 64, "there is no end to watchers");
     };
-    check!(matches!(error, Error::Busy | Error::QuotaExceeded), "{error}");
+    check!(
+        matches!(error, Error::Busy | Error::QuotaExceeded),
+        "{error}"
+    );
     must!(process.kill(0));
-    same!(notification.wait(time::after(PATIENCE)), Ok((1 << count) - 1));
+    same!(
+        notification.wait(time::after(PATIENCE)),
+        Ok((1 << count) - 1)
+    );
     Ok(())
 }

@@ -34,9 +34,18 @@ tests! {
 
 /// The partners of these tests.
 pub const ROLES: &[Role] = &[
-    Role { name: "fill-memory", run: fill_memory },
-    Role { name: "use-all-memory", run: use_all_memory },
-    Role { name: "touch-all-memory", run: touch_all_memory },
+    Role {
+        name: "fill-memory",
+        run: fill_memory,
+    },
+    Role {
+        name: "use-all-memory",
+        run: use_all_memory,
+    },
+    Role {
+        name: "touch-all-memory",
+        run: touch_all_memory,
+    },
 ];
 
 const PAGE: u64 = 4096;
@@ -46,8 +55,13 @@ fn new_memory_is_zero(_: &'static World) -> Verdict {
     for pages in [1, 3, 64, 700] {
         let mapping = must!(must!(Memory::create(pages * PAGE)).map(Protection::READ_WRITE));
         // SAFETY: nobody else has it.
-        let words = unsafe { core::slice::from_raw_parts(mapping.as_ptr().cast::<u64>(), mapping.bytes() / 8) };
-        check!(words.iter().all(|word| *word == 0), "new memory of {pages} pages is not zero");
+        let words = unsafe {
+            core::slice::from_raw_parts(mapping.as_ptr().cast::<u64>(), mapping.bytes() / 8)
+        };
+        check!(
+            words.iter().all(|word| *word == 0),
+            "new memory of {pages} pages is not zero"
+        );
     }
     // A length is rounded up to whole pages.
     same!(must!(must!(Memory::create(1)).size()), PAGE);
@@ -57,8 +71,12 @@ fn new_memory_is_zero(_: &'static World) -> Verdict {
 
 /// Fills memory with a pattern and goes.
 fn fill_memory(_: &'static World, _: &str) -> u64 {
-    let Ok(memory) = Memory::create(1024 * PAGE) else { return 1 };
-    let Ok(mapping) = memory.map(Protection::READ_WRITE) else { return 2 };
+    let Ok(memory) = Memory::create(1024 * PAGE) else {
+        return 1;
+    };
+    let Ok(mapping) = memory.map(Protection::READ_WRITE) else {
+        return 2;
+    };
     // SAFETY: nobody else has it.
     unsafe { mapping.as_ptr().write_bytes(0xA5, mapping.bytes()) };
     0
@@ -68,10 +86,16 @@ fn used_memory_comes_back_as_zero(world: &'static World) -> Verdict {
     for _ in 0..3 {
         let child = must!(world.spawn("role fill-memory", &[]));
         let info = must!(child.end(PATIENCE));
-        check!(info.code == 0, "the one that fills memory {}", ending(&info));
+        check!(
+            info.code == 0,
+            "the one that fills memory {}",
+            ending(&info)
+        );
         let mapping = must!(must!(Memory::create(2048 * PAGE)).map(Protection::READ_WRITE));
         // SAFETY: nobody else has it.
-        let words = unsafe { core::slice::from_raw_parts(mapping.as_ptr().cast::<u64>(), mapping.bytes() / 8) };
+        let words = unsafe {
+            core::slice::from_raw_parts(mapping.as_ptr().cast::<u64>(), mapping.bytes() / 8)
+        };
         let first = words.iter().position(|word| *word != 0);
         check!(first.is_none(), "word {first:?} of new memory is not zero");
     }
@@ -82,12 +106,24 @@ fn mapping_can_be_placed_moved_and_taken_away(_: &'static World) -> Verdict {
     const PLACE: u64 = 0x2000_0000_0000;
     let own = rt::process::current();
     let memory = must!(Memory::create(4 * PAGE));
-    same!(must!(own.map(&memory, PLACE, 0, 4 * PAGE, Protection::READ_WRITE)), PLACE);
-    same!(own.map(&memory, PLACE + PAGE, 0, PAGE, Protection::READ), Err(Error::AlreadyMapped));
-    same!(own.map(&memory, PLACE - PAGE, 0, 2 * PAGE, Protection::READ), Err(Error::AlreadyMapped));
+    same!(
+        must!(own.map(&memory, PLACE, 0, 4 * PAGE, Protection::READ_WRITE)),
+        PLACE
+    );
+    same!(
+        own.map(&memory, PLACE + PAGE, 0, PAGE, Protection::READ),
+        Err(Error::AlreadyMapped)
+    );
+    same!(
+        own.map(&memory, PLACE - PAGE, 0, 2 * PAGE, Protection::READ),
+        Err(Error::AlreadyMapped)
+    );
     // A second view of a part of it.
     let second = must!(own.map(&memory, 0, 2 * PAGE, PAGE, Protection::READ));
-    let (first, second) = ((PLACE + 2 * PAGE) as usize as *mut u64, second as usize as *mut u64);
+    let (first, second) = (
+        (PLACE + 2 * PAGE) as usize as *mut u64,
+        second as usize as *mut u64,
+    );
     // SAFETY: both are mapped, to the same page, and nobody else has it.
     unsafe {
         first.write_volatile(0x1234);
@@ -108,7 +144,12 @@ fn mapping_can_be_placed_moved_and_taken_away(_: &'static World) -> Verdict {
 }
 
 /// Runs code with `rbx` pointing to `memory` mapped so; whether it came to its end.
-fn try_access(memory: &Memory, protection: Protection, changed: Option<Protection>, code: &[u8]) -> rt::Result<bool> {
+fn try_access(
+    memory: &Memory,
+    protection: Protection,
+    changed: Option<Protection>,
+    code: &[u8],
+) -> rt::Result<bool> {
     const PLACE: u64 = 0x2000_0000;
     let mut values = bare::pattern();
     values[reg::RBX] = PLACE;
@@ -128,15 +169,34 @@ fn protection_changes_are_obeyed(_: &'static World) -> Verdict {
     let read = code!("mov rcx, [rbx]", "mov eax, 50", "syscall");
     let write = code!("mov byte ptr [rbx + 100], 1", "mov eax, 50", "syscall");
     let jump = code!("jmp rbx");
-    let [r, rw, rx] = [Protection::READ, Protection::READ_WRITE, Protection::READ_EXECUTE];
-    for (first, changed) in [(r, None), (rw, None), (rx, None)]
-        .into_iter()
-        .chain([r, rw, rx].into_iter().flat_map(|first| [r, rw, rx].map(|changed| (first, Some(changed)))))
-    {
+    let [r, rw, rx] = [
+        Protection::READ,
+        Protection::READ_WRITE,
+        Protection::READ_EXECUTE,
+    ];
+    for (first, changed) in [(r, None), (rw, None), (rx, None)].into_iter().chain(
+        [r, rw, rx]
+            .into_iter()
+            .flat_map(|first| [r, rw, rx].map(|changed| (first, Some(changed)))),
+    ) {
         let now = changed.unwrap_or(first);
         same!(must!(try_access(&memory, first, changed, read)), true);
-        same!((first, changed, must!(try_access(&memory, first, changed, write))), (first, changed, now.writable()));
-        same!((first, changed, must!(try_access(&memory, first, changed, jump))), (first, changed, now.executable()));
+        same!(
+            (
+                first,
+                changed,
+                must!(try_access(&memory, first, changed, write))
+            ),
+            (first, changed, now.writable())
+        );
+        same!(
+            (
+                first,
+                changed,
+                must!(try_access(&memory, first, changed, jump))
+            ),
+            (first, changed, now.executable())
+        );
     }
     Ok(())
 }
@@ -152,15 +212,28 @@ fn memory_is_shared_between_processes(_: &'static World) -> Verdict {
         let mut values = bare::pattern();
         values[reg::RBX] = 0x2000_0000;
         values[reg::RCX] = 1000;
-        let code = code!("2:", "lock inc qword ptr [rbx]", "loop 2b", "mov eax, 50", "syscall");
+        let code = code!(
+            "2:",
+            "lock inc qword ptr [rbx]",
+            "loop 2b",
+            "mov eax, 50",
+            "syscall"
+        );
         let bare = must!(Bare::new(code, &values));
-        must!(bare.process.map(&memory, 0x2000_0000, 0, PAGE, Protection::READ_WRITE));
+        must!(
+            bare.process
+                .map(&memory, 0x2000_0000, 0, PAGE, Protection::READ_WRITE)
+        );
         must!(bare.thread.start());
         bares.push(bare);
     }
     let start = time::now();
     while word.load(Ordering::Acquire) < 8000 {
-        check!(time::now() - start < PATIENCE, "{} of 8000 were counted", word.load(Ordering::Relaxed));
+        check!(
+            time::now() - start < PATIENCE,
+            "{} of 8000 were counted",
+            word.load(Ordering::Relaxed)
+        );
         must!(time::sleep(Duration::from_millis(1)));
     }
     same!(word.load(Ordering::Acquire), 8000);
@@ -174,7 +247,10 @@ fn read_and_write_see_what_mappings_see(_: &'static World) -> Verdict {
     let mapping = must!(memory.map(Protection::READ));
     // SAFETY: nobody writes to it now.
     let bytes = unsafe { mapping.as_slice() };
-    same!(bytes[..PAGE as usize - 100].iter().all(|byte| *byte == 0), true);
+    same!(
+        bytes[..PAGE as usize - 100].iter().all(|byte| *byte == 0),
+        true
+    );
     same!(&bytes[PAGE as usize - 100..][..text.len()] == text, true);
     let mut back = alloc::vec![0; text.len()];
     must!(memory.read(PAGE - 100, &mut back));
@@ -200,10 +276,17 @@ fn untouched_memory_costs_nothing(world: &'static World) -> Verdict {
     must!(large.read(middle, &mut byte));
     same!(byte, [1]);
     let used = before.saturating_sub(must!(world.system.memory()).free);
-    check!(used < 64 * PAGE, "a terabyte with one page in use takes {used} bytes");
+    check!(
+        used < 64 * PAGE,
+        "a terabyte with one page in use takes {used} bytes"
+    );
     drop(mapping);
     drop(large);
-    check!(time::now() - started < Duration::from_secs(2), "it took {:?}", time::now() - started);
+    check!(
+        time::now() - started < Duration::from_secs(2),
+        "it took {:?}",
+        time::now() - started
+    );
     Ok(())
 }
 
@@ -230,12 +313,19 @@ fn hammer(world: &World, change: fn(&Bare, u64) -> rt::Result<()>) -> Verdict {
         let word = unsafe { &*view.as_ptr().cast::<AtomicU64>() };
         let mut values = bare::pattern();
         values[reg::RBX] = PLACE;
-        let bare = must!(Bare::new(code!("2:", "lock inc qword ptr [rbx]", "jmp 2b"), &values));
-        must!(bare.process.map(&memory, PLACE, 0, PAGE, Protection::READ_WRITE));
+        let bare = must!(Bare::new(
+            code!("2:", "lock inc qword ptr [rbx]", "jmp 2b"),
+            &values
+        ));
+        must!(
+            bare.process
+                .map(&memory, PLACE, 0, PAGE, Protection::READ_WRITE)
+        );
         let mut threads = Vec::new();
         for cpu in 0..world.cpus {
             // SAFETY: the process is not this one.
-            let (thread, _) = must!(unsafe { bare.process.create_thread(bare::CODE, bare::STACK_TOP, 0) });
+            let (thread, _) =
+                must!(unsafe { bare.process.create_thread(bare::CODE, bare::STACK_TOP, 0) });
             must!(thread.set_affinity(Some(cpu)));
             must!(thread.start());
             threads.push(thread);
@@ -250,9 +340,17 @@ fn hammer(world: &World, change: fn(&Bare, u64) -> rt::Result<()>) -> Verdict {
         let then = word.load(Ordering::SeqCst);
         must!(time::sleep(Duration::from_millis(5)));
         let now = word.load(Ordering::SeqCst);
-        check!(now == then, "{} writes came after the page was taken away", now - then);
+        check!(
+            now == then,
+            "{} writes came after the page was taken away",
+            now - then
+        );
         let info = must!(bare.run_to_end());
-        check!(info.state == ProcessState::Faulted as u32, "it {}", ending(&info));
+        check!(
+            info.state == ProcessState::Faulted as u32,
+            "it {}",
+            ending(&info)
+        );
         same!(info.context.cr2, PLACE);
     }
     Ok(())
@@ -260,18 +358,24 @@ fn hammer(world: &World, change: fn(&Bare, u64) -> rt::Result<()>) -> Verdict {
 
 fn unmapping_holds_on_every_cpu_when_the_call_returns(world: &'static World) -> Verdict {
     // SAFETY: the process is not this one.
-    hammer(world, |bare, place| unsafe { bare.process.unmap(place, PAGE) })
+    hammer(world, |bare, place| unsafe {
+        bare.process.unmap(place, PAGE)
+    })
 }
 
 fn protection_holds_on_every_cpu_when_the_call_returns(world: &'static World) -> Verdict {
     // SAFETY: the process is not this one.
-    hammer(world, |bare, place| unsafe { bare.process.protect(place, PAGE, Protection::READ) })
+    hammer(world, |bare, place| unsafe {
+        bare.process.protect(place, PAGE, Protection::READ)
+    })
 }
 
 fn threads_that_touch_one_page_see_one_page(world: &'static World) -> Verdict {
     const PAGES: usize = 300;
     for _ in 0..3 {
-        let mapping = Arc::new(must!(must!(Memory::create(PAGES as u64 * PAGE)).map(Protection::READ_WRITE)));
+        let mapping = Arc::new(must!(
+            must!(Memory::create(PAGES as u64 * PAGE)).map(Protection::READ_WRITE)
+        ));
         let go = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         for cpu in 0..world.cpus {
@@ -282,7 +386,12 @@ fn threads_that_touch_one_page_see_one_page(world: &'static World) -> Verdict {
                 }
                 for page in 0..PAGES {
                     // SAFETY: mapped, aligned, and used as an atomic by all.
-                    let word = unsafe { &*mapping.as_ptr().add(page * PAGE as usize).cast::<AtomicU64>() };
+                    let word = unsafe {
+                        &*mapping
+                            .as_ptr()
+                            .add(page * PAGE as usize)
+                            .cast::<AtomicU64>()
+                    };
                     word.fetch_add(1, Ordering::Relaxed);
                 }
             })));
@@ -293,8 +402,16 @@ fn threads_that_touch_one_page_see_one_page(world: &'static World) -> Verdict {
         }
         for page in 0..PAGES {
             // SAFETY: as above.
-            let word = unsafe { &*mapping.as_ptr().add(page * PAGE as usize).cast::<AtomicU64>() };
-            same!((page, word.load(Ordering::Relaxed)), (page, u64::from(world.cpus)));
+            let word = unsafe {
+                &*mapping
+                    .as_ptr()
+                    .add(page * PAGE as usize)
+                    .cast::<AtomicU64>()
+            };
+            same!(
+                (page, word.load(Ordering::Relaxed)),
+                (page, u64::from(world.cpus))
+            );
         }
     }
     Ok(())
@@ -335,14 +452,21 @@ fn copies_survive_unmapping_under_way(world: &'static World) -> Verdict {
     }
     stop.store(true, Ordering::Relaxed);
     let rounds = must!(must!(remapper.join(time::after(PATIENCE))));
-    check!(rounds > 0 && good + bad > 0, "{rounds} rounds, {good} good copies, {bad} bad");
+    check!(
+        rounds > 0 && good + bad > 0,
+        "{rounds} rounds, {good} good copies, {bad} bad"
+    );
     Ok(())
 }
 
 /// Takes memory until there is none, by system calls.
 fn use_all_memory(_: &'static World, _: &str) -> u64 {
-    let Ok(full) = start::take::<Notification>("full") else { return 1 };
-    let Ok(memory) = Memory::create(1 << 40) else { return 2 };
+    let Ok(full) = start::take::<Notification>("full") else {
+        return 1;
+    };
+    let Ok(memory) = Memory::create(1 << 40) else {
+        return 2;
+    };
     let piece = alloc::vec![1_u8; 256 * 1024];
     let mut offset = 0;
     let error = loop {
@@ -351,7 +475,10 @@ fn use_all_memory(_: &'static World, _: &str) -> u64 {
             Err(error) => break error,
         }
     };
-    if !matches!(error, Error::NoMemory | Error::QuotaExceeded | Error::BadPointer) {
+    if !matches!(
+        error,
+        Error::NoMemory | Error::QuotaExceeded | Error::BadPointer
+    ) {
         return 3;
     }
     // Everything else fails as it should, or works.
@@ -367,8 +494,12 @@ fn use_all_memory(_: &'static World, _: &str) -> u64 {
 
 /// Takes memory until there is none, by touching it.
 fn touch_all_memory(_: &'static World, _: &str) -> u64 {
-    let Ok(memory) = Memory::create(1 << 40) else { return 2 };
-    let Ok(mapping) = memory.map(Protection::READ_WRITE) else { return 3 };
+    let Ok(memory) = Memory::create(1 << 40) else {
+        return 2;
+    };
+    let Ok(mapping) = memory.map(Protection::READ_WRITE) else {
+        return 3;
+    };
     for page in 0.. {
         // SAFETY: nobody else has it; at its end it faults, which is what this is for.
         unsafe { mapping.as_ptr().add(page * PAGE as usize).write_volatile(1) };
@@ -407,11 +538,19 @@ fn exhausted_memory_is_an_error_and_comes_back(world: &'static World) -> Verdict
         }
         must!(child.process.kill(0));
         let info = must!(child.end(PATIENCE));
-        check!(info.state == ProcessState::Killed as u32, "it {}", ending(&info));
+        check!(
+            info.state == ProcessState::Killed as u32,
+            "it {}",
+            ending(&info)
+        );
         drop(child);
         let child = must!(world.spawn("role touch-all-memory", &[]));
         let info = must!(child.end(Duration::from_secs(20)));
-        check!(info.state == ProcessState::Faulted as u32, "it {}", ending(&info));
+        check!(
+            info.state == ProcessState::Faulted as u32,
+            "it {}",
+            ending(&info)
+        );
         drop(child);
         if round == 1 {
             comes_back(world, before)?;

@@ -15,10 +15,27 @@ use crate::roles::Role;
 use crate::runner::Test;
 
 /// The tests, in the order in which they run.
-pub const ALL: &[&[Test]] = &[calls::TESTS, registers::TESTS, fpu::TESTS, faults::TESTS, ipc::TESTS, processes::TESTS, memory::TESTS, limits::TESTS, schedule::TESTS, grinder::TESTS];
+pub const ALL: &[&[Test]] = &[
+    calls::TESTS,
+    registers::TESTS,
+    fpu::TESTS,
+    faults::TESTS,
+    ipc::TESTS,
+    processes::TESTS,
+    memory::TESTS,
+    limits::TESTS,
+    schedule::TESTS,
+    grinder::TESTS,
+];
 
 /// The partners that some of them start.
-pub const ROLES: &[&[Role]] = &[ipc::ROLES, processes::ROLES, memory::ROLES, limits::ROLES, grinder::ROLES];
+pub const ROLES: &[&[Role]] = &[
+    ipc::ROLES,
+    processes::ROLES,
+    memory::ROLES,
+    limits::ROLES,
+    grinder::ROLES,
+];
 
 /// A line of a table of tests: a function, whose name is the test's, and the seconds that it may take.
 macro_rules! tests {

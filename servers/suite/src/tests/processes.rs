@@ -36,10 +36,22 @@ tests! {
 
 /// The partners of these tests.
 pub const ROLES: &[Role] = &[
-    Role { name: "spin-everywhere", run: spin_everywhere },
-    Role { name: "panic", run: |_, _| panic!("on purpose") },
-    Role { name: "busy-kernel", run: busy_kernel },
-    Role { name: "take-log", run: take_log },
+    Role {
+        name: "spin-everywhere",
+        run: spin_everywhere,
+    },
+    Role {
+        name: "panic",
+        run: |_, _| panic!("on purpose"),
+    },
+    Role {
+        name: "busy-kernel",
+        run: busy_kernel,
+    },
+    Role {
+        name: "take-log",
+        run: take_log,
+    },
 ];
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -115,7 +127,10 @@ fn process_without_threads_can_be_killed(_: &'static World) -> Verdict {
     same!(must!(process.info()).state, ProcessState::Alive as u32);
     must!(process.kill(3));
     let info = must!(process.info());
-    same!((info.state, info.code, info.threads, info.handles), (KILLED, 3, 0, 0));
+    same!(
+        (info.state, info.code, info.threads, info.handles),
+        (KILLED, 3, 0, 0)
+    );
     // The first ending counts.
     let _ = process.kill(4);
     same!(must!(process.info()).code, 3);
@@ -139,28 +154,50 @@ fn ended_process_refuses_work(_: &'static World) -> Verdict {
     let process = must!(Process::create("ended"));
     let memory = must!(rt::Memory::create(4096));
     must!(process.kill(0));
-    same!(process.map(&memory, 0, 0, 4096, rt::Protection::READ), Err(Error::Ended));
+    same!(
+        process.map(&memory, 0, 0, 4096, rt::Protection::READ),
+        Err(Error::Ended)
+    );
     same!(process.grant(&memory, Rights::READ), Err(Error::Ended));
-    refused(Call::ThreadCreate, &[process.handle().0, 0x40_0000, 0x80_0000, 0], Error::Ended)?;
+    refused(
+        Call::ThreadCreate,
+        &[process.handle().0, 0x40_0000, 0x80_0000, 0],
+        Error::Ended,
+    )?;
     Ok(())
 }
 
 fn panic_ends_the_program_alone(world: &'static World) -> Verdict {
     let child = must!(world.spawn("role panic", &[]));
     let info = must!(child.end(PATIENCE));
-    check!(info.state == EXITED && info.code == 101, "it {}", ending(&info));
+    check!(
+        info.state == EXITED && info.code == 101,
+        "it {}",
+        ending(&info)
+    );
     Ok(())
 }
 
 /// Whether a thread is listed, and as what.
 fn state_of(world: &World, thread: u64) -> rt::Result<Option<u32>> {
-    Ok(world.system.threads()?.into_iter().find(|info| info.thread == thread).map(|info| info.state))
+    Ok(world
+        .system
+        .threads()?
+        .into_iter()
+        .find(|info| info.thread == thread)
+        .map(|info| info.state))
 }
 
 /// Numbers of this process's threads.
 fn own_threads(world: &World) -> rt::Result<Vec<u64>> {
     let own = rt::process::current().info()?.id;
-    Ok(world.system.threads()?.into_iter().filter(|info| info.process == own).map(|info| info.thread).collect())
+    Ok(world
+        .system
+        .threads()?
+        .into_iter()
+        .filter(|info| info.process == own)
+        .map(|info| info.thread)
+        .collect())
 }
 
 /// Waits until this process has so many threads.
@@ -171,7 +208,10 @@ fn wait_for_threads(count: u32, what: &str) -> Verdict {
         if threads == count {
             return Ok(());
         }
-        check!(time::now() - start < PATIENCE, "{threads} threads are left, not {count}, after killing one that was {what}");
+        check!(
+            time::now() - start < PATIENCE,
+            "{threads} threads are left, not {count}, after killing one that was {what}"
+        );
         must!(time::sleep(Duration::from_millis(1)));
     }
 }
@@ -189,7 +229,10 @@ fn threads_are_killed_while_running_on_every_cpu(world: &'static World) -> Verdi
             }));
             let start = time::now();
             while !running.load(Ordering::Acquire) {
-                check!(time::now() - start < PATIENCE, "a thread on CPU {cpu} does not run");
+                check!(
+                    time::now() - start < PATIENCE,
+                    "a thread on CPU {cpu} does not run"
+                );
                 must!(time::sleep(Duration::from_millis(1)));
             }
             // SAFETY: it holds nothing.
@@ -216,7 +259,10 @@ fn threads_are_killed_while_ready(world: &'static World) -> Verdict {
         }
         let start = time::now();
         while count.load(Ordering::Acquire) < 4 {
-            check!(time::now() - start < PATIENCE, "threads of one priority on CPU {cpu} don't share it");
+            check!(
+                time::now() - start < PATIENCE,
+                "threads of one priority on CPU {cpu} don't share it"
+            );
             must!(time::sleep(Duration::from_millis(2)));
         }
         for victim in &victims {
@@ -241,21 +287,30 @@ fn threads_are_killed_in_every_wait(world: &'static World) -> Verdict {
             (3, ThreadState::Sleeping),
             (4, ThreadState::AwaitingReply),
         ] {
-            let (endpoint, other, notification) = (endpoint.clone(), other.clone(), notification.clone());
+            let (endpoint, other, notification) =
+                (endpoint.clone(), other.clone(), notification.clone());
             let receiver = other.clone();
             let victim = must!(thread::Builder::new().cpu(cpu).spawn(move || {
                 let _ = match wait {
-                    0 => endpoint.call(Message::new(0), 0, Deadline::NEVER).map(|_| ()),
+                    0 => endpoint
+                        .call(Message::new(0), 0, Deadline::NEVER)
+                        .map(|_| ()),
                     1 => endpoint.recv(0, Deadline::NEVER).map(|_| ()),
                     2 => notification.wait(Deadline::NEVER).map(|_| ()),
                     3 => time::sleep_until(Deadline(u64::MAX - 1)),
                     _ => other.call(Message::new(0), 0, Deadline::NEVER).map(|_| ()),
                 };
             }));
-            let received = if wait == 4 { Some(must!(receiver.recv(0, soon()))) } else { None };
+            let received = if wait == 4 {
+                Some(must!(receiver.recv(0, soon())))
+            } else {
+                None
+            };
             let start = time::now();
             loop {
-                let new = must!(own_threads(world)).into_iter().find(|thread| !base.contains(thread));
+                let new = must!(own_threads(world))
+                    .into_iter()
+                    .find(|thread| !base.contains(thread));
                 let state = match new {
                     Some(thread) => must!(state_of(world, thread)),
                     None => None,
@@ -263,7 +318,11 @@ fn threads_are_killed_in_every_wait(world: &'static World) -> Verdict {
                 if state == Some(want as u32) {
                     break;
                 }
-                check!(time::now() - start < PATIENCE, "it never was {}, but {state:?}", want.text());
+                check!(
+                    time::now() - start < PATIENCE,
+                    "it never was {}, but {state:?}",
+                    want.text()
+                );
                 must!(time::sleep(Duration::from_millis(1)));
             }
             // SAFETY: it holds nothing that anybody waits for.
@@ -276,7 +335,9 @@ fn threads_are_killed_in_every_wait(world: &'static World) -> Verdict {
 }
 
 fn spin_everywhere(world: &'static World, _: &str) -> u64 {
-    let Ok(ready) = rt::start::take::<Notification>("ready") else { return 1 };
+    let Ok(ready) = rt::start::take::<Notification>("ready") else {
+        return 1;
+    };
     for cpu in 0..world.cpus {
         for number in 0..2 {
             let spawned = thread::Builder::new().cpu(cpu).spawn(move || {
@@ -305,7 +366,10 @@ fn process_with_threads_on_every_cpu_is_killed(world: &'static World) -> Verdict
         same!(ready.wait(soon()), Ok(1));
         must!(child.process.kill(round));
         let info = must!(child.end(PATIENCE));
-        same!((info.state, info.code, info.threads, info.handles), (KILLED, round, 0, 0));
+        same!(
+            (info.state, info.code, info.threads, info.handles),
+            (KILLED, round, 0, 0)
+        );
     }
     Ok(())
 }
@@ -313,14 +377,18 @@ fn process_with_threads_on_every_cpu_is_killed(world: &'static World) -> Verdict
 fn busy_kernel(world: &'static World, what: &str) -> u64 {
     // Pairs of threads that talk to each other without a pause, within a CPU and across.
     for cpu in 0..world.cpus {
-        let Ok(endpoint) = Endpoint::create() else { return 1 };
+        let Ok(endpoint) = Endpoint::create() else {
+            return 1;
+        };
         let endpoint = Arc::new(endpoint);
         let server = endpoint.clone();
         let next = (cpu + 1) % world.cpus;
         let serving = thread::Builder::new().cpu(next).spawn(move || {
             let mut pending = None;
             loop {
-                let Ok(event) = server.serve_next(pending.take(), 0, Deadline::NEVER) else { return };
+                let Ok(event) = server.serve_next(pending.take(), 0, Deadline::NEVER) else {
+                    return;
+                };
                 if let rt::Event::Message(mut received) = event {
                     pending = received.reply.take().map(|reply| (reply, Message::new(0)));
                 }
@@ -328,7 +396,10 @@ fn busy_kernel(world: &'static World, what: &str) -> u64 {
         });
         let calling = thread::Builder::new().cpu(cpu).spawn(move || {
             loop {
-                if endpoint.call_plain(rt::Plain::default(), Deadline::NEVER).is_err() {
+                if endpoint
+                    .call_plain(rt::Plain::default(), Deadline::NEVER)
+                    .is_err()
+                {
                     return;
                 }
                 thread::yield_now();
@@ -338,12 +409,18 @@ fn busy_kernel(world: &'static World, what: &str) -> u64 {
             return 2;
         }
     }
-    let Ok(ready) = rt::start::take::<Notification>("ready") else { return 3 };
+    let Ok(ready) = rt::start::take::<Notification>("ready") else {
+        return 3;
+    };
     let _ = ready.signal(1);
     if what == "memory" {
         loop {
-            let Ok(memory) = rt::Memory::create(64 * 4096) else { return 4 };
-            let Ok(mapping) = memory.map(rt::Protection::READ_WRITE) else { return 5 };
+            let Ok(memory) = rt::Memory::create(64 * 4096) else {
+                return 4;
+            };
+            let Ok(mapping) = memory.map(rt::Protection::READ_WRITE) else {
+                return 5;
+            };
             // SAFETY: nobody else has it.
             unsafe { mapping.as_ptr().write_bytes(1, mapping.bytes()) };
         }
@@ -355,13 +432,20 @@ fn busy_kernel(world: &'static World, what: &str) -> u64 {
 fn killed_while_working_in_the_kernel(world: &'static World) -> Verdict {
     for round in 0..12_u64 {
         let ready = must!(Notification::create());
-        let what = if round % 2 == 0 { "role busy-kernel ipc" } else { "role busy-kernel memory" };
+        let what = if round % 2 == 0 {
+            "role busy-kernel ipc"
+        } else {
+            "role busy-kernel memory"
+        };
         let child = must!(world.spawn(what, &[("ready", ready.handle())]));
         same!(ready.wait(soon()), Ok(1));
         must!(time::sleep(Duration::from_micros(3000 + 1700 * round)));
         must!(child.process.kill(round));
         let info = must!(child.end(PATIENCE));
-        same!((info.state, info.code, info.threads, info.handles), (KILLED, round, 0, 0));
+        same!(
+            (info.state, info.code, info.threads, info.handles),
+            (KILLED, round, 0, 0)
+        );
     }
     Ok(())
 }
@@ -385,8 +469,13 @@ fn threads_have_bases_of_their_own(world: &'static World) -> Verdict {
     }
     let mut seen = alloc::vec![rt::sys::area() as u64];
     for thread in threads {
-        let Some(area) = must!(thread.join(soon())) else { crate::fail!("a thread's FS base changed") };
-        check!(!seen.contains(&area), "two threads have the FS base {area:#x}");
+        let Some(area) = must!(thread.join(soon())) else {
+            crate::fail!("a thread's FS base changed")
+        };
+        check!(
+            !seen.contains(&area),
+            "two threads have the FS base {area:#x}"
+        );
         seen.push(area);
     }
     // Set by the call: seen by the thread at once and after it was away.
@@ -452,7 +541,9 @@ fn unstarted_thread_can_be_killed(_: &'static World) -> Verdict {
 }
 
 fn take_log(world: &'static World, how: &str) -> u64 {
-    let Ok(notification) = Notification::create() else { return 1 };
+    let Ok(notification) = Notification::create() else {
+        return 1;
+    };
     if world.log.take(&notification, 1).is_err() {
         return 2;
     }
@@ -460,7 +551,11 @@ fn take_log(world: &'static World, how: &str) -> u64 {
     if world.log.take(&notification, 1) != Err(Error::Busy) {
         return 3;
     }
-    if world.log.write("the log's owner is told of this line\n").is_err() {
+    if world
+        .log
+        .write("the log's owner is told of this line\n")
+        .is_err()
+    {
         return 4;
     }
     if notification.wait(soon()) != Ok(1) {
@@ -477,8 +572,16 @@ fn log_is_the_kernels_again_when_its_owner_ends(world: &'static World) -> Verdic
     for how in ["exit", "fault", "exit"] {
         let child = must!(world.spawn(&alloc::format!("role take-log {how}"), &[]));
         let info = must!(child.end(PATIENCE));
-        let want = if how == "fault" { ProcessState::Faulted } else { ProcessState::Exited };
-        check!(info.state == want as u32 && (how == "fault" || info.code == 0), "it {}", ending(&info));
+        let want = if how == "fault" {
+            ProcessState::Faulted
+        } else {
+            ProcessState::Exited
+        };
+        check!(
+            info.state == want as u32 && (how == "fault" || info.code == 0),
+            "it {}",
+            ending(&info)
+        );
     }
     Ok(())
 }

@@ -27,20 +27,40 @@ tests! {
 /// Calls that succeed at once and give no result.
 fn plain_calls() -> [(u64, u64); 3] {
     // The second is r14, a deadline that is over.
-    [(Call::Null as u64, 1), (Call::Yield as u64, 1), (Call::Sleep as u64, 1)]
+    [
+        (Call::Null as u64, 1),
+        (Call::Yield as u64, 1),
+        (Call::Sleep as u64, 1),
+    ]
 }
 
 fn syscall_keeps_all_registers_but_those_documented(_: &'static World) -> Verdict {
     for round in 0..200 {
         for (number, r14) in plain_calls() {
-            let before = Registers { rax: number, r14, ..pattern(round) };
+            let before = Registers {
+                rax: number,
+                r14,
+                ..pattern(round)
+            };
             let mut after = before;
             // SAFETY: these calls do nothing.
             unsafe { through_syscall(&mut after) };
             same!(after.r11, before.flags);
             let text = through_syscall as *const () as u64;
-            check!(after.rcx > text && after.rcx < text + 256, "rcx is {:#x}, not behind the syscall", after.rcx);
-            same!(after, Registers { rax: 0, rcx: after.rcx, r11: after.r11, ..before });
+            check!(
+                after.rcx > text && after.rcx < text + 256,
+                "rcx is {:#x}, not behind the syscall",
+                after.rcx
+            );
+            same!(
+                after,
+                Registers {
+                    rax: 0,
+                    rcx: after.rcx,
+                    r11: after.r11,
+                    ..before
+                }
+            );
         }
     }
     Ok(())
@@ -49,7 +69,11 @@ fn syscall_keeps_all_registers_but_those_documented(_: &'static World) -> Verdic
 fn software_interrupt_keeps_all_registers_but_those_documented(_: &'static World) -> Verdict {
     for round in 0..200 {
         for (number, r14) in plain_calls() {
-            let before = Registers { rax: number, r14, ..pattern(round) };
+            let before = Registers {
+                rax: number,
+                r14,
+                ..pattern(round)
+            };
             let mut after = before;
             // SAFETY: these calls do nothing.
             unsafe { through_interrupt(&mut after) };
@@ -65,21 +89,58 @@ fn refused_calls_leave_no_kernel_value_in_registers(_: &'static World) -> Verdic
     numbers.extend([200, u64::MAX, 1 << 63]);
     for number in numbers {
         // Those that have no handle to refuse, or that end the test.
-        let harmless = [Call::Null, Call::Yield, Call::ClockNow, Call::Sleep, Call::ProcessExit, Call::ThreadExit];
-        let makes = [Call::EndpointCreate, Call::NotificationCreate, Call::ProcessSelf, Call::ThreadSelf];
-        if harmless.iter().chain(&makes).any(|call| *call as u64 == number) {
+        let harmless = [
+            Call::Null,
+            Call::Yield,
+            Call::ClockNow,
+            Call::Sleep,
+            Call::ProcessExit,
+            Call::ThreadExit,
+        ];
+        let makes = [
+            Call::EndpointCreate,
+            Call::NotificationCreate,
+            Call::ProcessSelf,
+            Call::ThreadSelf,
+        ];
+        if harmless
+            .iter()
+            .chain(&makes)
+            .any(|call| *call as u64 == number)
+        {
             continue;
         }
-        let before = Registers { rax: number, ..pattern(number) };
+        let before = Registers {
+            rax: number,
+            ..pattern(number)
+        };
         let mut after = before;
         // SAFETY: none of the arguments is a good one.
         unsafe { through_syscall(&mut after) };
-        check!(Error::from_code(after.rax).is_some(), "call {number:#x} gave status {:#x}", after.rax);
-        same!(after, Registers { rax: after.rax, rcx: after.rcx, r11: before.flags, ..before });
+        check!(
+            Error::from_code(after.rax).is_some(),
+            "call {number:#x} gave status {:#x}",
+            after.rax
+        );
+        same!(
+            after,
+            Registers {
+                rax: after.rax,
+                rcx: after.rcx,
+                r11: before.flags,
+                ..before
+            }
+        );
         let mut after = before;
         // SAFETY: as above.
         unsafe { through_interrupt(&mut after) };
-        same!(after, Registers { rax: after.rax, ..before });
+        same!(
+            after,
+            Registers {
+                rax: after.rax,
+                ..before
+            }
+        );
     }
     Ok(())
 }
@@ -89,7 +150,11 @@ fn page_faults_keep_all_registers(_: &'static World) -> Verdict {
     let mapping = must!(must!(Memory::create(PAGES * 4096)).map(Protection::READ_WRITE));
     for page in 0..PAGES {
         let flags = BASE_FLAGS | ARITHMETIC | DIRECTION;
-        let before = Registers { rbx: mapping.as_ptr() as u64 + page * 4096 + 8, flags, ..pattern(page) };
+        let before = Registers {
+            rbx: mapping.as_ptr() as u64 + page * 4096 + 8,
+            flags,
+            ..pattern(page)
+        };
         let mut after = before;
         // SAFETY: the page is the test's.
         unsafe { through_write(&mut after) };
@@ -102,7 +167,10 @@ fn first_fpu_use_keeps_all_registers(_: &'static World) -> Verdict {
     for round in 0..50 {
         // A thread that has not used the FPU yet.
         let thread = must!(thread::spawn(move || {
-            let before = Registers { flags: BASE_FLAGS | ARITHMETIC, ..pattern(round) };
+            let before = Registers {
+                flags: BASE_FLAGS | ARITHMETIC,
+                ..pattern(round)
+            };
             let mut after = before;
             // SAFETY: it may lose xmm0.
             unsafe { through_fpu(&mut after) };
@@ -135,8 +203,13 @@ fn preemption_keeps_all_registers(world: &'static World) -> Verdict {
     for cpu in 0..world.cpus {
         threads.push(must!(thread::Builder::new().cpu(cpu).spawn(move || {
             for round in 0..4 {
-                let flags = BASE_FLAGS | ARITHMETIC | ID | if round % 2 == 0 { DIRECTION } else { 0 };
-                let before = Registers { rcx: SPINS, flags, ..pattern(round << 8 | u64::from(cpu)) };
+                let flags =
+                    BASE_FLAGS | ARITHMETIC | ID | if round % 2 == 0 { DIRECTION } else { 0 };
+                let before = Registers {
+                    rcx: SPINS,
+                    flags,
+                    ..pattern(round << 8 | u64::from(cpu))
+                };
                 let mut after = before;
                 // SAFETY: it spins and that is all.
                 unsafe { through_time(&mut after) };
@@ -165,9 +238,26 @@ fn preemption_keeps_all_registers(world: &'static World) -> Verdict {
 }
 
 fn flags_of_the_program_survive_calls(_: &'static World) -> Verdict {
-    for extra in [0, ARITHMETIC, DIRECTION, NESTED, ALIGNMENT, ID, ARITHMETIC | DIRECTION | ALIGNMENT | ID] {
-        for number in [Call::Null as u64, 999, Call::ClockNow as u64, Call::Yield as u64] {
-            let before = Registers { rax: number, flags: BASE_FLAGS | extra, ..pattern(extra) };
+    for extra in [
+        0,
+        ARITHMETIC,
+        DIRECTION,
+        NESTED,
+        ALIGNMENT,
+        ID,
+        ARITHMETIC | DIRECTION | ALIGNMENT | ID,
+    ] {
+        for number in [
+            Call::Null as u64,
+            999,
+            Call::ClockNow as u64,
+            Call::Yield as u64,
+        ] {
+            let before = Registers {
+                rax: number,
+                flags: BASE_FLAGS | extra,
+                ..pattern(extra)
+            };
             let mut after = before;
             // SAFETY: these calls do nothing.
             unsafe { through_syscall(&mut after) };
@@ -187,11 +277,21 @@ fn ipc_registers_are_as_documented(_: &'static World) -> Verdict {
     let ours = must!(endpoint.mint(rt::Badge(0xBAD6E), abi::Rights::SEND));
     let theirs = Arc::clone(&endpoint);
     let server = must!(thread::spawn(move || {
-        let before = Registers { rax: Call::Recv as u64, rdi: theirs.handle().0, r14: u64::MAX, ..pattern(1) };
+        let before = Registers {
+            rax: Call::Recv as u64,
+            rdi: theirs.handle().0,
+            r14: u64::MAX,
+            ..pattern(1)
+        };
         let mut request = before;
         // SAFETY: a receive, whose results are looked at below.
         unsafe { through_syscall(&mut request) };
-        let answer = Registers { rax: Call::Reply as u64, rsi: 7 << 32, r15: request.r15, ..pattern(2) };
+        let answer = Registers {
+            rax: Call::Reply as u64,
+            rsi: 7 << 32,
+            r15: request.r15,
+            ..pattern(2)
+        };
         let mut answered = answer;
         // SAFETY: the answer to the request.
         unsafe { through_syscall(&mut answered) };
@@ -207,7 +307,8 @@ fn ipc_registers_are_as_documented(_: &'static World) -> Verdict {
     let mut result = call;
     // SAFETY: a call of words alone.
     unsafe { through_syscall(&mut result) };
-    let (before, request, answer, answered) = must!(server.join(time::after(Duration::from_secs(5))));
+    let (before, request, answer, answered) =
+        must!(server.join(time::after(Duration::from_secs(5))));
     // The request has the caller's words, its badge, and a reply; the server's other registers are the server's.
     check!(request.r15 != 0, "no reply came");
     same!(
@@ -230,7 +331,15 @@ fn ipc_registers_are_as_documented(_: &'static World) -> Verdict {
         }
     );
     // The answering thread keeps everything.
-    same!(answered, Registers { rax: 0, rcx: answered.rcx, r11: answer.flags, ..answer });
+    same!(
+        answered,
+        Registers {
+            rax: 0,
+            rcx: answered.rcx,
+            r11: answer.flags,
+            ..answer
+        }
+    );
     // The answer has the server's words.
     same!(
         result,

@@ -64,8 +64,16 @@ fn every_cpu_runs_threads(world: &'static World) -> Verdict {
     }
     for (before, after) in cpus.iter().zip(must!(world.system.cpus())) {
         same!(before.index, after.index);
-        check!(after.switches > before.switches, "CPU {} did not switch", after.index);
-        check!(after.busy_ns <= after.up_ns, "CPU {} was busy for longer than it is up", after.index);
+        check!(
+            after.switches > before.switches,
+            "CPU {} did not switch",
+            after.index
+        );
+        check!(
+            after.busy_ns <= after.up_ns,
+            "CPU {} was busy for longer than it is up",
+            after.index
+        );
     }
     let mut ids: Vec<u32> = cpus.iter().map(|cpu| cpu.apic_id).collect();
     ids.sort_unstable();
@@ -90,7 +98,9 @@ fn threads_stay_on_their_cpu(world: &'static World) -> Verdict {
         }
         for _ in 0..10 {
             must!(time::sleep(Duration::from_millis(2)));
-            let mine = must!(world.system.threads()).into_iter().filter(|info| info.process == own && info.cpu == cpu);
+            let mine = must!(world.system.threads())
+                .into_iter()
+                .filter(|info| info.process == own && info.cpu == cpu);
             check!(mine.count() >= 3, "threads of CPU {cpu} are elsewhere");
         }
         stop.store(true, Ordering::Relaxed);
@@ -106,21 +116,31 @@ fn higher_priority_runs_first(world: &'static World) -> Verdict {
     for cpu in 0..world.cpus {
         let stop = Arc::new(AtomicBool::new(false));
         let spinning = Arc::clone(&stop);
-        let low = must!(thread::Builder::new().cpu(cpu).priority(priority(4)).spawn(move || {
-            while !spinning.load(Ordering::Relaxed) {
-                core::hint::spin_loop();
-            }
-        }));
+        let low = must!(
+            thread::Builder::new()
+                .cpu(cpu)
+                .priority(priority(4))
+                .spawn(move || {
+                    while !spinning.load(Ordering::Relaxed) {
+                        core::hint::spin_loop();
+                    }
+                })
+        );
         let wake = Arc::new(must!(Notification::create()));
         let done = Arc::new(must!(Notification::create()));
         let (woken, tells) = (Arc::clone(&wake), Arc::clone(&done));
-        let high = must!(thread::Builder::new().cpu(cpu).priority(priority(20)).spawn(move || {
-            for _ in 0..10 {
-                woken.wait(soon())?;
-                tells.signal(1)?;
-            }
-            Ok::<(), abi::Error>(())
-        }));
+        let high = must!(
+            thread::Builder::new()
+                .cpu(cpu)
+                .priority(priority(20))
+                .spawn(move || {
+                    for _ in 0..10 {
+                        woken.wait(soon())?;
+                        tells.signal(1)?;
+                    }
+                    Ok::<(), abi::Error>(())
+                })
+        );
         for _ in 0..10 {
             must!(wake.signal(1));
             must!(done.wait(soon()));
@@ -138,20 +158,30 @@ fn lower_priority_waits_for_higher(world: &'static World) -> Verdict {
     let counting = Arc::clone(&count);
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
-    let low = must!(thread::Builder::new().cpu(cpu).priority(priority(2)).spawn(move || {
-        while !stopped.load(Ordering::Relaxed) {
-            counting.fetch_add(1, Ordering::Relaxed);
-        }
-    }));
+    let low = must!(
+        thread::Builder::new()
+            .cpu(cpu)
+            .priority(priority(2))
+            .spawn(move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    counting.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+    );
     while count.load(Ordering::Relaxed) == 0 {
         must!(time::sleep(Duration::from_millis(1)));
     }
     let counted = Arc::clone(&count);
-    let high = must!(thread::Builder::new().cpu(cpu).priority(priority(30)).spawn(move || {
-        let before = counted.load(Ordering::Relaxed);
-        spin(Duration::from_millis(60));
-        counted.load(Ordering::Relaxed) - before
-    }));
+    let high = must!(
+        thread::Builder::new()
+            .cpu(cpu)
+            .priority(priority(30))
+            .spawn(move || {
+                let before = counted.load(Ordering::Relaxed);
+                spin(Duration::from_millis(60));
+                counted.load(Ordering::Relaxed) - before
+            })
+    );
     same!(must!(high.join(soon())), 0);
     stop.store(true, Ordering::Relaxed);
     must!(low.join(soon()));
@@ -165,27 +195,38 @@ fn equal_priorities_share_a_cpu(world: &'static World) -> Verdict {
     let mut threads = Vec::new();
     for number in 0..3 {
         let (counts, stop) = (Arc::clone(&counts), Arc::clone(&stop));
-        threads.push(must!(thread::Builder::new().cpu(cpu).priority(priority(10)).spawn(move || {
-            let mut last = time::now_ns();
-            while !stop.load(Ordering::Relaxed) {
-                // Time that passed while others ran doesn't count: a turn is far longer than one round of this loop.
-                let now = time::now_ns();
-                if now - last < 1_000_000 {
-                    counts[number].fetch_add(now - last, Ordering::Relaxed);
-                }
-                last = now;
-            }
-        })));
+        threads.push(must!(
+            thread::Builder::new()
+                .cpu(cpu)
+                .priority(priority(10))
+                .spawn(move || {
+                    let mut last = time::now_ns();
+                    while !stop.load(Ordering::Relaxed) {
+                        // Time that passed while others ran doesn't count: a turn is far longer than one round of this loop.
+                        let now = time::now_ns();
+                        if now - last < 1_000_000 {
+                            counts[number].fetch_add(now - last, Ordering::Relaxed);
+                        }
+                        last = now;
+                    }
+                })
+        ));
     }
     must!(time::sleep(Duration::from_millis(400)));
     stop.store(true, Ordering::Relaxed);
     for thread in threads {
         must!(thread.join(soon()));
     }
-    let times: Vec<u64> = counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+    let times: Vec<u64> = counts
+        .iter()
+        .map(|count| count.load(Ordering::Relaxed))
+        .collect();
     let (least, most) = (times.iter().min().copied(), times.iter().max().copied());
     // Far from exact: the emulator's own threads take turns as well.
-    check!(least.unwrap_or(0) * 8 > most.unwrap_or(0), "shares of {times:?} ns");
+    check!(
+        least.unwrap_or(0) * 8 > most.unwrap_or(0),
+        "shares of {times:?} ns"
+    );
     Ok(())
 }
 
@@ -248,8 +289,16 @@ fn sleepers_wake_in_order_and_not_early(world: &'static World) -> Verdict {
     }
     for thread in threads {
         let (deadline, woke) = must!(must!(thread.join(soon())));
-        check!(woke >= deadline, "a sleeper woke {} ns early", deadline - woke);
-        check!(woke - deadline < 1_000_000_000, "a sleeper woke {} ns late", woke - deadline);
+        check!(
+            woke >= deadline,
+            "a sleeper woke {} ns early",
+            deadline - woke
+        );
+        check!(
+            woke - deadline < 1_000_000_000,
+            "a sleeper woke {} ns late",
+            woke - deadline
+        );
     }
     Ok(())
 }
@@ -260,10 +309,18 @@ fn idle_cpus_are_idle(world: &'static World) -> Verdict {
     let after = must!(world.system.cpus());
     for (before, after) in before.iter().zip(&after) {
         let (busy, up) = (after.busy_ns - before.busy_ns, after.up_ns - before.up_ns);
-        check!(busy < up / 2, "CPU {} was busy for {busy} of {up} ns", after.index);
+        check!(
+            busy < up / 2,
+            "CPU {} was busy for {busy} of {up} ns",
+            after.index
+        );
         // Without work, no clock ticks.
         let interrupts = after.interrupts - before.interrupts;
-        check!(interrupts < 100, "CPU {} took {interrupts} interrupts", after.index);
+        check!(
+            interrupts < 100,
+            "CPU {} took {interrupts} interrupts",
+            after.index
+        );
     }
     same!(raw(Call::Yield as u64, &[]).status, 0);
     Ok(())

@@ -1,6 +1,7 @@
 //! Messages between threads that stand still: each test is a program of few steps on the rig of
-//! [`thread::testing`](crate::thread::testing). At the end two tests leave the steps to chance: [`random`] in one thread, against a
-//! plain model of what must happen, and [`race`] on several real threads that stand for CPUs.
+//! [`thread::testing`](crate::thread::testing). At the end three tests leave the steps to chance: [`random`] in one thread, against a
+//! plain model of what must happen, and [`race`] and
+//! [`transit`] on several real threads that stand for CPUs.
 
 mod call;
 mod cancelling;
@@ -9,6 +10,7 @@ mod notifications;
 mod race;
 mod random;
 mod replies;
+mod transit;
 
 use crate::ipc::Endpoint;
 use crate::object::Ref;

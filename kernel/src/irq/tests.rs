@@ -56,6 +56,25 @@ fn an_interrupt_masks_its_line_and_signals_until_it_is_acknowledged() {
 }
 
 #[test]
+fn an_edge_is_not_masked_so_that_the_next_one_is_not_lost() {
+    let _turn = alone();
+    let (program, notification) = (Program::alone("driver"), notification());
+    let edge = Line {
+        level_triggered: false,
+        ..line(6)
+    };
+    let irq = Irq::create(edge).unwrap();
+    let (vector, masked) = state(6);
+    assert!(masked, "nobody is bound to it yet");
+    irq.bind(notification.clone(), 1);
+    for _ in 0..2 {
+        assert!(arrived(vector));
+        assert_eq!(state(6), (vector, false));
+        assert_eq!(poll(&program, &notification), Ok(1));
+    }
+}
+
+#[test]
 fn an_interrupt_that_nobody_is_bound_to_masks_the_line() {
     let _turn = alone();
     let irq = Irq::create(line(5)).unwrap();

@@ -371,3 +371,34 @@ fn area_numbers_are_used_again() {
     assert!(again.iter().all(|&number| (number as usize) < FREE_AREAS));
     assert_eq!(process.take_area_number(), 4);
 }
+
+#[test]
+fn a_process_that_never_ran_closes_its_handles_when_it_is_forgotten() {
+    let (process, closed) = (process("forgotten"), endpoint());
+    let account = process.account().clone();
+    for badge in 0..100 {
+        let capability = if badge == 99 {
+            Capability::new(
+                AnyObject::Endpoint(closed.clone()),
+                Rights::ALL,
+                Badge(badge),
+            )
+        } else {
+            log()
+        };
+        process
+            .grant(capability)
+            .map_err(|(error, _)| error)
+            .unwrap();
+    }
+    let caller = Program::alone("caller");
+    caller.load(Tag::new(0), [0; 6]);
+    assert_eq!(caller.send(&closed, 0, Deadline::NOW), Err(Error::TimedOut));
+    drop(process);
+    settle(&account);
+    // Its space goes after it, so its handles are closed by now.
+    assert_eq!(
+        caller.send(&closed, 0, Deadline::NOW),
+        Err(Error::PeerClosed)
+    );
+}

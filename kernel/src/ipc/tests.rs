@@ -1,10 +1,11 @@
 //! Messages between threads that stand still: each test is a program of few steps on the rig of
-//! [`thread::testing`](crate::thread::testing). At the end three tests leave the steps to chance: [`random`] in one thread, against a
-//! plain model of what must happen, and [`race`] and
+//! [`thread::testing`](crate::thread::testing). The last tests leave the steps to chance: [`random`] in one thread, against a
+//! plain model of what must happen, and [`race`], [`crossing`] and
 //! [`transit`] on several real threads that stand for CPUs.
 
 mod call;
 mod cancelling;
+mod crossing;
 mod handles;
 mod notifications;
 mod race;

@@ -11,6 +11,8 @@ use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use std::time::{Duration, Instant};
+
 use abi::info::ThreadState;
 use abi::ipc_area::{BUFFER_BYTES, IpcHeader, MAX_HANDLES};
 use abi::{Badge, Deadline, Error, Handle, Priority, Rights, Tag, UserContext};
@@ -36,7 +38,12 @@ pub(crate) enum Went {
 /// A process without threads.
 pub(crate) fn process(name: &str) -> Ref<Process> {
     testing::kernel_machine();
-    Process::create(Name::new(name.as_bytes()).unwrap(), 10_000).unwrap()
+    Process::create(
+        Name::new(name.as_bytes()).unwrap(),
+        10_000,
+        Priority::HIGHEST,
+    )
+    .unwrap()
 }
 
 /// A section of the CPU that the test's thread stands for.
@@ -77,6 +84,30 @@ pub(crate) fn endpoint() -> Ref<Endpoint> {
 pub(crate) fn notification() -> Ref<Notification> {
     testing::kernel_machine();
     Ref::try_new(Notification::new()).unwrap()
+}
+
+/// Waits until `done`, on a machine that may have fewer CPUs than the test has threads.
+///
+/// # Panics
+/// After a minute: what is waited for will not come.
+pub(crate) fn spin_until(mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    loop {
+        for _ in 0..500 {
+            if done() {
+                return;
+            }
+            core::hint::spin_loop();
+        }
+        std::thread::yield_now();
+        assert!(begun.elapsed() < Duration::from_mins(1), "it never comes");
+    }
+}
+
+/// Rounds of a race: many, but no more than fit into some seconds.
+pub(crate) fn rounds() -> impl Iterator<Item = u64> {
+    let begun = Instant::now();
+    (1..=20_000).take_while(move |&round| round <= 100 || begun.elapsed() < Duration::from_secs(3))
 }
 
 /// A thread and the program that runs on it.

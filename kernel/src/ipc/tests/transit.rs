@@ -15,16 +15,13 @@ use crate::object::AnyObject;
 use crate::thread::ThreadPtr;
 use crate::thread::testing::*;
 
-const CALLS: u64 = 20_000;
-/// After so many looks nobody will wake the caller any more.
-const PATIENCE: usize = 20_000_000;
-
 /// Ends the receiver also when the test fails.
-struct Stop<'a>(&'a AtomicBool);
+struct Stop<'a>(&'a AtomicBool, &'a AtomicU64);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
+        self.1.store(u64::MAX, Ordering::SeqCst);
     }
 }
 
@@ -44,9 +41,7 @@ fn receive(
     }
     inbox.lock().unwrap().append(&mut woken());
     for (number, reply) in replies {
-        while over.load(Ordering::SeqCst) < number {
-            std::hint::spin_loop();
-        }
+        spin_until(|| over.load(Ordering::SeqCst) >= number);
         server.close(reply).unwrap();
         assert!(woken().is_empty(), "the call was over");
     }
@@ -63,24 +58,14 @@ fn a_deadline_that_passes_in_transit_always_wakes_the_caller() {
         AtomicU64::new(0),
         Mutex::new(Vec::new()),
     );
-    let await_wake = || {
-        for _ in 0..PATIENCE {
-            if let Some(thread) = inbox.lock().unwrap().pop() {
-                return thread;
-            }
-            std::hint::spin_loop();
-        }
-        over.store(u64::MAX, Ordering::SeqCst);
-        panic!("the caller sleeps for ever")
-    };
     std::thread::scope(|scope| {
-        let _stop = Stop(&stop);
+        let _stop = Stop(&stop, &over);
         scope.spawn(|| {
             while !stop.load(Ordering::SeqCst) {
                 receive(&server, &endpoint, &over, &inbox);
             }
         });
-        for number in 1..=CALLS {
+        for number in rounds() {
             let tag = Tag::new(0)
                 .with_bytes(BUFFER_BYTES)
                 .with_handles(MAX_HANDLES, 0);
@@ -89,14 +74,18 @@ fn a_deadline_that_passes_in_transit_always_wakes_the_caller() {
             for _ in 0..number % 101 {
                 std::hint::spin_loop();
             }
-            let ready = if client.cancel(Error::TimedOut) {
-                woken().remove(0)
+            let mut ready = Vec::new();
+            if client.cancel(Error::TimedOut) {
+                ready = woken();
             } else {
-                await_wake()
-            };
+                spin_until(|| {
+                    ready = core::mem::take(&mut *inbox.lock().unwrap());
+                    !ready.is_empty()
+                });
+            }
             assert_eq!(
                 (ready, client.resume()),
-                (client.pointer(), Err(Error::TimedOut))
+                (vec![client.pointer()], Err(Error::TimedOut))
             );
             over.store(number, Ordering::SeqCst);
         }

@@ -88,7 +88,8 @@ calls! {
     /// `(memory, offset, pointer, bytes)`: copy from the caller into the object. Right WRITE.
     MemoryWrite = 38, "memory_write";
 
-    /// `(name pointer, name bytes) -> rdi handle`: an empty process with an address space and a handle table.
+    /// `(name pointer, name bytes, highest priority) -> rdi handle`: an empty process with an address space and a handle table. Its
+    /// threads can give threads at most this priority, which is at most the caller's own highest; 0 stands for that.
     ProcessCreate = 48, "process_create";
     /// `(process, exit code)`: end it and all of its threads. Right MANAGE.
     ProcessKill = 49, "process_kill";
@@ -110,7 +111,7 @@ calls! {
     ThreadExit = 58, "thread_exit";
     /// `(thread)`: end it. Right MANAGE.
     ThreadKill = 59, "thread_kill";
-    /// `(thread, priority)`: 0 to 63. Right MANAGE.
+    /// `(thread, priority)`: 0 to the highest that the caller's process can give. Right MANAGE.
     ThreadSetPriority = 60, "thread_set_priority";
     /// `(thread, CPU index)`: run only there (`u64::MAX`: anywhere). Right MANAGE. Before its start only, for now.
     ThreadSetAffinity = 61, "thread_set_affinity";

@@ -5,16 +5,16 @@
 //! object itself stays as long as somebody has a handle to it, so that its fate can be asked.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use abi::info::{NAME_BYTES, ProcessInfo, ProcessState};
-use abi::{Error, Handle, UserContext};
+use abi::{Error, Handle, Priority, UserContext};
 
 use crate::io_ports::PortMap;
 use crate::ipc::Notification;
 use crate::memory::account::Account;
 use crate::memory::space::Space;
-use crate::object::{Capability, HandleTable, Object, Ref, Slab};
+use crate::object::{AnyObject, Capability, HandleTable, Object, Ref, Slab};
 use crate::registry;
 use crate::schedule;
 use crate::sync::{Mutex, level};
@@ -71,9 +71,13 @@ pub struct Process {
     pub(crate) table: Mutex<{ level::TABLE }, HandleTable>,
     id: u64,
     name: Name,
+    /// The highest priority that its threads can give.
+    highest: Priority,
     /// Who pays for its memory.
     account: Ref<Account>,
     inner: Mutex<{ level::PROCESS }, Inner>,
+    /// Handles to it, in all processes.
+    handles: AtomicU32,
     /// The ports that it may use, from the first time that some were enabled.
     ports: PortMap,
     /// Neighbours in the list of all processes, under the registry's lock.
@@ -90,6 +94,8 @@ struct Inner {
     /// First of the list, in which each thread has one counted reference.
     first: *mut Thread,
     threads: u32,
+    /// Handles to it that it was given itself before it had a thread.
+    own_handles: u32,
     watchers: [Option<(Ref<Notification>, u64)>; MAX_WATCHERS],
     next_area: u32,
     free_areas: [u32; FREE_AREAS],
@@ -142,13 +148,14 @@ impl Process {
     ///
     /// # Errors
     /// [`Error::NoMemory`].
-    pub fn create(name: Name, frame_limit: u64) -> Result<Ref<Process>, Error> {
+    pub fn create(name: Name, frame_limit: u64, highest: Priority) -> Result<Ref<Process>, Error> {
         let account = Account::create(frame_limit)?;
         let space = Ref::try_new(Space::new(Some(account.clone()))?)?;
         let process = Ref::try_new(Process {
             table: Mutex::new(HandleTable::new(HANDLE_LIMIT)),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             name,
+            highest,
             account,
             inner: Mutex::new(Inner {
                 state: ProcessState::Alive,
@@ -157,12 +164,14 @@ impl Process {
                 space: Some(space),
                 first: ptr::null_mut(),
                 threads: 0,
+                own_handles: 0,
                 watchers: [const { None }; MAX_WATCHERS],
                 next_area: 0,
                 free_areas: [0; FREE_AREAS],
                 free_area_count: 0,
                 finished: false,
             }),
+            handles: AtomicU32::new(0),
             ports: PortMap::new(),
             next: AtomicPtr::new(ptr::null_mut()),
             previous: AtomicPtr::new(ptr::null_mut()),
@@ -181,6 +190,11 @@ impl Process {
         &self.name
     }
 
+    /// The highest priority that its threads can give to threads.
+    pub fn highest_priority(&self) -> Priority {
+        self.highest
+    }
+
     /// Who pays for its memory.
     pub fn account(&self) -> &Ref<Account> {
         &self.account
@@ -197,11 +211,37 @@ impl Process {
     /// Gives the capability back with [`Error::Ended`], [`Error::QuotaExceeded`] or [`Error::NoMemory`].
     pub fn grant(&self, capability: Capability) -> Result<Handle, (Error, Capability)> {
         // Under the process's lock, so that nothing is put into a table that has been emptied for good.
-        let inner = self.inner.lock();
+        let mut inner = self.inner.lock();
         if inner.state != ProcessState::Alive {
             return Err((Error::Ended, capability));
         }
-        self.table.lock().insert(capability)
+        let own = matches!(capability.object(), AnyObject::Process(process) if ptr::eq(&raw const **process, self));
+        let handle = self.table.lock().insert(capability)?;
+        if own && inner.threads == 0 {
+            inner.own_handles += 1;
+        }
+        Ok(handle)
+    }
+
+    /// A handle to it was made.
+    pub(crate) fn handle_added(&self) {
+        self.handles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A handle to it is gone. If it has no thread, and all handles that are left are in its own table, nobody can ever reach it: it
+    /// ends.
+    pub(crate) fn handle_removed(&self) {
+        let left = self.handles.fetch_sub(1, Ordering::AcqRel) - 1;
+        let unreachable = {
+            let inner = self.inner.lock();
+            left == inner.own_handles
+                && left != 0
+                && inner.threads == 0
+                && inner.state == ProcessState::Alive
+        };
+        if unreachable {
+            self.end(Ending::Kill(0));
+        }
     }
 
     /// Its address space.

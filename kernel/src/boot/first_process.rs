@@ -72,7 +72,11 @@ pub(super) fn start(
     let initrd = initrd.ok_or(FirstProcessError::NoInitrd)?;
     // SAFETY: modules lie in memory of the kernel's kind, which is never reclaimed, and nobody writes to it.
     let image = Image::parse(unsafe { init.contents() }).map_err(FirstProcessError::Image)?;
-    let process = Process::create(Name::new(b"init")?, frames::statistics().total)?;
+    let process = Process::create(
+        Name::new(b"init")?,
+        frames::statistics().total,
+        Priority::HIGHEST,
+    )?;
     let space = process.space()?;
     for segment in image.segments() {
         let memory = MemoryObject::create(segment.bytes, Some(process.account().clone()))?;

@@ -72,7 +72,7 @@ impl Object {
 /// An object with the rights and the badge of one handle to it.
 ///
 /// While it exists, an endpoint counts the handles with the right to receive: when the last is gone, callers get an error
-/// and don't hang.
+/// and don't hang. Threads and processes count all of their handles: what was never started and can't be named any more ends.
 pub struct Capability {
     object: Object,
     rights: Rights,
@@ -82,10 +82,13 @@ pub struct Capability {
 impl Capability {
     /// A capability to an object.
     pub fn new(object: Object, rights: Rights, badge: Badge) -> Capability {
-        if rights.contains(Rights::RECEIVE)
-            && let Object::Endpoint(endpoint) = &object
-        {
-            endpoint.receiver_added();
+        match &object {
+            Object::Endpoint(endpoint) if rights.contains(Rights::RECEIVE) => {
+                endpoint.receiver_added();
+            }
+            Object::Thread(thread) => thread.handle_added(),
+            Object::Process(process) => process.handle_added(),
+            _ => {}
         }
         Capability {
             object,
@@ -146,6 +149,8 @@ impl Drop for Capability {
                 endpoint.receiver_removed();
             }
             Object::Reply(target) => target.dropped(),
+            Object::Thread(thread) => thread.handle_removed(),
+            Object::Process(process) => process.handle_removed(),
             _ => {}
         }
     }

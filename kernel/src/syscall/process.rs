@@ -1,7 +1,7 @@
 //! Calls on processes.
 
 use abi::info::NAME_BYTES;
-use abi::{Error, Rights};
+use abi::{Error, Priority, Rights};
 
 use super::Caller;
 use crate::ipc::Notification;
@@ -18,7 +18,16 @@ pub(super) fn create(caller: Caller) -> Result<(), Error> {
     let mut name = [0; NAME_BYTES];
     let name = &mut name[..bytes as usize];
     UserSlice::new(caller.argument(0), bytes)?.copy_in(name)?;
-    let process = Process::create(Name::new(name)?, caller.process().account().limit())?;
+    let own = caller.process().highest_priority();
+    let highest = match caller.argument(2) {
+        0 => own,
+        level => Priority::new(level).ok_or(Error::OutOfRange)?,
+    };
+    if highest > own {
+        return Err(Error::NoRight);
+    }
+    let limit = caller.process().account().limit();
+    let process = Process::create(Name::new(name)?, limit, highest)?;
     caller.give(AnyObject::Process(process), Rights::ALL)
 }
 

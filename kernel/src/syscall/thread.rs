@@ -21,7 +21,7 @@ pub(super) fn create(caller: Caller) -> Result<(), Error> {
         caller.argument(1),
         caller.argument(2),
         caller.argument(3),
-        Priority::NORMAL,
+        Priority::NORMAL.min(process.highest_priority()),
     );
     let thread = match made {
         Ok(thread) => thread,
@@ -63,6 +63,9 @@ pub(super) fn kill(caller: Caller) -> Result<(), Error> {
 /// `thread_set_priority`.
 pub(super) fn set_priority(caller: Caller) -> Result<(), Error> {
     let priority = Priority::new(caller.argument(1)).ok_or(Error::OutOfRange)?;
+    if priority > caller.process().highest_priority() {
+        return Err(Error::NoRight);
+    }
     caller
         .hold::<Thread>(caller.handle(0), Rights::MANAGE)?
         .set_priority(priority);

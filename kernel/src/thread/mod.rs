@@ -70,6 +70,8 @@ pub struct Thread {
     state: AtomicU32,
     pub(crate) asked: AtomicU32,
     marks: AtomicU32,
+    /// Handles to it, in all processes.
+    handles: AtomicU32,
     /// What is left of its turn. Its home's.
     pub(crate) slice: Cell<sched::Slice>,
     /// Nanoseconds that it ran.
@@ -134,6 +136,7 @@ impl Thread {
             state: AtomicU32::new(ThreadState::New as u32),
             asked: AtomicU32::new(0),
             marks: AtomicU32::new(0),
+            handles: AtomicU32::new(0),
             slice: Cell::new(sched::Slice::FULL),
             cpu_ns: AtomicU64::new(0),
             bound: UnsafeCell::new(None),
@@ -267,6 +270,18 @@ impl Thread {
                 arch::switch::refresh_ports();
                 true
             }
+        }
+    }
+
+    /// A handle to it was made.
+    pub(crate) fn handle_added(&self) {
+        self.handles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A handle to it is gone. If it was the last and the thread was never started, nobody can start it any more: it ends.
+    pub(crate) fn handle_removed(&self) {
+        if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 && self.end_unstarted() {
+            drop(self.process.remove_thread(self));
         }
     }
 

@@ -60,6 +60,8 @@ pub struct PortRange {
 pub struct Grants {
     /// `priority`: 0 to 63, 16 unless said.
     pub priority: Priority,
+    /// `highest_priority`: what it can give its own threads at most; its `priority` unless said.
+    pub highest: Priority,
     /// `stack_kib`: its first thread's stack, 256 KiB unless said.
     pub stack_bytes: u64,
     /// `uses`: endpoints that it may call, each an entry of that name.
@@ -369,13 +371,23 @@ fn used(list: Vec<String>) -> Result<Vec<String>, FieldError> {
 
 fn grants(fields: &mut Fields) -> Result<Grants, FieldError> {
     let priority = fields.number("priority", 0, Priority::HIGHEST.level().into())?;
+    let priority = priority.and_then(Priority::new).unwrap_or(Priority::NORMAL);
+    let highest = fields
+        .number(
+            "highest_priority",
+            priority.level().into(),
+            Priority::HIGHEST.level().into(),
+        )?
+        .and_then(Priority::new)
+        .unwrap_or(priority);
     let irqs: Result<Vec<u8>, FieldError> = fields
         .list("irqs")?
         .iter()
         .map(|value| number("irqs", value, 0, 15).map(|line| line as u8))
         .collect();
     Ok(Grants {
-        priority: priority.and_then(Priority::new).unwrap_or(Priority::NORMAL),
+        priority,
+        highest,
         stack_bytes: fields
             .number("stack_kib", 4, 65536)?
             .map_or(rt::loader::STACK_BYTES, |kib| kib * 1024),

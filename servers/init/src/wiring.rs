@@ -176,7 +176,10 @@ impl<'a> Stores<'a> {
             return Err(StartError::NoFile(file));
         };
         let plan = Plan::new(contents).map_err(|error| StartError::BadFile(file, error))?;
-        let process = step("can't make the process", Process::create(program.name))?;
+        let process = step(
+            "can't make the process",
+            Process::create_below(program.name, program.grants.highest),
+        )?;
         let started = self
             .fill(program, &process, &plan, contents)
             .and_then(|thread| {

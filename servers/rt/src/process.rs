@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::info::ProcessInfo;
-use abi::{Call, Handle, Protection, Rights};
+use abi::{Call, Handle, Priority, Protection, Rights};
 
 use crate::handle::object;
 use crate::{AsHandle, Memory, Notification, OwnedHandle, Result, Thread, sys};
@@ -149,11 +149,21 @@ impl Process {
     /// # Errors
     /// `BadArgument` for a name too long, `NoMemory`, `QuotaExceeded`.
     pub fn create(name: &str) -> Result<Process> {
+        // A 0 stands for the caller's own highest priority.
+        Process::create_below(name, Priority::LOWEST)
+    }
+
+    /// The same; its threads can give threads at most the priority `highest`.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); `NoRight` if the caller itself can't give that priority.
+    pub fn create_below(name: &str, highest: Priority) -> Result<Process> {
+        let highest = u64::from(highest.level());
         // SAFETY: the kernel reads the name.
         let values = unsafe {
             sys::call(
                 Call::ProcessCreate,
-                [name.as_ptr() as u64, name.len() as u64, 0, 0, 0, 0],
+                [name.as_ptr() as u64, name.len() as u64, highest, 0, 0, 0],
             )
         }?;
         Ok(Process(OwnedHandle::from_raw(Handle(values[0]))))

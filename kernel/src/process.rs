@@ -78,6 +78,8 @@ pub struct Process {
     inner: Mutex<{ level::PROCESS }, Inner>,
     /// Handles to it, in all processes.
     handles: AtomicU32,
+    /// Slots of the table that its destruction has emptied.
+    closed_until: u32,
     /// The ports that it may use, from the first time that some were enabled.
     ports: PortMap,
     /// Neighbours in the list of all processes, under the registry's lock.
@@ -120,10 +122,19 @@ impl Object for Process {
     }
 
     fn tear_down(&mut self) -> bool {
-        // Its handles, if it never ran: a few at a time.
-        let mut from = 0;
+        // If it never ran, nobody has worked off its end yet.
+        for (notification, bits) in self
+            .inner
+            .get_mut()
+            .watchers
+            .iter_mut()
+            .filter_map(Option::take)
+        {
+            notification.signal(bits);
+        }
+        // Its handles: a few at a time.
         for _ in 0..HANDLES_A_PIECE {
-            match self.table.get_mut().remove_any(&mut from) {
+            match self.table.get_mut().remove_any(&mut self.closed_until) {
                 Some(capability) => drop(capability),
                 None => return true,
             }
@@ -172,6 +183,7 @@ impl Process {
                 finished: false,
             }),
             handles: AtomicU32::new(0),
+            closed_until: 0,
             ports: PortMap::new(),
             next: AtomicPtr::new(ptr::null_mut()),
             previous: AtomicPtr::new(ptr::null_mut()),

@@ -140,7 +140,7 @@ pub(super) unsafe fn retire(slot: *mut Retired) {
         }
     }
     list.tail = slot;
-    drop(list);
+    // Under the lock, or another CPU could count the object's end before its beginning.
     PENDING.fetch_add(1, Ordering::Relaxed);
 }
 

@@ -10,6 +10,7 @@ use arch::addr::{CpuIndex, PhysAddr};
 use arch::cpu::{block, cpu_init, detect, features, halt_forever, install_boot_block};
 use arch::memory::phys_to_virt;
 use arch::platform::acpi::Tables;
+use arch::platform::apic_registers::Mode;
 use arch::platform::{Cache, PhysicalMap, apic, ioapic, pic, power, serial};
 use arch::tlb::Hooks;
 use arch::{fpu, paging, time, user_copy};
@@ -297,7 +298,11 @@ fn first_cpu(epoch: u64, tables: Option<&Tables<'static>>) -> Result<(), FirstCp
     let calibration = unsafe { time::init(epoch, tables, &DEVICES) };
     log::set_clock(time::now_ns);
     report_calibration(&calibration);
-    ::log::debug!("local APIC in {mode:?} mode");
+    let mode = match mode {
+        Mode::XApic => "xAPIC",
+        Mode::X2Apic => "x2APIC",
+    };
+    ::log::info!("local APIC in {mode} mode");
     let listed = tables
         .and_then(|tables| tables.madt().ok())
         .map_or(1, |madt| madt.cpus().count() as u32);

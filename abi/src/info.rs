@@ -239,7 +239,7 @@ pub struct MachineInfo {
     pub tsc_hz: u64,
     /// Seconds since 1970 at boot, UTC; 0 if unknown.
     pub boot_seconds: u64,
-    /// Nanoseconds from the kernel's first instruction to the first user instruction.
+    /// Nanoseconds from the kernel's first instruction to the start of the first program.
     pub kernel_boot_ns: u64,
     /// The framebuffer.
     pub framebuffer: FramebufferInfo,

@@ -17,7 +17,7 @@ use crate::memory::object::MemoryObject;
 use crate::memory::space::Space;
 use crate::object::{AnyObject, Capability, Ref};
 use crate::process::{Name, Process};
-use crate::{schedule, spawn};
+use crate::{machine, schedule, spawn};
 
 /// Bytes of its stack, given on demand.
 const STACK_BYTES: u64 = 256 * 1024;
@@ -109,6 +109,7 @@ pub(super) fn start(
         Priority::NORMAL,
     )?;
     FIRST.store(process.id(), Ordering::Relaxed);
+    machine::set_first_user_ns(arch::time::now_ns());
     schedule::start(&thread)?;
     Ok(())
 }

@@ -182,7 +182,6 @@ extern "C" fn go_on() -> ! {
     if let Err(error) = first_process::start(boot.answers.init, boot.answers.initrd, line) {
         give_up(&error);
     }
-    machine::set_first_user_ns(time::now_ns());
     schedule::run_idle()
 }
 
@@ -194,7 +193,8 @@ fn panic_on_purpose(what: &str) {
         // The last CPU to start looks for this itself: see smp.rs.
         "ap" if cpu::count() > 1 => smp::wait_for_panic(),
         "fault" => {
-            // SAFETY: none: the address is not mapped, and that this is a fault is the purpose.
+            // SAFETY: the address is in the kernel's half and mapped to nothing: the access is a fault and nothing else, as is the
+            // purpose.
             unsafe { (0xFFFF_9000_0000_0000 as *const u8).read_volatile() };
         }
         other => {

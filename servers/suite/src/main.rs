@@ -17,6 +17,8 @@ extern crate alloc;
 #[cfg(target_env = "musl")]
 mod bare;
 #[cfg(target_env = "musl")]
+mod clock;
+#[cfg(target_env = "musl")]
 mod kernel_calls;
 #[cfg(target_env = "musl")]
 mod registers;

@@ -158,7 +158,7 @@ passage! {
 
 /// Every register different and in no way a kernel's value.
 pub fn pattern(seed: u64) -> Registers {
-    let value = |number: u64| 0x0123_4567_0000_0000 ^ seed.rotate_left(17) ^ number * 0x1111_0001;
+    let value = |number: u64| 0x0123_4567_0000_0000 ^ seed.rotate_left(17) ^ (number * 0x1111_0001);
     Registers {
         rax: value(1),
         rbx: value(2),

@@ -1,10 +1,11 @@
 //! System calls with senseless numbers, handles, pointers and arguments: each gets an error with a name.
 
-use abi::{Call, Error, Protection, Rights, Tag};
+use abi::{Call, Error, Protection, Tag};
 use alloc::vec::Vec;
-use rt::{AsHandle, Endpoint, Memory, Notification, Process, Thread};
+use rt::{AsHandle, Memory};
 
 use super::tests;
+use super::things::Things;
 use crate::kernel_calls::{call, raw, raw_until, refused};
 use crate::registers::{self, through_interrupt};
 use crate::verdict::Verdict;
@@ -13,15 +14,12 @@ use crate::{check, must, same};
 
 tests! {
     unknown_call_numbers_are_refused: 10,
-    bad_handles_are_refused_by_every_call: 10,
-    handles_of_another_kind_are_refused_by_every_call: 10,
-    handles_without_the_right_are_refused_by_every_call: 10,
     bad_pointers_are_refused_by_every_call: 10,
     read_only_memory_is_no_place_for_results: 10,
     copies_that_run_into_unmapped_memory_end_in_an_error: 10,
-    senseless_arguments_are_refused: 10,
-    rights_never_grow: 10,
-    stale_handle_never_reaches_a_new_object: 20,
+    senseless_arguments_of_memory_calls_are_refused: 10,
+    senseless_arguments_of_process_and_thread_calls_are_refused: 10,
+    senseless_arguments_of_other_calls_are_refused: 10,
 }
 
 fn unknown_call_numbers_are_refused(_: &'static World) -> Verdict {
@@ -45,320 +43,6 @@ fn unknown_call_numbers_are_refused(_: &'static World) -> Verdict {
         same!(registers.rax, Error::UnknownCall as u64);
     }
     same!(raw(null, &[]).status, 0);
-    Ok(())
-}
-
-/// What a call wants where its handle is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    Endpoint,
-    Notification,
-    Memory,
-    Process,
-    Thread,
-    Irq,
-    Ports,
-    Log,
-    System,
-    Any,
-}
-
-/// An argument that a call takes.
-#[derive(Clone, Copy)]
-enum Argument {
-    /// A good value.
-    Value(u64),
-    /// A handle of a kind, and the rights that it must have.
-    Handle(Kind, Rights),
-    /// Our own good memory.
-    Pointer,
-}
-
-use Argument::{Handle as H, Pointer as P, Value as V};
-
-const NONE: Rights = Rights::NONE;
-
-/// Every call that takes a handle, with arguments that are good otherwise. None of them does anything that this test's
-/// process would miss, should it be let through by mistake.
-const CALLS: &[(Call, &[Argument])] = &[
-    (Call::Call, &[H(Kind::Endpoint, Rights::SEND)]),
-    (Call::Send, &[H(Kind::Endpoint, Rights::SEND)]),
-    (Call::Recv, &[H(Kind::Endpoint, Rights::RECEIVE)]),
-    (Call::ReplyRecv, &[H(Kind::Endpoint, Rights::RECEIVE)]),
-    (Call::Signal, &[H(Kind::Notification, Rights::SIGNAL), V(1)]),
-    (Call::Wait, &[H(Kind::Notification, Rights::WAIT)]),
-    (
-        Call::HandleDuplicate,
-        &[H(Kind::Any, Rights::DUPLICATE), V(0)],
-    ),
-    (Call::HandleQuery, &[H(Kind::Any, NONE), P]),
-    (
-        Call::HandleGrant,
-        &[
-            H(Kind::Process, Rights::MANAGE),
-            H(Kind::Any, Rights::TRANSFER),
-            V(0),
-        ],
-    ),
-    (
-        Call::EndpointMint,
-        &[H(Kind::Endpoint, Rights::MINT), V(7), V(0)],
-    ),
-    (
-        Call::NotificationBind,
-        &[H(Kind::Notification, Rights::WAIT)],
-    ),
-    (
-        Call::MemoryCreatePhysical,
-        &[H(Kind::System, Rights::HARDWARE), V(0xB8000), V(4096), V(0)],
-    ),
-    (
-        Call::MemoryMap,
-        &[
-            H(Kind::Process, Rights::MANAGE),
-            H(Kind::Memory, Rights::READ),
-            V(0),
-            V(0),
-            V(4096),
-            V(1),
-        ],
-    ),
-    (
-        Call::MemoryUnmap,
-        &[
-            H(Kind::Process, Rights::MANAGE),
-            V(0x6000_0000_0000),
-            V(4096),
-        ],
-    ),
-    (
-        Call::MemoryProtect,
-        &[
-            H(Kind::Process, Rights::MANAGE),
-            V(0x6000_0000_0000),
-            V(4096),
-            V(1),
-        ],
-    ),
-    (
-        Call::MemoryRead,
-        &[H(Kind::Memory, Rights::READ), V(0), P, V(8)],
-    ),
-    (
-        Call::MemoryWrite,
-        &[H(Kind::Memory, Rights::WRITE), V(0), P, V(8)],
-    ),
-    (Call::ProcessKill, &[H(Kind::Process, Rights::MANAGE), V(9)]),
-    (
-        Call::ProcessWatch,
-        &[
-            H(Kind::Process, Rights::QUERY),
-            H(Kind::Notification, Rights::SIGNAL),
-            V(1),
-        ],
-    ),
-    (Call::ProcessInfo, &[H(Kind::Process, Rights::QUERY), P]),
-    (
-        Call::ThreadCreate,
-        &[
-            H(Kind::Process, Rights::MANAGE),
-            V(0x40_0000),
-            V(0x80_0000),
-            V(0),
-        ],
-    ),
-    (Call::ThreadStart, &[H(Kind::Thread, Rights::MANAGE)]),
-    (Call::ThreadKill, &[H(Kind::Thread, Rights::MANAGE)]),
-    (
-        Call::ThreadSetPriority,
-        &[H(Kind::Thread, Rights::MANAGE), V(1)],
-    ),
-    (
-        Call::ThreadSetAffinity,
-        &[H(Kind::Thread, Rights::MANAGE), V(0)],
-    ),
-    (
-        Call::IrqCreate,
-        &[H(Kind::System, Rights::HARDWARE), V(3), V(1)],
-    ),
-    (
-        Call::IrqBind,
-        &[
-            H(Kind::Irq, Rights::MANAGE),
-            H(Kind::Notification, Rights::SIGNAL),
-            V(1),
-        ],
-    ),
-    (Call::IrqAcknowledge, &[H(Kind::Irq, Rights::MANAGE)]),
-    (
-        Call::IoPortsCreate,
-        &[H(Kind::System, Rights::HARDWARE), V(0x80), V(1)],
-    ),
-    (Call::IoPortsEnable, &[H(Kind::Ports, Rights::MANAGE)]),
-    (Call::LogWrite, &[H(Kind::Log, Rights::WRITE), P, V(0)]),
-    (Call::LogRead, &[H(Kind::Log, Rights::READ), V(0), P, V(8)]),
-    (
-        Call::LogTake,
-        &[
-            H(Kind::Log, Rights::MANAGE),
-            H(Kind::Notification, Rights::SIGNAL),
-            V(1),
-        ],
-    ),
-    (
-        Call::SystemQuery,
-        &[H(Kind::System, Rights::QUERY), V(2), V(0), P, V(64)],
-    ),
-    (Call::SystemPower, &[H(Kind::System, Rights::POWER), V(0)]),
-];
-
-/// One object of each kind, and our own memory for results.
-struct Things {
-    endpoint: Endpoint,
-    notification: Notification,
-    memory: Memory,
-    process: Process,
-    thread: Thread,
-    irq: rt::Irq,
-    ports: rt::IoPorts,
-    room: [u64; 64],
-}
-
-impl Things {
-    fn new(world: &World) -> rt::Result<Things> {
-        let process = Process::create("nobody")?;
-        // SAFETY: the process is not this one.
-        let (thread, _) = unsafe { process.create_thread(0x40_0000, 0x80_0000, 0) }?;
-        Ok(Things {
-            endpoint: Endpoint::create()?,
-            notification: Notification::create()?,
-            memory: Memory::create(4096)?,
-            thread,
-            process,
-            irq: rt::Irq::create(&world.system, 3, true)?,
-            ports: rt::IoPorts::create(&world.system, 0x80, 1)?,
-            room: [0; 64],
-        })
-    }
-
-    fn handle(&self, world: &World, kind: Kind) -> u64 {
-        match kind {
-            Kind::Endpoint => self.endpoint.handle(),
-            Kind::Notification => self.notification.handle(),
-            Kind::Memory | Kind::Any => self.memory.handle(),
-            Kind::Process => self.process.handle(),
-            Kind::Thread => self.thread.handle(),
-            Kind::Irq => self.irq.handle(),
-            Kind::Ports => self.ports.handle(),
-            Kind::Log => world.log.handle(),
-            Kind::System => world.system.handle(),
-        }
-        .0
-    }
-
-    fn good(&self, world: &World, arguments: &[Argument]) -> Vec<u64> {
-        let one = |argument: &Argument| match *argument {
-            V(value) => value,
-            H(kind, _) => self.handle(world, kind),
-            P => self.room.as_ptr() as u64,
-        };
-        arguments.iter().map(one).collect()
-    }
-
-    /// Each place where a call takes a handle, with good arguments otherwise.
-    fn places(&self, world: &World) -> Vec<(Call, usize, Kind, Rights, Vec<u64>)> {
-        let mut places = Vec::new();
-        for (call, arguments) in CALLS {
-            for (index, argument) in arguments.iter().enumerate() {
-                if let H(kind, rights) = *argument {
-                    places.push((*call, index, kind, rights, self.good(world, arguments)));
-                }
-            }
-        }
-        places
-    }
-}
-
-fn bad_handles_are_refused_by_every_call(world: &'static World) -> Verdict {
-    let things = must!(Things::new(world));
-    let closed = must!(Notification::create()).handle().0;
-    let live = things.memory.handle().0;
-    let bad = [
-        0,
-        closed,
-        u64::from(u32::MAX),
-        live & 0xFFFF_FFFF,
-        live + (1 << 32),
-        live ^ 1 << 63,
-        live | 0xFF_0000,
-        u64::MAX,
-        1 << 63,
-        0x4000_0000_0000_0001,
-    ];
-    for (call, index, _, _, mut arguments) in things.places(world) {
-        for handle in bad {
-            if call == Call::NotificationBind && handle == 0 {
-                continue;
-            }
-            arguments[index] = handle;
-            refused(call, &arguments, Error::BadHandle)?;
-        }
-    }
-    for handle in bad {
-        refused(Call::HandleClose, &[handle], Error::BadHandle)?;
-    }
-    Ok(())
-}
-
-fn handles_of_another_kind_are_refused_by_every_call(world: &'static World) -> Verdict {
-    let things = must!(Things::new(world));
-    let kinds = [
-        Kind::Endpoint,
-        Kind::Notification,
-        Kind::Memory,
-        Kind::Process,
-        Kind::Thread,
-        Kind::Irq,
-        Kind::Ports,
-        Kind::Log,
-        Kind::System,
-    ];
-    for (call, index, wanted, _, arguments) in things.places(world) {
-        for kind in kinds
-            .into_iter()
-            .filter(|kind| wanted != Kind::Any && *kind != wanted)
-        {
-            let mut arguments = arguments.clone();
-            arguments[index] = things.handle(world, kind);
-            refused(call, &arguments, Error::WrongObject)?;
-        }
-    }
-    Ok(())
-}
-
-fn handles_without_the_right_are_refused_by_every_call(world: &'static World) -> Verdict {
-    let things = must!(Things::new(world));
-    for (call, index, kind, right, mut arguments) in things.places(world) {
-        if right == NONE {
-            continue;
-        }
-        let whole = things.handle(world, kind);
-        let has = Rights(
-            must!(rt::OwnedHandle::query(&core::mem::ManuallyDrop::new(
-                rt::OwnedHandle::from_raw(rt::Handle(whole))
-            )))
-            .rights,
-        );
-        // All rights but the one; a handle that can't be duplicated is none to try it with.
-        let rest = has - right;
-        let lesser = must!(crate::kernel_calls::call(
-            Call::HandleDuplicate,
-            &[whole, u64::from(rest.0)]
-        ))[0];
-        arguments[index] = lesser;
-        refused(call, &arguments, Error::NoRight)?;
-        must!(crate::kernel_calls::call(Call::HandleClose, &[lesser]));
-    }
     Ok(())
 }
 
@@ -479,8 +163,9 @@ fn read_only_memory_is_no_place_for_results(world: &'static World) -> Verdict {
         )?;
     }
     // SAFETY: nobody writes to it, which is the point.
+    let bytes = unsafe { constant.as_slice() };
     check!(
-        unsafe { constant.as_slice() }.iter().all(|byte| *byte == 0),
+        bytes.iter().all(|byte| *byte == 0),
         "read-only memory was written to"
     );
     Ok(())
@@ -535,11 +220,10 @@ fn copies_that_run_into_unmapped_memory_end_in_an_error(world: &'static World) -
     Ok(())
 }
 
-fn senseless_arguments_are_refused(world: &'static World) -> Verdict {
+fn senseless_arguments_of_memory_calls_are_refused(world: &'static World) -> Verdict {
     let things = must!(Things::new(world));
     let own = rt::process::current().handle().0;
     let memory = things.memory.handle().0;
-    let system = world.system.handle().0;
     refused(Call::MemoryCreate, &[0, 0], Error::BadArgument)?;
     refused(Call::MemoryCreate, &[4096, 1], Error::BadArgument)?;
     for bytes in [u64::MAX, 1 << 63] {
@@ -616,6 +300,11 @@ fn senseless_arguments_are_refused(world: &'static World) -> Verdict {
         &[memory, u64::MAX, things.room.as_ptr() as u64, 1],
         Error::OutOfRange,
     )?;
+    Ok(())
+}
+
+fn senseless_arguments_of_process_and_thread_calls_are_refused(world: &'static World) -> Verdict {
+    let things = must!(Things::new(world));
     for (name, bytes) in [
         (&b"name"[..], 0),
         (&[b'x'; 33][..], 33),
@@ -654,6 +343,13 @@ fn senseless_arguments_are_refused(world: &'static World) -> Verdict {
     for cpu in [u64::from(world.cpus), 1 << 32, u64::MAX - 1] {
         refused(Call::ThreadSetAffinity, &[thread, cpu], Error::OutOfRange)?;
     }
+    Ok(())
+}
+
+fn senseless_arguments_of_other_calls_are_refused(world: &'static World) -> Verdict {
+    let things = must!(Things::new(world));
+    let system = world.system.handle().0;
+    let memory = things.memory.handle().0;
     for (first, count) in [
         (0, 0),
         (0, 65_537),
@@ -702,70 +398,4 @@ fn senseless_arguments_are_refused(world: &'static World) -> Verdict {
 fn text_page() -> u64 {
     let text = text_page as *const () as u64;
     text & !0xFFF
-}
-
-fn rights_never_grow(world: &'static World) -> Verdict {
-    let memory = must!(Memory::create(4096));
-    let lesser = must!(memory.duplicate(Rights::READ | Rights::DUPLICATE | Rights::TRANSFER));
-    for rights in [Rights::WRITE, Rights::ALL, Rights::READ | Rights::EXECUTE] {
-        refused(
-            Call::HandleDuplicate,
-            &[lesser.handle().0, u64::from(rights.0)],
-            Error::NoRight,
-        )?;
-        let own = rt::process::current().handle().0;
-        refused(
-            Call::HandleGrant,
-            &[own, lesser.handle().0, u64::from(rights.0)],
-            Error::NoRight,
-        )?;
-    }
-    same!(
-        must!(lesser.duplicate(Rights::READ))
-            .query()
-            .map(|info| info.rights),
-        Ok(Rights::READ.0)
-    );
-    for protection in [Protection::READ_WRITE, Protection::READ_EXECUTE] {
-        same!(lesser.map(protection).map(|_| ()), Err(Error::NoRight));
-    }
-    // Not by way of a mapping either.
-    let mapping = must!(lesser.map(Protection::READ));
-    for protection in [Protection::READ_WRITE, Protection::READ_EXECUTE] {
-        // SAFETY: nothing of this program is there.
-        let changed =
-            unsafe { rt::process::current().protect(mapping.as_ptr() as u64, 4096, protection) };
-        same!(changed, Err(Error::NoRight));
-    }
-    let endpoint = must!(Endpoint::create());
-    let sender = must!(endpoint.mint(rt::Badge(5), Rights::SEND | Rights::MINT));
-    same!(
-        sender.mint(rt::Badge(6), Rights::RECEIVE).map(|_| ()),
-        Err(Error::NoRight)
-    );
-    let _ = world;
-    Ok(())
-}
-
-fn stale_handle_never_reaches_a_new_object(_: &'static World) -> Verdict {
-    let first = must!(Notification::create()).handle().0;
-    let mut stale = alloc::vec![first];
-    for round in 0..6000_u64 {
-        let fresh = must!(call(Call::NotificationCreate, &[]))[0];
-        check!(
-            !stale.contains(&fresh),
-            "handle {fresh:#x} came again in round {round}"
-        );
-        for old in stale.iter().rev().take(8) {
-            same!(
-                raw(Call::Signal as u64, &[*old, 1]).status,
-                Error::BadHandle as u64
-            );
-        }
-        must!(call(Call::HandleClose, &[fresh]));
-        if stale.len() < 64 || round % 100 == 0 {
-            stale.push(fresh);
-        }
-    }
-    Ok(())
 }

@@ -280,7 +280,7 @@ fn wide_vector_registers_survive_preemption(world: &'static World) -> Verdict {
     let enabled: u32;
     // SAFETY: OSXSAVE says that the instruction is there (Intel SDM vol. 2D, XGETBV).
     unsafe {
-        core::arch::asm!("xgetbv", in("ecx") 0, out("eax") enabled, out("edx") _, options(nomem, nostack))
+        core::arch::asm!("xgetbv", in("ecx") 0, out("eax") enabled, out("edx") _, options(nomem, nostack));
     };
     check!(enabled & 3 == 3, "x87 or SSE state is off: {enabled:#x}");
     if enabled & 4 == 0 {

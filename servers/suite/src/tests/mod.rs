@@ -4,12 +4,18 @@ mod calls;
 mod faults;
 mod fpu;
 mod grinder;
+mod handles;
 mod ipc;
 mod limits;
 mod memory;
+mod messages;
+mod notifications;
+mod privilege;
 mod processes;
 mod registers;
 mod schedule;
+mod things;
+mod threads;
 
 use crate::roles::Role;
 use crate::runner::Test;
@@ -17,11 +23,16 @@ use crate::runner::Test;
 /// The tests, in the order in which they run.
 pub const ALL: &[&[Test]] = &[
     calls::TESTS,
+    handles::TESTS,
     registers::TESTS,
     fpu::TESTS,
     faults::TESTS,
+    privilege::TESTS,
+    messages::TESTS,
     ipc::TESTS,
+    notifications::TESTS,
     processes::TESTS,
+    threads::TESTS,
     memory::TESTS,
     limits::TESTS,
     schedule::TESTS,

@@ -8,6 +8,7 @@ use core::time::Duration;
 use rt::{Deadline, Notification, thread, time};
 
 use super::tests;
+use crate::clock::since;
 use crate::kernel_calls::raw;
 use crate::verdict::Verdict;
 use crate::world::World;
@@ -38,7 +39,7 @@ fn priority(level: u64) -> Priority {
 /// Spins for so long.
 fn spin(duration: Duration) {
     let start = time::now();
-    while time::now() - start < duration {
+    while since(start) < duration {
         core::hint::spin_loop();
     }
 }

@@ -70,7 +70,7 @@ bench: setup
     @{{tools}} bench < /dev/null
 
 # Boot, type a few commands and save the framebuffer console as a picture
-screenshot path="docs/src/screenshot.png": setup
+screenshot path="docs/src/images/console.png": setup
     @{{tools}} screenshot "{{path}}" --cpus "{{cpus}}" --mem "{{mem}}" --cpu "{{cpu}}" --accel "{{accel}}" < /dev/null
 
 # Check formatting, and run clippy on every package for its own target

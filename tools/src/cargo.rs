@@ -85,7 +85,7 @@ pub fn build_with(
     features: &str,
     rustflags: Option<&str>,
 ) -> Result<()> {
-    let mut cargo = command(ws);
+    let mut cargo = cross_command(ws);
     if let Some(flags) = rustflags {
         cargo.env("RUSTFLAGS", flags);
     }
@@ -103,6 +103,25 @@ pub fn build_with(
 pub fn command(ws: &Workspace) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(&ws.root).stdin(Stdio::null());
+    cargo
+}
+
+/// Compiler flags and targets that a user or a CI system may have set for builds in general.
+const FOR_THE_HOST: [&str; 4] = [
+    "RUSTFLAGS",
+    "CARGO_ENCODED_RUSTFLAGS",
+    "CARGO_BUILD_RUSTFLAGS",
+    "CARGO_BUILD_TARGET",
+];
+
+/// A [`command`] for what runs inside the machine. General compiler flags in the environment (`-D warnings` is common)
+/// would not be added to those of `.cargo/config.toml` but replace them, and with them how a kernel or a program is
+/// laid out and linked; so they are left out here.
+pub fn cross_command(ws: &Workspace) -> Command {
+    let mut cargo = command(ws);
+    for name in FOR_THE_HOST {
+        cargo.env_remove(name);
+    }
     cargo
 }
 

@@ -13,9 +13,9 @@ pub fn run() -> Result<()> {
     let ws = Workspace::find()?;
     let mut programs: Vec<&str> = ws.programs.iter().map(|p| p.package.as_str()).collect();
     programs.dedup();
-    clippy(&ws, Some(BARE), &["kernel", "boot-foreign"])?;
-    clippy(&ws, Some(UEFI), &["boot-uefi"])?;
-    clippy(&ws, Some(USER), &programs)?;
+    clippy(&ws, BARE, &["kernel", "boot-foreign"])?;
+    clippy(&ws, UEFI, &["boot-uefi"])?;
+    clippy(&ws, USER, &programs)?;
     // Libraries, with their tests, as the host tests build them.
     let libraries: Vec<&str> = ws
         .metadata
@@ -48,12 +48,9 @@ pub fn run() -> Result<()> {
     cargo::run(command)
 }
 
-fn clippy(ws: &Workspace, target: Option<&str>, packages: &[&str]) -> Result<()> {
-    let mut command = cargo::command(ws);
-    command.arg("clippy");
-    if let Some(target) = target {
-        command.args(["--target", target]);
-    }
+fn clippy(ws: &Workspace, target: &str, packages: &[&str]) -> Result<()> {
+    let mut command = cargo::cross_command(ws);
+    command.args(["clippy", "--target", target]);
     for package in packages {
         command.args(["--package", package]);
     }

@@ -2,8 +2,9 @@
 //!
 //! Firmware, loader and kernel all listen on the serial line, or flush it, before the shell does; a line sent too early
 //! is lost or wakes a boot menu. So a line goes out only when the line the machine is writing is exactly the prompt, and
-//! after a line was sent the machine must have begun a new line before a prompt counts again: a shell that redraws its
-//! line while it echoes shows prompts too.
+//! after a line was sent its echo must have been finished before a prompt counts again: a shell that redraws its line
+//! while it echoes shows prompts too, and the log may come between a line's sending and its echo, which leaves a bare
+//! or half-written prompt behind (see [`echoes`]).
 
 use std::collections::VecDeque;
 
@@ -33,6 +34,23 @@ pub struct Feeder {
     /// Count of finished lines when the last command went out.
     sent_at: Option<usize>,
     last_sent: String,
+    /// The last command sent that ends the machine.
+    power: Option<String>,
+}
+
+/// Longest line that the shell shows whole on any screen.
+const SHOWN_WHOLE: usize = 60;
+
+/// Whether the finished line `said` is the echo of the command `sent`: the prompt and the command behind it. A part of
+/// the command alone is not, nor is a bare prompt: there the log came between, and the shell shows its line again. A
+/// command the editor may show otherwise (control characters, a line that is scrolled) is taken at any such line.
+pub fn echoes(said: &str, sent: &str) -> bool {
+    let Some(shown) = said.strip_prefix(PROMPT.trim_end()) else {
+        return false;
+    };
+    let (shown, sent) = (shown.trim(), sent.trim());
+    let as_it_is = sent.len() <= SHOWN_WHOLE && sent.bytes().all(|b| matches!(b, b' '..=b'~'));
+    !as_it_is || shown == sent || !sent.starts_with(shown)
 }
 
 impl Feeder {
@@ -73,6 +91,9 @@ impl Feeder {
         self.sent_at = Some(self.transcript.lines().len());
         // What a terminal sends for Enter.
         let bytes = format!("{line}\r").into_bytes();
+        if matches!(line.trim(), "poweroff" | "reboot") {
+            self.power = Some(line.trim().to_owned());
+        }
         self.last_sent = line;
         Step::Send(bytes)
     }
@@ -82,14 +103,14 @@ impl Feeder {
         self.prompts > 0 || self.at_prompt()
     }
 
-    /// The last command that was sent.
-    pub fn last_sent(&self) -> &str {
-        &self.last_sent
+    /// The last command sent that ends the machine, if one was: a prompt after it says little.
+    pub fn power_command(&self) -> Option<&str> {
+        self.power.as_deref()
     }
 
-    /// Whether the last command is one that ends the machine, so that a prompt after it says little.
-    pub fn ends_machine(&self) -> bool {
-        matches!(self.last_sent.trim(), "poweroff" | "reboot")
+    /// Whether all input has been sent and no more will come.
+    pub fn is_drained(&self) -> bool {
+        self.ended && self.waiting.is_empty()
     }
 
     /// All that was said.
@@ -98,10 +119,11 @@ impl Feeder {
     }
 
     fn at_prompt(&self) -> bool {
-        let new_line = self
-            .sent_at
-            .is_none_or(|at| self.transcript.lines().len() > at);
-        new_line && self.transcript.current() == PROMPT
+        let echoed = self.sent_at.is_none_or(|at| {
+            let since = &self.transcript.lines()[at..];
+            since.iter().any(|line| echoes(line, &self.last_sent))
+        });
+        echoed && self.transcript.current() == PROMPT
     }
 }
 
@@ -165,6 +187,48 @@ mod tests {
         }
         feeder.said(b"\r\nswitchyard> ");
         assert_eq!(feeder.step(), sent("c"));
+    }
+
+    #[test]
+    fn log_between_sending_and_echo_asks_for_nothing() {
+        let mut feeder = Feeder::with_lines(&["cpus", "poweroff"]);
+        feeder.said(b"switchyard> ");
+        assert_eq!(feeder.step(), sent("cpus"));
+        for chunk in [
+            &b"\n[    1.000000] names: late\r\nswitchyard> "[..],
+            b"\r\x1b[K[    1.000001] names: later\r\nswitchyard> ",
+            b"cp\n[    1.000002] names: last\r\nswitchyard> ",
+        ] {
+            feeder.said(chunk);
+            assert_eq!(feeder.step(), Step::Wait);
+        }
+        feeder.said(b"cpus\r\n0 idle\r\nswitchyard> ");
+        assert_eq!(feeder.step(), sent("poweroff"));
+    }
+
+    #[test]
+    fn command_that_is_not_shown_as_sent_is_not_waited_for_for_ever() {
+        for line in ["cp\tus", "caf\u{e9}", "\u{15}", &"x".repeat(200)] {
+            let mut feeder = Feeder::with_lines(&[line]);
+            feeder.said(b"switchyard> ");
+            assert_eq!(feeder.step(), sent(line));
+            feeder.said(b"switchyard> what the editor makes of it\r\nswitchyard> ");
+            assert_eq!(feeder.step(), Step::Done, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn power_command_is_remembered_whatever_follows() {
+        let mut feeder = Feeder::with_lines(&[" poweroff ", "cpus"]);
+        feeder.said(b"switchyard> ");
+        assert_eq!(feeder.power_command(), None);
+        feeder.step();
+        assert_eq!(feeder.power_command(), Some("poweroff"));
+        assert!(!feeder.is_drained());
+        feeder.said(b"switchyard>  poweroff\r\nrefused\r\nswitchyard> ");
+        feeder.step();
+        assert_eq!(feeder.power_command(), Some("poweroff"));
+        assert!(feeder.is_drained());
     }
 
     #[test]

@@ -123,7 +123,7 @@ pub fn play_on(
         match feeder.step() {
             Step::Wait => {}
             Step::Send(bytes) => machine.send(&bytes),
-            Step::Done if feeder.ends_machine() => {
+            Step::Done if feeder.power_command().is_some() => {
                 if !fed {
                     fed = true;
                     deadline = Instant::now() + GRACE;

@@ -2,7 +2,8 @@
 //!
 //! A terminal goes to raw mode and every key to the guest (see [`crate::keys`] for the way out). A pipe is fed line by
 //! line as the shell asks for it (see [`crate::feeder`]); at its end, when the shell asks once more, the machine is
-//! ended with status 0. The exit status is the machine's: 0 for a power-off, not 0 for a panic.
+//! ended with status 0. The exit status is the machine's: 0 for a power-off, not 0 for a panic. A power-off or reboot
+//! that was asked for and does not come about is a failure, not an end of input.
 
 use std::io::{BufRead, IsTerminal, Read, Write, stderr, stdin, stdout};
 use std::path::PathBuf;
@@ -199,6 +200,10 @@ fn read_keys(sender: &Sender<Event>) {
 /// How long a machine may go on after the command that ends it: the shell may show one more prompt meanwhile.
 pub const GRACE: Duration = Duration::from_secs(10);
 
+/// How long a machine that was asked to end, and says nothing to show that it will not, is waited for after the input's
+/// end.
+const END_LIMIT: Duration = Duration::from_secs(30);
+
 /// How long a machine may take to its first prompt when nobody sits at it to judge for himself.
 const BOOT_LIMIT: Duration = Duration::from_mins(10);
 
@@ -210,6 +215,7 @@ fn piped(spec: &Spec, stop: &AtomicBool) -> Result<ExitCode> {
     let mut filter = Filter::default();
     let mut feeder = Feeder::default();
     let mut done = None;
+    let mut drained = None;
     loop {
         match next_event(&events, stop)? {
             Some(Event::Said(bytes)) => {
@@ -233,10 +239,22 @@ fn piped(spec: &Spec, stop: &AtomicBool) -> Result<ExitCode> {
         match feeder.step() {
             Step::Wait => done = None,
             Step::Send(bytes) => machine.send(&bytes),
-            Step::Done
-                if feeder.ends_machine()
-                    && done.get_or_insert_with(Instant::now).elapsed() < GRACE => {}
             Step::Done => {
+                done.get_or_insert_with(Instant::now);
+            }
+        }
+        if feeder.is_drained() {
+            drained.get_or_insert_with(Instant::now);
+        }
+        let since = |moment: Option<Instant>| moment.map(|m| m.elapsed());
+        match verdict(feeder.power_command(), since(done), since(drained)) {
+            Verdict::GoOn => {}
+            Verdict::Disobeyed(command) => {
+                machine.kill();
+                show(b"\n")?;
+                bail!("the machine did not carry out '{command}'; it was ended");
+            }
+            Verdict::Over => {
                 machine.kill();
                 show(b"\n")?;
                 eprintln!("qemu: end of input at the prompt; the machine was ended");
@@ -244,7 +262,7 @@ fn piped(spec: &Spec, stop: &AtomicBool) -> Result<ExitCode> {
             }
         }
     }
-    let rebooted = feeder.last_sent().trim() == "reboot";
+    let rebooted = feeder.power_command() == Some("reboot");
     let code = report(&mut machine, |ending| match ending {
         Ending::Reset if rebooted => (
             0,
@@ -254,6 +272,27 @@ fn piped(spec: &Spec, stop: &AtomicBool) -> Result<ExitCode> {
         other => machine_ending(other),
     })?;
     Ok(code.into())
+}
+
+/// What to do with a machine that is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict<'a> {
+    GoOn,
+    /// All was carried out.
+    Over,
+    /// It was told to end by this command, and stays.
+    Disobeyed(&'a str),
+}
+
+/// Judges by the command to end the machine that was sent, how long the shell has been asking for more than there is,
+/// and how long all input has been sent.
+fn verdict(power: Option<&str>, done: Option<Duration>, drained: Option<Duration>) -> Verdict<'_> {
+    match (power, done, drained) {
+        (None, Some(_), _) => Verdict::Over,
+        (Some(power), Some(done), _) if done >= GRACE => Verdict::Disobeyed(power),
+        (Some(power), None, Some(drained)) if drained >= END_LIMIT => Verdict::Disobeyed(power),
+        _ => Verdict::GoOn,
+    }
 }
 
 fn read_lines(sender: &Sender<Event>) {
@@ -290,4 +329,32 @@ fn report(machine: &mut Machine, judge: impl FnOnce(Ending) -> (u8, String)) -> 
     let mut err = stderr().lock();
     writeln!(err, "\nqemu: {text}").context("standard error")?;
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{END_LIMIT, GRACE, Verdict, verdict};
+
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn end_of_input_at_the_prompt_is_the_end() {
+        assert_eq!(verdict(None, None, Some(END_LIMIT)), Verdict::GoOn);
+        assert_eq!(verdict(None, Some(MOMENT), Some(MOMENT)), Verdict::Over);
+    }
+
+    #[test]
+    fn power_off_that_does_not_come_is_no_success() {
+        let power = Some("poweroff");
+        let disobeyed = Verdict::Disobeyed("poweroff");
+        assert_eq!(verdict(power, Some(MOMENT), Some(MOMENT)), Verdict::GoOn);
+        assert_eq!(verdict(power, Some(GRACE), Some(GRACE)), disobeyed);
+        // A machine that hangs shows no prompt.
+        assert_eq!(verdict(power, None, Some(GRACE)), Verdict::GoOn);
+        assert_eq!(verdict(power, None, Some(END_LIMIT)), disobeyed);
+        // More input may come.
+        assert_eq!(verdict(power, None, None), Verdict::GoOn);
+    }
 }

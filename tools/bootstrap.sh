@@ -11,6 +11,14 @@ targets='x86_64-unknown-none x86_64-unknown-uefi x86_64-unknown-linux-musl'
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
+# All that the project needs besides Rust, named at whatever stops first.
+packages() {
+    say "    apt:    gcc libc6-dev qemu-system-x86 ovmf"
+    say "    dnf:    gcc glibc-devel qemu-system-x86-core edk2-ovmf"
+    say "    pacman: gcc qemu-system-x86 edk2-ovmf"
+    say "    macOS:  xcode-select --install; brew install qemu"
+}
+
 if ! command -v cargo >/dev/null 2>&1; then
     PATH="$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
     export PATH
@@ -19,7 +27,8 @@ fi
 if ! command -v cargo >/dev/null 2>&1; then
     say "Rust is missing. Install it with rustup, https://rustup.rs :"
     say "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
-    say "then open a new shell (or: . \"\$HOME/.cargo/env\") and try again."
+    say "then open a new shell (or: . \"\$HOME/.cargo/env\") and try again. Also needed, if not there yet:"
+    packages
     exit 1
 fi
 
@@ -53,16 +62,25 @@ else
 fi
 
 if ! command -v cc >/dev/null 2>&1; then
-    if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
-        sudo=''
-    elif command -v apt-get >/dev/null 2>&1 && sudo -n true >/dev/null 2>&1; then
-        sudo='sudo -n'
+    # The same rules as in `tools setup`: sudo asks for a password only where somebody sits at a terminal (it reads it
+    # from there, not from standard input), and hands on no environment, hence `env`.
+    if ! command -v apt-get >/dev/null 2>&1; then
+        apt=''
+    elif [ "$(id -u)" = 0 ]; then
+        apt='env DEBIAN_FRONTEND=noninteractive apt-get'
+    elif sudo -n true >/dev/null 2>&1; then
+        apt='sudo -n env DEBIAN_FRONTEND=noninteractive apt-get'
+    elif command -v sudo >/dev/null 2>&1 && [ -t 2 ] && (: </dev/tty) 2>/dev/null; then
+        apt='sudo env DEBIAN_FRONTEND=noninteractive apt-get'
     else
-        say "a C compiler is missing (cargo links with it). Install:"
-        say "    apt: gcc libc6-dev    dnf: gcc glibc-devel    pacman: gcc    macOS: xcode-select --install"
+        apt=''
+    fi
+    if [ -z "$apt" ]; then
+        say "a C compiler is missing (cargo links with it). Install it, and QEMU and OVMF with it, which come next:"
+        packages
         exit 1
     fi
-    say "installing a C compiler for cargo to link with (apt: gcc libc6-dev)"
-    $sudo apt-get update -q </dev/null >&2 || true
-    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -q --no-install-recommends gcc libc6-dev </dev/null >&2
+    say "installing a C compiler for cargo to link with (apt: gcc libc6-dev); sudo may ask for your password"
+    $apt update -q </dev/null >&2 || true
+    $apt install -y -q --no-install-recommends gcc libc6-dev </dev/null >&2
 fi

@@ -1,10 +1,13 @@
 //! `just setup`: what a machine needs besides Rust, and how it gets there.
 //!
 //! Rust's own targets and the C compiler are seen to before this program can be compiled (`tools/bootstrap.sh`). Here:
-//! QEMU and OVMF, which are required, and helpers that make things nicer. Where apt may be used (as root or through
-//! `sudo -n`, never with a password prompt that would eat piped input) the required ones are installed; elsewhere the
-//! packages are named. When all is there it says nothing and costs a few milliseconds.
+//! QEMU and OVMF, which are required. Where apt may be used (as root or through sudo) they are installed; elsewhere the
+//! packages are named. Sudo asks for a password only where somebody sits at a terminal; it reads it from there, so piped
+//! input stays whole. When all is there this says nothing and costs a few milliseconds.
 
+use std::fs::File;
+use std::io::{IsTerminal, stderr};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
@@ -57,6 +60,9 @@ pub fn run() -> Result<()> {
     if let Some(apt) = usable_apt() {
         let packages: Vec<&str> = before.iter().map(|n| n.apt).collect();
         eprintln!("setup: installing {}", packages.join(" "));
+        if apt == SUDO_ASKS {
+            eprintln!("setup: sudo may ask for your password for that");
+        }
         // Lists may be old or absent; if they can't be renewed, the install says what is wrong.
         apt_get(apt, &["update"]);
         let mut arguments = vec!["install", "--assume-yes", "--no-install-recommends"];
@@ -94,6 +100,12 @@ fn advice(left: &[&Need]) -> String {
     )
 }
 
+const ROOT: &[&str] = &["env", QUIET, "apt-get"];
+/// Sudo hands on no environment of its caller's, hence `env`.
+const SUDO: &[&str] = &["sudo", "-n", "env", QUIET, "apt-get"];
+const SUDO_ASKS: &[&str] = &["sudo", "env", QUIET, "apt-get"];
+const QUIET: &str = "DEBIAN_FRONTEND=noninteractive";
+
 /// How apt-get is called here, if it may be.
 fn usable_apt() -> Option<&'static [&'static str]> {
     let works = |command: &[&str]| {
@@ -108,22 +120,34 @@ fn usable_apt() -> Option<&'static [&'static str]> {
     if !works(&["apt-get", "--version"]) {
         None
     } else if rustix::process::geteuid().is_root() {
-        Some(&["apt-get"])
+        Some(ROOT)
     } else if works(&["sudo", "-n", "true"]) {
-        Some(&["sudo", "-n", "apt-get"])
+        Some(SUDO)
+    } else if works(&["sudo", "-V"]) && somebody_is_there() {
+        Some(SUDO_ASKS)
     } else {
         None
     }
 }
 
+/// Whether a person can read a question and answer it.
+fn somebody_is_there() -> bool {
+    stderr().is_terminal() && File::open("/dev/tty").is_ok()
+}
+
 /// Runs apt-get; whether it did its work is seen by what is there afterwards.
 fn apt_get(apt: &[&str], arguments: &[&str]) {
+    // What it says is progress, and standard output is the machine's.
+    let said = stderr()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_or_else(|_| Stdio::null(), Stdio::from);
     let status = Command::new(apt[0])
         .args(&apt[1..])
         .arg("-q")
         .args(arguments)
-        .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(Stdio::null())
+        .stdout(said)
         .status();
     match status {
         Ok(status) if status.success() => {}

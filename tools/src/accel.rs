@@ -1,7 +1,10 @@
 //! Chooses how QEMU runs the guest: with KVM only where it really works, otherwise by translation (TCG).
 //!
 //! `/dev/kvm` alone proves nothing: some containers and cloud machines have the device but no virtualisation behind it,
-//! and KVM then fails or hangs late. So the CPU's own flags must show it too.
+//! and KVM then fails or hangs late. So the CPU's own flags must show it first, and then KVM must make a virtual machine.
+
+#[cfg(target_os = "linux")]
+mod kvm;
 
 use std::fs::File;
 
@@ -48,9 +51,17 @@ fn why_not_kvm() -> Option<String> {
         return Some("the CPU shows no virtualisation (vmx or svm)".into());
     }
     match File::options().read(true).write(true).open("/dev/kvm") {
-        Ok(_) => None,
+        Ok(device) => try_kvm(&device).err().map(|why| format!("/dev/kvm: {why}")),
         Err(error) => Some(format!("/dev/kvm: {error}")),
     }
+}
+
+#[cfg(target_os = "linux")]
+use kvm::make_a_machine as try_kvm;
+
+#[cfg(not(target_os = "linux"))]
+fn try_kvm(_device: &File) -> Result<(), String> {
+    Err("KVM is a part of Linux".into())
 }
 
 fn shows_virtualisation(cpuinfo: &str) -> bool {

@@ -19,6 +19,11 @@ use alloc::vec::Vec;
 /// Limit on the file after macros are expanded, against macros that feed macros.
 const MAX_EXPANDED: usize = 1 << 20;
 
+/// How long the message of a failed boot is shown, in tenths of a second.
+pub const MESSAGE_TENTHS: u32 = 50;
+/// The same with `timeout: 0`.
+pub const HURRIED_TENTHS: u32 = 20;
+
 /// What happens before the default entry is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timeout {
@@ -195,18 +200,29 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether a file that cannot be read as a whole still says `timeout: 0`, so that nobody waits for its error.
+    /// How long the message of a failed boot is to be read, in tenths of a second, before the firmware paints over it. A
+    /// machine that nobody watches says `quiet: yes` and goes on at once; one that is to boot in a hurry (`timeout: 0`)
+    /// waits less than others, but waits. Also answers for a file that cannot be read as a whole.
     #[must_use]
-    pub fn asks_not_to_wait(bytes: &[u8]) -> bool {
-        let says_so = |line: &[u8]| {
-            core::str::from_utf8(line)
-                .ok()
-                .and_then(|line| line.split_once(':'))
-                .is_some_and(|(key, value)| {
-                    key.trim().eq_ignore_ascii_case("timeout") && value.trim() == "0"
-                })
+    pub fn message_tenths(bytes: &[u8]) -> u32 {
+        let says = |wanted: &str, answer: &str| {
+            bytes.split(|b| *b == b'\n').any(|line| {
+                core::str::from_utf8(line)
+                    .ok()
+                    .and_then(|line| line.split_once(':'))
+                    .is_some_and(|(key, value)| {
+                        key.trim().eq_ignore_ascii_case(wanted)
+                            && value.trim().eq_ignore_ascii_case(answer)
+                    })
+            })
         };
-        bytes.split(|b| *b == b'\n').any(says_so)
+        if says("quiet", "yes") {
+            0
+        } else if says("timeout", "0") {
+            HURRIED_TENTHS
+        } else {
+            MESSAGE_TENTHS
+        }
     }
 
     fn read_line(&mut self, line: usize, text: &str) -> Result<(), Fault> {

@@ -195,13 +195,17 @@ fn incomplete_entries_are_refused_by_name() {
 }
 
 #[test]
-fn no_wait_is_understood_in_a_broken_file() {
-    assert!(Config::asks_not_to_wait(
-        b"\xff\n nonsense\r\n Timeout:  0\r\n"
-    ));
-    assert!(!Config::asks_not_to_wait(
-        b"timeout: 00x\n#timeout: 0\ntimeout: 5"
-    ));
+fn time_to_read_a_message_is_known_in_a_broken_file() {
+    for (text, tenths) in [
+        (&b""[..], MESSAGE_TENTHS),
+        (b"timeout: 00x\n#timeout: 0\ntimeout: 5", MESSAGE_TENTHS),
+        (b"quiet: no", MESSAGE_TENTHS),
+        (b"\xff\n nonsense\r\n Timeout:  0\r\n", HURRIED_TENTHS),
+        (b"timeout: 0\n\xff\nQuiet: yes\r\n", 0),
+    ] {
+        assert_eq!(Config::message_tenths(text), tenths, "{text:?}");
+    }
+    assert_ne!(HURRIED_TENTHS, 0);
 }
 
 #[test]

@@ -2,14 +2,11 @@
 
 use crate::{console, files, load, say};
 use alloc::string::ToString;
-use boot_core::config::{Config, Timeout};
+use boot_core::config::{Config, MESSAGE_TENTHS, Timeout};
 use boot_core::error::{BootError, InFile};
 use core::convert::Infallible;
 use core::sync::atomic::{AtomicU64, Ordering};
 use uefi::prelude::*;
-
-/// How long a message stays before the firmware goes on, in tenths of a second.
-const MESSAGE_TENTHS: u32 = 50;
 
 /// The time-stamp counter at the first line.
 static BEGAN: AtomicU64 = AtomicU64::new(0);
@@ -50,8 +47,8 @@ fn main() -> Status {
     Status::LOAD_ERROR
 }
 
-/// Boots the default entry of the first configuration file found. Sets `patience` to 0 if the configuration says
-/// not to wait.
+/// Boots the default entry of the first configuration file found. Sets `patience` to what the configuration says of
+/// messages, in tenths of a second.
 fn boot_default(patience: &mut u32) -> Result<Infallible, BootError> {
     let found = files::find_config()?;
     say!(
@@ -59,9 +56,7 @@ fn boot_default(patience: &mut u32) -> Result<Infallible, BootError> {
         found.path,
         found.volume.name()
     );
-    if Config::asks_not_to_wait(&found.contents) {
-        *patience = 0;
-    }
+    *patience = Config::message_tenths(&found.contents);
     let config = Config::parse(&found.contents).in_file(&found.path)?;
     if config.quiet {
         console::be_quiet();

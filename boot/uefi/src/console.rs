@@ -1,12 +1,13 @@
 //! Messages: on the firmware's console, and on the first serial port if the console does not reach it.
 //!
 //! Most firmware of virtual machines and servers shows its console on a serial port as well, and then writing there
-//! too would print everything twice. The firmware's `ConOut` variable lists the devices its console consists of
+//! too would print everything twice. A PC without a screen may have no console at all. The firmware's `ConOut` variable lists the devices its console consists of
 //! (UEFI specification 2.10 §3.3); if none of them is a UART, the loader drives COM1 itself, provided there is one.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
+use uefi::proto::console::text::{Input, Output};
 use uefi::runtime::VariableVendor;
 use uefi::{Status, boot, cstr16, system};
 
@@ -31,7 +32,8 @@ macro_rules! progress {
 
 /// Finds out where messages go.
 pub fn init() {
-    MIRROR.store(!console_is_serial() && com1_present(), Ordering::Relaxed);
+    let heard = devices().0 && console_is_serial();
+    MIRROR.store(!heard && com1_present(), Ordering::Relaxed);
 }
 
 /// Leaves progress lines out from now on.
@@ -49,7 +51,7 @@ pub fn progress(text: fmt::Arguments<'_>) {
 /// Prints one line.
 pub fn line(text: fmt::Arguments<'_>) {
     // A console that fails leaves nobody to tell.
-    let _ = system::with_stdout(|out| out.write_fmt(format_args!("{text}\n")));
+    let _ = with_output(|out| out.write_fmt(format_args!("{text}\n")));
     if MIRROR.load(Ordering::Relaxed) {
         let _ = Com1.write_fmt(format_args!("{text}\n"));
     }
@@ -82,10 +84,10 @@ pub fn halt_or_reset() -> ! {
 /// Waits for a key, at most `tenths` tenths of a second.
 pub fn wait_for_key(tenths: Option<u32>) {
     // What was typed before the question is not an answer.
-    let _ = system::with_stdin(|input| input.reset(false));
+    let _ = with_input(|input| input.reset(false));
     let mut left = tenths;
     loop {
-        if let Ok(Some(_)) = system::with_stdin(uefi::proto::console::text::Input::read_key) {
+        if let Some(Ok(Some(_))) = with_input(Input::read_key) {
             return;
         }
         match &mut left {
@@ -95,6 +97,32 @@ pub fn wait_for_key(tenths: Option<u32>) {
         }
         boot::stall(Duration::from_millis(100));
     }
+}
+
+/// Asks the console's output, if the firmware has one; the crate's own way there panics without, and a panic would be
+/// reported there too.
+fn with_output<R>(ask: impl FnMut(&mut Output) -> R) -> Option<R> {
+    devices().0.then(|| system::with_stdout(ask))
+}
+
+/// As [`with_output`], for the input.
+fn with_input<R>(ask: impl FnMut(&mut Input) -> R) -> Option<R> {
+    devices().1.then(|| system::with_stdin(ask))
+}
+
+/// Whether the firmware's console has an output, and an input.
+fn devices() -> (bool, bool) {
+    let Some(table) = uefi::table::system_table_raw() else {
+        return (false, false);
+    };
+    // SAFETY: the table that the entry point was given, which stays where it is and as it is until boot services end
+    // (UEFI specification 2.10 §4.3); only pointers in it are compared.
+    let table = unsafe { table.as_ref() };
+    let services = !table.boot_services.is_null();
+    (
+        services && !table.stdout.is_null(),
+        services && !table.stdin.is_null(),
+    )
 }
 
 /// Whether one of the console's output devices is a UART.

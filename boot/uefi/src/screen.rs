@@ -1,7 +1,8 @@
 //! The framebuffer, through the Graphics Output Protocol (UEFI specification 2.10 §12.9).
 //!
 //! The firmware's mode is kept unless the configuration asks for another: it is the one its console, and so the
-//! loader's last message, is shown in. A display without a linear framebuffer is passed over.
+//! loader's last message, is shown in. A display without a linear framebuffer is passed over; some firmware says so by an
+//! address of 0 alone.
 
 use crate::files::open;
 use alloc::vec::Vec;
@@ -71,6 +72,9 @@ pub fn find(wanted: Option<Resolution>) -> Option<Screen> {
         // Only asked for once the mode is known to be linear.
         let mut buffer = gop.frame_buffer();
         let address = PhysAddr(buffer.as_mut_ptr() as u64);
+        if address.0 == 0 {
+            continue;
+        }
         let bytes = (buffer.size() as u64).max(mode.pitch * mode.height);
         return Some(Screen {
             facts: FramebufferFacts {

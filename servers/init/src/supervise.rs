@@ -68,6 +68,8 @@ pub struct Supervisor<'a> {
     run: Option<Grants>,
     children: Vec<Child>,
     running: VecDeque<Running>,
+    /// The badge of the program that `run` started last; the instances have those below.
+    last_badge: Badge,
     ended: Notification,
 }
 
@@ -94,6 +96,7 @@ impl<'a> Supervisor<'a> {
         };
         Ok(Supervisor {
             stores,
+            last_badge: Badge(instances.len() as u64),
             children: instances.into_iter().map(child).collect(),
             services: manifest.services,
             run: manifest.run,
@@ -299,6 +302,8 @@ impl Server for Supervisor<'_> {
         if name.is_empty() || name.len() > abi::info::NAME_BYTES || !name.bytes().all(good) {
             return Outcome::Failed(Failure::new(FailureKind::BadArgument, "program name"));
         }
+        // Never the same again, so that no server takes a program for an earlier one.
+        self.last_badge.0 += 1;
         let program = Program {
             name: &name,
             binary: &name,
@@ -306,7 +311,7 @@ impl Server for Supervisor<'_> {
             cpu: None,
             offers: &[],
             grants,
-            badge: Badge(0),
+            badge: self.last_badge,
         };
         match self.stores.start(&program, &self.ended, RUN_BIT) {
             Ok(process) => {

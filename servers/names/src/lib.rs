@@ -1,11 +1,13 @@
 //! The names server's logic: endpoints by name.
 //!
 //! What the manifest makes public it finds in its start block, so a restarted names server knows them again at once; they
-//! can't be replaced. Others are registered at run time, each under the badge of who did it, and only that client
-//! may replace or withdraw it. Those are lost with the server; a server that registers itself does so again when its
-//! clients report it missing.
+//! can't be replaced. Others are registered at run time, each under the badge of who did it, and while somebody can
+//! still answer there only that client may replace or withdraw it. Those are lost with the server; a server that
+//! registers itself does so again when its clients report it missing. A client without a badge can't be told from
+//! others, and registers nothing.
 //!
-//! What may go wrong: a client that registers without end. The number of names is bounded, for each client and in all.
+//! What may go wrong: a client that registers without end. The number of names is bounded, for each client and in all;
+//! those of servers that have ended make room.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -21,7 +23,8 @@ use abi::info::ObjectKind;
 use rt::interfaces::names::{HANDLES, Server};
 use rt::wire::List;
 use rt::{
-    Badge, Caller, Deadline, Endpoint, Error, Event, Failure, FailureKind, Outcome, Rights, start,
+    Badge, Caller, Deadline, Endpoint, Error, Event, Failure, FailureKind, Message, Outcome,
+    Rights, start,
 };
 
 /// What an entry of the start block that names a public endpoint begins with.
@@ -35,6 +38,14 @@ pub const MOST_OF_ONE: usize = 64;
 /// Most bytes of a list in an answer.
 const LIST_BYTES: usize = 3500;
 
+/// What is held of a registered endpoint. The right to receive is not: nobody could tell any more that the server has ended.
+const HELD: Rights = Rights::SEND
+    .with(Rights::TRANSFER)
+    .with(Rights::DUPLICATE)
+    .with(Rights::QUERY);
+/// A label that no interface has: servers answer to it, if they do, that they don't know it.
+const PROBE: u32 = u32::MAX;
+
 /// A registered endpoint.
 #[derive(Debug)]
 struct Entry {
@@ -47,6 +58,15 @@ struct Entry {
 #[derive(Debug, Default)]
 pub struct Names {
     entries: BTreeMap<String, Entry>,
+}
+
+impl Entry {
+    /// Whether its server has ended, so that nobody will ever receive there. A server that happens to wait gets an empty
+    /// message without a caller.
+    fn is_dead(&self) -> bool {
+        self.owner.is_some()
+            && self.endpoint.send(Message::new(PROBE), Deadline::NOW) == Err(Error::PeerClosed)
+    }
 }
 
 impl Names {
@@ -85,9 +105,7 @@ impl Names {
             .get(name)
             .ok_or_else(|| Failure::new(FailureKind::NotFound, shown(name)))?;
         // A copy, which goes over with the answer.
-        Ok(entry
-            .endpoint
-            .duplicate(Rights::SEND | Rights::TRANSFER | Rights::DUPLICATE | Rights::QUERY)?)
+        Ok(entry.endpoint.duplicate(HELD)?)
     }
 
     fn try_register(
@@ -96,24 +114,31 @@ impl Names {
         name: String,
         endpoint: Endpoint,
     ) -> Result<(), Failure> {
+        if owner == Badge(0) {
+            let problem = "a client without a badge registers nothing";
+            return Err(Failure::new(FailureKind::NotAllowed, problem));
+        }
         let good = |byte: u8| byte.is_ascii_graphic();
         if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(good) {
             return Err(Failure::new(FailureKind::BadArgument, shown(&name)));
         }
         let info = endpoint.query()?;
-        let needed = Rights::SEND | Rights::TRANSFER | Rights::DUPLICATE | Rights::QUERY;
-        if info.kind != ObjectKind::Endpoint as u32 || !Rights(info.rights).contains(needed) {
+        if info.kind != ObjectKind::Endpoint as u32 || !Rights(info.rights).contains(HELD) {
             return Err(Failure::new(
                 FailureKind::BadArgument,
                 "handle is no endpoint that can be passed on",
             ));
         }
-        match self.entries.get(&name).map(|entry| entry.owner) {
-            Some(first) if first != Some(owner) => {
+        let endpoint = endpoint.duplicate(HELD)?;
+        match self.entries.get(&name) {
+            Some(entry) if entry.owner != Some(owner) && !entry.is_dead() => {
                 return Err(Failure::new(FailureKind::Exists, name));
             }
             Some(_) => {}
             None => {
+                if self.entries.len() >= MOST {
+                    self.entries.retain(|_, entry| !entry.is_dead());
+                }
                 let own = self
                     .entries
                     .values()

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use names::{MOST_OF_ONE, Names};
+use names::{MOST, MOST_OF_ONE, Names};
 use rt::interfaces::names::Client;
 use rt::wire::List;
 use rt::{Badge, CallError, Deadline, Endpoint, Event, FailureKind, Message, Rights, thread, time};
@@ -67,7 +67,8 @@ fn registered_endpoint_reaches_its_server() {
 #[test]
 fn names_belong_to_whoever_came_first() {
     let [first, second] = server([1, 2]);
-    let endpoint = || Endpoint::create().unwrap();
+    let served = Endpoint::create().unwrap();
+    let endpoint = || served.duplicate(Rights::ALL).unwrap();
     first.register("disk", endpoint(), soon()).unwrap();
     first.register("disk", endpoint(), soon()).unwrap();
     assert_eq!(
@@ -120,4 +121,58 @@ fn one_client_can_not_fill_the_table() {
     other
         .register("more", Endpoint::create().unwrap(), soon())
         .unwrap();
+}
+
+#[test]
+fn name_of_a_server_that_has_ended_is_free() {
+    let [first, second] = server([1, 2]);
+    let served = Endpoint::create().unwrap();
+    first
+        .register("disk", served.duplicate(Rights::ALL).unwrap(), soon())
+        .unwrap();
+    let mine = || Endpoint::create().unwrap();
+    assert_eq!(
+        kind(second.register("disk", mine(), soon())),
+        FailureKind::Exists
+    );
+    drop(served);
+    let mine = mine();
+    second
+        .register("disk", mine.duplicate(Rights::ALL).unwrap(), soon())
+        .unwrap();
+    assert_eq!(
+        kind(first.withdraw("disk", soon())),
+        FailureKind::NotAllowed
+    );
+}
+
+#[test]
+fn client_without_a_badge_registers_nothing() {
+    let [client] = server([0]);
+    assert_eq!(
+        kind(client.register("disk", Endpoint::create().unwrap(), soon())),
+        FailureKind::NotAllowed
+    );
+    assert_eq!(client.list(0, soon()).unwrap().1, 1);
+}
+
+#[test]
+fn names_of_ended_servers_make_room() {
+    const CLIENTS: usize = MOST / MOST_OF_ONE + 1;
+    let clients: [Client; CLIENTS] = server(std::array::from_fn(|index| index as u64 + 1));
+    let mut alive = Vec::new();
+    for number in 0..MOST - 1 {
+        let endpoint = Endpoint::create().unwrap();
+        alive.push(endpoint.duplicate(Rights::ALL).unwrap());
+        clients[number / MOST_OF_ONE]
+            .register(format!("n{number}"), endpoint, soon())
+            .unwrap();
+    }
+    let last = &clients[CLIENTS - 1];
+    let more = || last.register("more", Endpoint::create().unwrap(), soon());
+    assert_eq!(kind(more()), FailureKind::Full);
+    alive.truncate(10);
+    more().unwrap();
+    // `console` and those that live, and the new one.
+    assert_eq!(last.list(0, soon()).unwrap().1, 12);
 }

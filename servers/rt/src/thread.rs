@@ -282,15 +282,19 @@ mod backend {
             )
         };
         let started = made.and_then(|(thread, _)| {
-            if let Some(priority) = builder.priority {
-                thread.set_priority(priority)?;
-            }
-            if builder.cpu.is_some() {
-                thread.set_affinity(builder.cpu)?;
-            }
-            match thread.start() {
+            let ready = || {
+                if let Some(priority) = builder.priority {
+                    thread.set_priority(priority)?;
+                }
+                if builder.cpu.is_some() {
+                    thread.set_affinity(builder.cpu)?;
+                }
+                thread.start()
+            };
+            match ready() {
                 Ok(()) => Ok(thread),
                 Err(error) => {
+                    // Else it would stay in the process for ever, not started, with a stack that is gone.
                     // SAFETY: it never ran.
                     let _ = unsafe { thread.kill() };
                     Err(error)

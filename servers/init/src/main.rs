@@ -15,7 +15,7 @@ use init::options::manifest_name;
 use init::supervise::Supervisor;
 use init::wiring::Stores;
 use rt::archive::Archive;
-use rt::{Endpoint, Log, Memory, Priority, Protection, System, Thread, start};
+use rt::{Endpoint, Log, Memory, Priority, System, Thread, start};
 
 rt::entry!(run);
 
@@ -32,15 +32,7 @@ fn boot() -> Result<(), String> {
     let system: System = start::take(SYSTEM).map_err(|error| format!("{error}"))?;
     let initrd: Memory = start::take(INITRD).map_err(|error| format!("{error}"))?;
     let bytes = start::value(INITRD).map_err(|error| format!("{error}"))?;
-    let mapping = initrd
-        .map(Protection::READ)
-        .map_err(|error| format!("can't map the initrd: {error}"))?;
-    let length = usize::try_from(bytes)
-        .unwrap_or(usize::MAX)
-        .min(mapping.bytes());
-    // SAFETY: mapped for as long as the process lives (it is leaked here), and handed out read-only.
-    let contents: &'static [u8] = unsafe { core::slice::from_raw_parts(mapping.leak(), length) };
-    let archive = Archive::new(contents).map_err(|error| format!("initrd: {error}"))?;
+    let archive = Archive::map(&initrd, bytes).map_err(|error| format!("initrd: {error}"))?;
 
     let name = manifest_name(start::argument())
         .map_err(|name| format!("manifest={name}: not a manifest's name"))?;

@@ -1,13 +1,18 @@
 //! The initrd: files by name out of a tar archive.
 //!
-//! The archive is checked as a whole when it is opened; a file whose name is not UTF-8 is passed over.
+//! The archive is checked as a whole when it is opened; a file whose name is not UTF-8 is passed over. It is read where
+//! the loader put it, and never copied: it may be larger than a program's heap can get.
 
+use alloc::format;
 use alloc::string::String;
 use core::fmt;
 
+use abi::{Protection, Rights};
 use tar_no_std::TarArchiveRef;
 
-/// An archive that is no tar file; the reason is the reader's own.
+use crate::{AsHandle, Memory, handle};
+
+/// An archive that can't be mapped, or is no tar file; the reason is the kernel's or the reader's own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ArchiveError(String);
 
@@ -34,6 +39,29 @@ pub struct File<'a> {
     pub contents: &'a [u8],
 }
 
+impl Archive<'static> {
+    /// Maps the boot archive, of which the first `bytes` bytes are the file, for the rest of the process's life.
+    ///
+    /// # Errors
+    /// If the handle can't be queried or mapped, or allows writing, which no handle to the boot archive does; and as for
+    /// [`Archive::new`].
+    pub fn map(memory: &Memory, bytes: u64) -> Result<Archive<'static>, ArchiveError> {
+        let kernel = |error| ArchiveError(format!("can't map it: {error}"));
+        let info = handle::query(memory.handle()).map_err(kernel)?;
+        if Rights(info.rights).contains(Rights::WRITE) {
+            return Err(ArchiveError("it could be written to".into()));
+        }
+        let mapping = memory.map(Protection::READ).map_err(kernel)?;
+        let length = usize::try_from(bytes)
+            .unwrap_or(usize::MAX)
+            .min(mapping.bytes());
+        // SAFETY: mapped for as long as the process lives (it is leaked here) and readable. Nobody writes to it: the kernel
+        // gives the boot archive to `init` without the right to, rights only ever get fewer, and this handle has none.
+        let contents = unsafe { core::slice::from_raw_parts(mapping.leak(), length) };
+        Archive::new(contents)
+    }
+}
+
 impl<'a> Archive<'a> {
     /// Checks an archive and opens it. Bytes after the last whole block of 512 are passed over, since memory comes in
     /// pages.
@@ -42,8 +70,7 @@ impl<'a> Archive<'a> {
     /// If it is no tar archive, or is cut off.
     pub fn new(bytes: &'a [u8]) -> Result<Archive<'a>, ArchiveError> {
         let whole = &bytes[..bytes.len() & !511];
-        let tar =
-            TarArchiveRef::new(whole).map_err(|error| ArchiveError(alloc::format!("{error}")))?;
+        let tar = TarArchiveRef::new(whole).map_err(|error| ArchiveError(format!("{error}")))?;
         Ok(Archive { tar })
     }
 
@@ -113,6 +140,23 @@ mod tests {
         assert_eq!(archive.find("/bin/echo"), Some(&b"\x7FELF"[..]));
         assert_eq!(archive.find("./motd").map(<[u8]>::len), Some(1000));
         assert_eq!(archive.find("bin"), None);
+    }
+
+    #[test]
+    fn archive_is_mapped_only_if_it_can_not_be_written_to() {
+        let bytes = sample();
+        let memory = Memory::create(bytes.len() as u64).unwrap();
+        memory.write(0, &bytes).unwrap();
+        assert!(Archive::map(&memory, bytes.len() as u64).is_err());
+        let shared = memory.duplicate(Rights::READ | Rights::QUERY).unwrap();
+        // More than there is counts as all there is.
+        for length in [bytes.len() as u64, u64::MAX] {
+            let archive = Archive::map(&shared, length).unwrap();
+            assert_eq!(archive.find("motd").map(<[u8]>::len), Some(1000));
+        }
+        assert!(Archive::map(&shared, 0).is_err());
+        let unreadable = memory.duplicate(Rights::QUERY).unwrap();
+        assert!(Archive::map(&unreadable, bytes.len() as u64).is_err());
     }
 
     #[test]

@@ -33,8 +33,8 @@ pub struct Machine {
     supervisor: Option<Arc<supervisor::Client>>,
     system: Option<System>,
     log: Option<Log>,
-    initrd: Option<Memory>,
-    initrd_bytes: usize,
+    /// The boot archive, or why there is none.
+    initrd: Result<Archive<'static>, String>,
     /// What was typed while a program ran.
     typed: Vec<u8>,
 }
@@ -51,8 +51,7 @@ impl Machine {
             supervisor: start::take("init").ok().map(Arc::new),
             system: start::take(init::SYSTEM).ok(),
             log: start::take(init::LOG).ok(),
-            initrd: start::take(init::INITRD).ok(),
-            initrd_bytes: start::value(init::INITRD).map_or(0, |bytes| bytes as usize),
+            initrd: boot_archive(),
             typed: Vec::new(),
         })
     }
@@ -79,17 +78,16 @@ impl Machine {
             .ok_or_else(|| "this shell was not given the 'init' endpoint".to_string())
     }
 
-    /// The boot archive's bytes.
-    fn initrd(&self) -> Result<Vec<u8>, String> {
-        let Some(memory) = &self.initrd else {
-            return Err("this shell was not given the initrd".to_string());
-        };
-        let mut bytes = alloc::vec![0; self.initrd_bytes];
-        memory
-            .read(0, &mut bytes)
-            .map_err(|error| format!("can't read the initrd: {error}"))?;
-        Ok(bytes)
+    fn initrd(&self) -> Result<&Archive<'static>, String> {
+        self.initrd.as_ref().map_err(String::clone)
     }
+}
+
+fn boot_archive() -> Result<Archive<'static>, String> {
+    let lacks = |_| "this shell was not given the initrd".to_string();
+    let memory: Memory = start::take(init::INITRD).map_err(lacks)?;
+    let bytes = start::value(init::INITRD).map_err(lacks)?;
+    Archive::map(&memory, bytes).map_err(|error| format!("initrd: {error}"))
 }
 
 fn soon() -> Deadline {
@@ -191,18 +189,15 @@ impl World for Machine {
     }
 
     fn files(&self) -> Result<Vec<(String, usize)>, String> {
-        let bytes = self.initrd()?;
-        let archive = Archive::new(&bytes).map_err(|error| error.to_string())?;
-        Ok(archive
+        Ok(self
+            .initrd()?
             .files()
             .map(|file| (file.name, file.contents.len()))
             .collect())
     }
 
     fn file(&self, name: &str) -> Result<Option<Vec<u8>>, String> {
-        let bytes = self.initrd()?;
-        let archive = Archive::new(&bytes).map_err(|error| error.to_string())?;
-        Ok(archive.find(name).map(<[u8]>::to_vec))
+        Ok(self.initrd()?.find(name).map(<[u8]>::to_vec))
     }
 
     /// The call waits on a thread of its own, so that control-C is heard meanwhile.

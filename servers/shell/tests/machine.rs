@@ -147,6 +147,7 @@ fn shell_talks_to_its_servers_and_names_what_it_lacks() {
     let bytes = archive();
     let initrd = Memory::create(bytes.len() as u64).unwrap();
     initrd.write(0, &bytes).unwrap();
+    let initrd = initrd.duplicate(Rights::READ | Rights::QUERY).unwrap();
     let mut block = start::Builder::new();
     for (name, endpoint) in [
         ("console", console_end),

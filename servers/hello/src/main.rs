@@ -18,15 +18,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 fn run() -> Result<(), String> {
     let text = hello::text(start::argument());
-    match start::take::<Client>("console") {
-        Ok(console) => console
-            .write(text.as_bytes(), time::after(PATIENCE))
-            .map_err(|error| format!("console: {error}")),
-        Err(_) => {
-            for line in text.lines() {
-                log::info!("{line}");
-            }
-            Ok(())
-        }
+    if let Ok(console) = start::take::<Client>("console") {
+        let written = console.write(text.as_bytes(), time::after(PATIENCE));
+        return written.map_err(|error| format!("console: {error}"));
     }
+    for line in text.lines() {
+        log::info!("{line}");
+    }
+    Ok(())
 }

@@ -112,7 +112,7 @@ impl Names {
         &mut self,
         owner: Badge,
         name: String,
-        endpoint: Endpoint,
+        endpoint: &Endpoint,
     ) -> Result<(), Failure> {
         if owner == Badge(0) {
             let problem = "a client without a badge registers nothing";
@@ -193,7 +193,7 @@ impl Server for Names {
     }
 
     fn register(&mut self, caller: &mut Caller, name: String, endpoint: Endpoint) -> Outcome<()> {
-        self.try_register(caller.badge, name, endpoint).into()
+        self.try_register(caller.badge, name, &endpoint).into()
     }
 
     fn withdraw(&mut self, caller: &mut Caller, name: String) -> Outcome<()> {

@@ -8,6 +8,7 @@ mod foreign;
 mod lab;
 mod matrix;
 mod panic;
+mod piped;
 mod protocol;
 mod shell;
 mod suite;
@@ -55,6 +56,7 @@ fn all() -> Vec<Job> {
     let mut jobs = suite::jobs();
     jobs.extend(suite::x2apic_jobs());
     jobs.extend(shell::jobs());
+    jobs.extend(piped::jobs());
     jobs.extend(panic::jobs());
     jobs.extend(foreign::jobs());
     jobs.extend(boot::jobs());

@@ -15,38 +15,77 @@ use crate::report::Outcome;
 
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// On one CPU, and on several that have to be stopped.
+/// One way to make the kernel panic, and what it must then say.
+#[derive(Debug)]
+struct Case {
+    name: &'static str,
+    cpus: u32,
+    /// The kernel's command line.
+    cmdline: &'static str,
+    /// What the report's first line holds.
+    headline: &'static str,
+}
+
+const CASES: [Case; 4] = [
+    Case {
+        name: "panic/1",
+        cpus: 1,
+        cmdline: "panic=test",
+        headline: "KERNEL PANIC on CPU 0: asked for on the command line",
+    },
+    // The others have to be stopped.
+    Case {
+        name: "panic/4",
+        cpus: 4,
+        cmdline: "panic=test",
+        headline: "KERNEL PANIC on CPU 0: asked for on the command line",
+    },
+    Case {
+        name: "panic/ap/4",
+        cpus: 4,
+        cmdline: "panic=ap",
+        headline: "KERNEL PANIC on CPU 1: ",
+    },
+    // The registers are those of the interrupted code here.
+    Case {
+        name: "panic/fault/1",
+        cpus: 1,
+        cmdline: "panic=fault",
+        headline: "page fault in the kernel",
+    },
+];
+
+/// On one CPU and on several, on the first and on another, by a call and by a fault.
 pub fn jobs() -> Vec<Job> {
-    [1, 4]
-        .into_iter()
-        .map(|cpus| {
-            let name = format!("panic/{cpus}");
+    CASES
+        .iter()
+        .map(|case| {
             Job::new(
-                name.clone(),
+                case.name.into(),
                 |lab| lab.product().map(drop),
-                move |lab| boot(lab, &name, cpus),
+                move |lab| boot(lab, case),
             )
         })
         .collect()
 }
 
-fn boot(lab: &Lab, name: &str, cpus: u32) -> Result<Outcome> {
+fn boot(lab: &Lab, case: &Case) -> Result<Outcome> {
     let mut files = lab.product()?.clone();
     let text = String::from_utf8_lossy(&files[CONFIG]).into_owned();
     files.insert(
         CONFIG.into(),
-        config::with_cmdline(&text, "panic=test")?.into_bytes(),
+        config::with_cmdline(&text, case.cmdline)?.into_bytes(),
     );
-    let image = lab.image(name, &files)?;
+    let image = lab.image(case.name, &files)?;
     let played = lab.play(
-        name,
-        &lab.machine(image, cpus, "max"),
+        case.name,
+        &lab.machine(image, case.cpus, "max"),
         Feeder::default(),
         LIMIT,
         |_| false,
     )?;
     let mut outcome = Outcome::default();
-    for (what, problem) in judge(&played) {
+    for (what, problem) in judge(&played, case.headline) {
         outcome.check(what, problem);
     }
     if outcome.counts.failed > 0 {
@@ -55,18 +94,35 @@ fn boot(lab: &Lab, name: &str, cpus: u32) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn judge(played: &Played) -> [(&'static str, Option<String>); 3] {
+fn judge(played: &Played, headline: &str) -> [(&'static str, Option<String>); 4] {
+    let lines = played.transcript().lines();
     let ended = (played.over != Over::Ended(Ending::Panicked))
         .then(|| format!("{}, not by a panic", played.over));
-    let said =
-        (!played.transcript().says("KERNEL PANIC")).then(|| "no line says KERNEL PANIC".into());
-    let traced = (!has_symbols(played.transcript().lines()))
-        .then(|| "no line of the backtrace names a function".into());
+    let said = (!lines
+        .iter()
+        .any(|l| l.contains("KERNEL PANIC") && l.contains(headline)))
+    .then(|| format!("no line says KERNEL PANIC and '{headline}'"));
+    let registers =
+        (!has_registers(lines)).then(|| "no line shows rip and rsp in the kernel's half".into());
+    let traced = (!has_symbols(lines)).then(|| "no line of the backtrace names a function".into());
     [
         ("ends with a failing status", ended),
         ("says KERNEL PANIC", said),
+        ("shows registers", registers),
         ("names functions", traced),
     ]
+}
+
+/// Whether, after the panic's line, some line has the registers `rip` and `rsp` with addresses of the kernel's half.
+fn has_registers(lines: &[String]) -> bool {
+    let of_the_kernel = |line: &str, register: &str| {
+        let mut words = line.split_whitespace();
+        words.any(|word| word == register) && words.next().is_some_and(|v| v.starts_with("ffff"))
+    };
+    lines
+        .iter()
+        .skip_while(|l| !l.contains("KERNEL PANIC"))
+        .any(|l| of_the_kernel(l, "rip") && of_the_kernel(l, "rsp"))
 }
 
 /// Whether, after the panic's line, some line has both an address of the kernel's half and a function of the kernel's.
@@ -79,7 +135,7 @@ fn has_symbols(lines: &[String]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::has_symbols;
+    use super::{has_registers, has_symbols};
 
     #[test]
     fn addresses_alone_are_no_backtrace() {
@@ -93,5 +149,17 @@ mod tests {
         assert!(has_symbols(&lines(
             "KERNEL PANIC\n 0: 0xffffffff80001234 kernel::main+0x10\n"
         )));
+    }
+
+    #[test]
+    fn registers_without_addresses_are_no_registers() {
+        let panic = "KERNEL PANIC".to_owned();
+        let good = "  rip ffffffff8002d946  rsp ffffe00000015a20  rbp 0".to_owned();
+        assert!(has_registers(&[panic.clone(), good.clone()]));
+        assert!(!has_registers(&[good, panic.clone()]));
+        assert!(!has_registers(&[
+            panic,
+            "  rip 0000000000000000  rsp".into()
+        ]));
     }
 }

@@ -18,6 +18,13 @@ filter := ""
 # a folder with stock Limine's BOOTX64.EFI, to use in place of the project's own loader
 LIMINE_DIR := env_var_or_default("LIMINE_DIR", "")
 
+# the same, seen from where the user stands
+limine_dir := if LIMINE_DIR == "" { "" } else { join(invocation_directory(), LIMINE_DIR) }
+
+# rustup's folder is often missing from the PATH of a fresh login or a CI job.
+cargo_home := env_var_or_default("CARGO_HOME", env_var_or_default("HOME", "/root") + "/.cargo")
+export PATH := env_var_or_default("PATH", "/usr/local/bin:/usr/bin:/bin") + ":" + cargo_home + "/bin"
+
 tools := "cargo run --quiet --package tools --"
 
 # List the recipes
@@ -39,15 +46,15 @@ build: _tools
 
 # Make build/switchyard.img, the image that QEMU boots and that goes on a USB stick
 image: _tools
-    @{{tools}} image --cmdline "{{cmdline}}" --limine-dir "{{LIMINE_DIR}}" < /dev/null
+    @{{tools}} image --cmdline "{{cmdline}}" --limine-dir "{{limine_dir}}" < /dev/null
 
 # Boot in QEMU with several CPUs (cpus=4 mem=512M cpu=max accel=auto display=none cmdline=); stdin may be a pipe
 qemu-smp: setup
-    @{{tools}} run --cpus "{{cpus}}" --mem "{{mem}}" --cpu "{{cpu}}" --accel "{{accel}}" --display "{{display}}" --cmdline "{{cmdline}}" --limine-dir "{{LIMINE_DIR}}"
+    @{{tools}} run --cpus "{{cpus}}" --mem "{{mem}}" --cpu "{{cpu}}" --accel "{{accel}}" --display "{{display}}" --cmdline "{{cmdline}}" --limine-dir "{{limine_dir}}"
 
 # Boot in QEMU with one CPU
 qemu: setup
-    @{{tools}} run --cpus 1 --mem "{{mem}}" --cpu "{{cpu}}" --accel "{{accel}}" --display "{{display}}" --cmdline "{{cmdline}}" --limine-dir "{{LIMINE_DIR}}"
+    @{{tools}} run --cpus 1 --mem "{{mem}}" --cpu "{{cpu}}" --accel "{{accel}}" --display "{{display}}" --cmdline "{{cmdline}}" --limine-dir "{{limine_dir}}"
 
 # Run every test: on the host, then in machines; the last line is the count
 test: setup

@@ -6,12 +6,14 @@
 //! rights are needed. Elsewhere, or offline, the caller is told why there is none.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::machine::Qemu;
+use crate::setup;
 
 /// First major version whose TCG has x2APIC.
 const FIRST: u32 = 9;
@@ -199,23 +201,34 @@ impl Apt {
 
     fn run(&self, arguments: &[&str]) -> Result<()> {
         // `APT_CONFIG` is read before the system's parts, whose settings would win; `-c` is read after them.
-        let out = Command::new("apt-get")
+        let mut apt = Command::new("apt-get")
             .arg("-c")
             .arg(&self.config)
             .arg("-q")
             .args(arguments)
             .env("DEBIAN_FRONTEND", "noninteractive")
             .stdin(Stdio::null())
-            .output()
+            // A sign of life: the download takes minutes on a slow line.
+            .stdout(setup::progress())
+            .stderr(Stdio::piped())
+            .spawn()
             .context("can't run apt-get")?;
-        if !out.status.success() {
-            let said = String::from_utf8_lossy(&out.stderr);
-            bail!(
-                "apt-get {} failed: {}",
-                arguments[0],
-                said.trim().lines().last().unwrap_or("it does not say why")
-            );
+        let mut last = None;
+        if let Some(errors) = apt.stderr.take() {
+            for line in BufReader::new(errors).lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                if !line.trim().is_empty() {
+                    last = Some(line);
+                }
+            }
         }
+        let status = apt.wait().context("waiting for apt-get")?;
+        ensure!(
+            status.success(),
+            "apt-get {} failed: {}",
+            arguments[0],
+            last.as_deref().unwrap_or("it does not say why")
+        );
         Ok(())
     }
 }

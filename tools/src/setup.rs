@@ -135,19 +135,23 @@ fn somebody_is_there() -> bool {
     stderr().is_terminal() && File::open("/dev/tty").is_ok()
 }
 
-/// Runs apt-get; whether it did its work is seen by what is there afterwards.
-fn apt_get(apt: &[&str], arguments: &[&str]) {
-    // What it says is progress, and standard output is the machine's.
-    let said = stderr()
+/// Where the standard output of a helper goes whose words are progress: to standard error, since standard output is the
+/// machine's.
+pub fn progress() -> Stdio {
+    stderr()
         .as_fd()
         .try_clone_to_owned()
-        .map_or_else(|_| Stdio::null(), Stdio::from);
+        .map_or_else(|_| Stdio::null(), Stdio::from)
+}
+
+/// Runs apt-get; whether it did its work is seen by what is there afterwards.
+fn apt_get(apt: &[&str], arguments: &[&str]) {
     let status = Command::new(apt[0])
         .args(&apt[1..])
         .arg("-q")
         .args(arguments)
         .stdin(Stdio::null())
-        .stdout(said)
+        .stdout(progress())
         .status();
     match status {
         Ok(status) if status.success() => {}

@@ -22,7 +22,16 @@ const RULES: [(&str, &[&str]); 9] = [
 const EXTRA: [(&str, &str); 1] = [("console", "screen")];
 
 /// Packages that hold no `unsafe` code at all.
-const SAFE: [&str; 2] = ["abi", "sched"];
+const SAFE: [&str; 8] = [
+    "abi",
+    "sched",
+    "boot-core",
+    "echo",
+    "hello",
+    "init",
+    "names",
+    "shell",
+];
 
 fn workspace() -> Metadata {
     MetadataCommand::new()

@@ -86,6 +86,8 @@ impl World {
         }
         let process = Process::create(&name[..end])?;
         let report = Memory::create(REPORT_BYTES)?;
+        // In place from now on: a test that used up all memory must still be able to say why it failed.
+        report.write(0, &[0; 8])?;
         let mut block = start::Builder::new();
         let mut give = |name: &str, handle: Handle, value: u64| {
             let rights = Rights(Lent::new(handle).query()?.rights);
@@ -187,6 +189,14 @@ impl Child {
         }
         let length = (u64::from_le_bytes(length) as usize).min(text.len());
         String::from_utf8_lossy(&text[..length]).into_owned()
+    }
+}
+
+impl Drop for Child {
+    /// A test that fails half-way must not leave its partners behind to disturb the next.
+    fn drop(&mut self) {
+        // That it has ended is the usual case.
+        let _ = self.process.kill(OVERDUE);
     }
 }
 

@@ -3,7 +3,9 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::Error;
-use abi::info::{FramebufferInfo, MachineInfo};
+use abi::info::FramebufferInfo;
+#[cfg(target_os = "none")]
+use abi::info::MachineInfo;
 use spin::Once;
 
 use crate::irq::Line;

@@ -506,6 +506,12 @@ impl Process {
         self.table.lock().len()
     }
 
+    /// Threads in its list.
+    #[cfg(target_os = "none")]
+    pub(crate) fn thread_count(&self) -> u64 {
+        u64::from(self.inner.lock().threads)
+    }
+
     /// Calls `visit` with each thread, under the list's lock, until it returns false.
     pub(crate) fn for_each_thread(&self, visit: &mut dyn FnMut(&Thread) -> bool) -> bool {
         let inner = self.inner.lock();

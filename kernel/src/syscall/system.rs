@@ -103,6 +103,12 @@ fn cpu_info(cpu: &Cpu) -> CpuInfo {
 fn gather_threads(first: u64, batch: &mut [ThreadInfo; BATCH]) -> (usize, u64) {
     let (mut index, mut count) = (0, 0);
     registry::for_each(&mut |process| {
+        // Processes that lie wholly before the batch are passed over as one.
+        let threads = process.thread_count();
+        if index + threads <= first || count == BATCH {
+            index += threads;
+            return true;
+        }
         process.for_each_thread(&mut |thread| {
             if index >= first && count < BATCH {
                 batch[count] = thread_info(thread);

@@ -368,8 +368,10 @@ fn a_long_chain_of_objects_ends_one_by_one() {
 fn without_memory_the_value_is_dropped_and_the_error_named() {
     let _turn = alone();
     let fate: Arc<Fate> = Arc::default();
+    // One at least, so that there is one to give back.
+    let first = Ref::try_new(Probe::new(0, &fate)).unwrap();
     let mut taken: Vec<PhysAddr> = core::iter::from_fn(frames::allocate_frame).collect();
-    let mut held = Vec::new();
+    let mut held = vec![first];
     let error = loop {
         match Ref::try_new(Probe::new(0, &fate)) {
             Ok(reference) => held.push(reference),

@@ -75,9 +75,14 @@ impl Seen {
         fence(Ordering::SeqCst);
     }
 
+    /// Whether the CPU sleeps.
+    pub fn is_away(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == u64::MAX
+    }
+
     /// [`return_to`](Self::return_to), if the CPU had left.
     pub fn return_to_if_away(&self) {
-        if self.0.load(Ordering::Relaxed) == u64::MAX {
+        if self.is_away() {
             self.return_to();
         }
     }

@@ -23,8 +23,8 @@ pub fn exit_work() {
     );
     let cpu = cpu::this();
     cpu.seen.pass();
-    if quiescent::pending() != 0 {
-        reclaim();
+    if quiescent::pending() != 0 && reclaim() {
+        wake_an_idle_cpu();
     }
     while cpu::this().block().has_requests() {
         // A thread may come back on the same CPU only, but the requests of that moment are what counts.
@@ -91,8 +91,15 @@ fn let_interrupts_in() {
     arch::cpu::allow_pending_interrupts();
 }
 
-/// Destroys retired objects whose time has come, a bounded number.
-pub(super) fn reclaim() {
+/// Lets a CPU that has nothing to do go on with the destruction of objects.
+fn wake_an_idle_cpu() {
+    if let Some(idle) = cpu::all().find(|cpu| cpu.seen.is_away()) {
+        nudge(idle.index());
+    }
+}
+
+/// Destroys retired objects whose time has come, a bounded number. Returns whether there is more to do at once.
+pub(super) fn reclaim() -> bool {
     let this = cpu::this().index();
     let nudging = quiescent::pending() >= NUDGE_FROM;
     quiescent::reclaim(
@@ -103,7 +110,7 @@ pub(super) fn reclaim() {
                 nudge(straggler as u32);
             }
         },
-    );
+    )
 }
 
 /// Ends the running thread.

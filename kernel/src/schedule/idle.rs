@@ -24,9 +24,7 @@ pub fn run_idle() -> ! {
         log_owner::tell();
         drain_inbox(cpu);
         expire(cpu, time::now_ns());
-        if quiescent::pending() != 0 {
-            reclaim();
-        }
+        let more = quiescent::pending() != 0 && reclaim();
         // SAFETY: this is the CPU; the borrow ends with the statement.
         if let Some(next) = unsafe { cpu.run_queue() }.pop_highest() {
             next.get().set_state(ThreadState::Running);
@@ -34,6 +32,10 @@ pub fn run_idle() -> ! {
             continue;
         }
         arm(cpu);
+        if more {
+            allow_pending_interrupts();
+            continue;
+        }
         if quiescent::pending() != 0 {
             hurry_stragglers();
         }

@@ -3,6 +3,11 @@
 use abi::info::{ProcessInfo, ProcessState};
 use abi::{Call, FaultKind};
 use alloc::format;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
+
+use rt::{thread, time};
 
 use super::faults::faulted;
 use super::tests;
@@ -15,6 +20,7 @@ tests! {
     privileged_instructions_fault: 30,
     interrupt_vectors_of_the_kernel_are_out_of_reach: 30,
     io_ports_fault_unless_granted: 20,
+    io_ports_that_one_thread_enabled_are_all_threads: 30,
     other_system_call_instructions_do_no_harm: 20,
     iret_of_user_code_goes_nowhere_else: 20,
     system_calls_of_32_bit_code_do_no_harm: 20,
@@ -165,6 +171,45 @@ fn io_ports_fault_unless_granted(world: &'static World) -> Verdict {
         code!("mov eax, 76", "syscall", "mov edx, 0xFFFF", "in ax, dx")
     ));
     faulted("a word at the last port", &past, FaultKind::Protection)
+}
+
+/// Threads that run already, each on a CPU of its own, use ports that the first thread enables, and then more of them: the map in
+/// each CPU's TSS must follow. A port that is not there ends the test by a fault.
+fn io_ports_that_one_thread_enabled_are_all_threads(world: &'static World) -> Verdict {
+    // Ports that only diagnostics cards listen to.
+    const FIRST: u16 = 0x80;
+    const SECOND: u16 = 0xED;
+    static ENABLED: AtomicU32 = AtomicU32::new(0);
+    static USED: AtomicU32 = AtomicU32::new(0);
+    fn use_when_enabled(step: u32, port: u16) {
+        while ENABLED.load(Ordering::Acquire) < step {
+            core::hint::spin_loop();
+        }
+        // SAFETY: reading these ports has no effect; if the kernel forbids it, that is the fault that ends the test.
+        unsafe {
+            core::arch::asm!("in al, dx", in("dx") port, out("al") _, options(nomem, nostack, preserves_flags));
+        }
+        USED.fetch_add(1, Ordering::AcqRel);
+    }
+    let mut threads = Vec::new();
+    for cpu in 0..world.cpus {
+        threads.push(must!(thread::Builder::new().cpu(cpu).spawn(|| {
+            use_when_enabled(1, FIRST);
+            use_when_enabled(2, SECOND);
+        })));
+    }
+    for (step, port) in [(1, FIRST), (2, SECOND)] {
+        let ports = must!(rt::IoPorts::create(&world.system, port, 1));
+        must!(ports.enable());
+        ENABLED.store(step, Ordering::Release);
+        while USED.load(Ordering::Acquire) < step * world.cpus {
+            must!(time::sleep(Duration::from_millis(1)));
+        }
+    }
+    for thread in threads {
+        must!(thread.join(time::after(Duration::from_secs(10))));
+    }
+    Ok(())
 }
 
 fn other_system_call_instructions_do_no_harm(_: &'static World) -> Verdict {

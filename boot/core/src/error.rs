@@ -9,7 +9,10 @@ use core::fmt;
 /// What was wrong. The `Display` text is the second half of the message, after the file's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-#[allow(missing_docs)] // fields: `line` counts from 1, `bytes` and `size` are in bytes, `index` is a program header's number
+#[allow(
+    missing_docs,
+    reason = "fields: `line` counts from 1, `bytes` and `size` are in bytes, `index` is a program header's number"
+)]
 pub enum Fault {
     // Configuration.
     /// No configuration file on any volume.
@@ -122,7 +125,10 @@ pub enum Fault {
 }
 
 impl fmt::Display for Fault {
-    #[allow(clippy::too_many_lines)] // one line a fault: splitting the table would only hide it
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one line a fault: splitting the table would only hide it"
+    )]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoConfig => f.write_str("not found on any volume"),

@@ -42,7 +42,7 @@ pub const PAT: u64 = 0x0000_0105_0007_0406;
 
 /// A feature that a kernel can request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)] // the names are the protocol's
+#[allow(missing_docs, reason = "the names are the protocol's")]
 pub enum Feature {
     BootloaderInfo,
     Cmdline,

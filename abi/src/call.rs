@@ -88,8 +88,9 @@ calls! {
     /// `(memory, offset, pointer, bytes)`: copy from the caller into the object. Right WRITE.
     MemoryWrite = 38, "memory_write";
 
-    /// `(name pointer, name bytes, highest priority) -> rdi handle`: an empty process with an address space and a handle table. Its
-    /// threads can give threads at most this priority, which is at most the caller's own highest; 0 stands for that.
+    /// `(name pointer, name bytes, highest priority, mode: 0 = 64-bit, 1 = 32-bit) -> rdi handle`: an empty process with an address
+    /// space and a handle table. Its threads can give threads at most this priority, which is at most the caller's own
+    /// highest; 0 stands for that. A 32-bit process has its mappings below 4 GiB, and its threads begin in 32-bit code.
     ProcessCreate = 48, "process_create";
     /// `(process, exit code)`: end it and all of its threads. Right MANAGE.
     ProcessKill = 49, "process_kill";
@@ -103,7 +104,7 @@ calls! {
     ProcessSelf = 53, "process_self";
 
     /// `(process, entry, stack pointer, argument) -> rdi handle, rsi address of its IPC area`: a thread, not yet started.
-    /// It starts at `entry` with `rdi` = argument, `rsi` = its IPC area, FS base = its IPC area. Right MANAGE.
+    /// It starts at `entry` with `rdi` = argument, `rsi` = its IPC area, FS base = its IPC area (32-bit: null selector). Right MANAGE.
     ThreadCreate = 56, "thread_create";
     /// `(thread)`: let it run. Right MANAGE.
     ThreadStart = 57, "thread_start";

@@ -55,7 +55,7 @@ pub struct UserContext {
     pub cr2: u64,
     /// The system call number as entered; `u64::MAX` if the last entry was none.
     pub call_number: u64,
-    /// Vector of the last entry; 256 for `syscall`.
+    /// Vector of the last entry; 256 for `syscall`, 257 for `syscall` from 32-bit code, 258 for `sysenter`.
     pub vector: u64,
     /// Error code of the last entry, 0 where the CPU pushes none.
     pub error_code: u64,

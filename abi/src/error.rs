@@ -72,6 +72,8 @@ errors! {
     NotSupported = 21, "not supported here";
     /// The object is not in the state that the call needs (a thread already started, say).
     WrongState = 22, "wrong state";
+    /// The kernel keeps this part of the address space: the landing page can't be unmapped or changed.
+    Reserved = 23, "kept by the kernel";
 }
 
 impl fmt::Display for Error {

@@ -72,6 +72,10 @@ pub struct ProcessInfo {
     pub pages: u64,
     /// Handles in its table.
     pub handles: u64,
+    /// Address of its [landing page's](crate::landing) image; 0 if it has none.
+    pub landing: u64,
+    /// Address of `__kernel_vsyscall` in a 32-bit process, else 0.
+    pub vsyscall: u64,
     /// The registers at the fault that ended it.
     pub context: UserContext,
 }

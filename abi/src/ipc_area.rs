@@ -4,6 +4,7 @@
 //! The first page is [`IpcHeader`], the second is the buffer. A new thread finds the area's address in `rsi` and in
 //! its FS base, whose first word is the address again, so that `mov rax, fs:0` finds it at any time.
 
+use crate::compat::BLOCK_WORDS;
 use crate::layout::PAGE_SIZE;
 
 /// Bytes that a message can carry in the buffer.
@@ -28,9 +29,9 @@ pub struct IpcHeader {
     pub handles_out: [u64; MAX_HANDLES],
     /// The handles that the last receive brought, written by the kernel.
     pub handles_in: [u64; MAX_HANDLES],
-    /// The words of a message for entries with few registers.
-    pub words: [u64; 6],
-    reserved: [u64; 240],
+    /// The registers of a system call of 32-bit code in the block form (see [`compat`](crate::compat)).
+    pub registers: [u64; BLOCK_WORDS],
+    reserved: [u64; 236],
     /// Free for the program: the SDK keeps its thread-local data here.
     pub program: [u64; 256],
 }
@@ -39,6 +40,6 @@ const _: () = {
     assert!(size_of::<IpcHeader>() == PAGE_SIZE as usize);
     assert!(core::mem::offset_of!(IpcHeader, handles_out) == 16);
     assert!(core::mem::offset_of!(IpcHeader, handles_in) == 48);
-    assert!(core::mem::offset_of!(IpcHeader, words) == 80);
+    assert!(core::mem::offset_of!(IpcHeader, registers) == 80);
     assert!(core::mem::offset_of!(IpcHeader, program) == PROGRAM_OFFSET);
 };

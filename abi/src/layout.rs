@@ -11,3 +11,10 @@ pub const USER_END: u64 = 0x0000_7FFF_FFFF_F000;
 pub const IPC_AREAS_START: u64 = 0x0000_7FF0_0000_0000;
 /// Where [`Call::MemoryMap`](crate::Call::MemoryMap) looks for room when it is given address 0.
 pub const MAP_START: u64 = 0x0000_1000_0000_0000;
+
+/// In a 32-bit process: one past the highest address that can be mapped.
+pub const USER_END_32: u64 = 0xFFFF_F000;
+/// In a 32-bit process: where the threads' IPC areas are.
+pub const IPC_AREAS_START_32: u64 = 0xF000_0000;
+/// In a 32-bit process: where [`Call::MemoryMap`](crate::Call::MemoryMap) looks for room when it is given address 0.
+pub const MAP_START_32: u64 = 0x4000_0000;

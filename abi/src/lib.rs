@@ -1,7 +1,7 @@
 //! The contract between the Switchyard kernel and user space.
 //!
 //! Everything that both sides must agree on lives here and nowhere else: system call numbers ([`Call`]),
-//! which register carries what ([`register`]), error codes ([`Error`]), the message tag ([`Tag`]), rights
+//! which register carries what ([`register`], for 32-bit code [`compat`]), error codes ([`Error`]), the message tag ([`Tag`]), rights
 //! ([`Rights`]), the layout of the thread's IPC area ([`ipc_area`]), the structures that calls fill in
 //! ([`info`]) and the block that a program finds at its start ([`start`]). It is data only: no code of either
 //! side, no `unsafe`, no dependency, so that a host test can read it as well.
@@ -13,11 +13,13 @@
 #![forbid(unsafe_code)]
 
 mod call;
+pub mod compat;
 mod context;
 mod error;
 mod handle;
 pub mod info;
 pub mod ipc_area;
+pub mod landing;
 pub mod layout;
 mod priority;
 pub mod register;

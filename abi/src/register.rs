@@ -23,8 +23,8 @@
 //! otherwise. Vector registers are kept by every call. A reply that a `call` waits for arrives in the registers
 //! of the receive half, with `rdi`, `r14` and `r15` zero.
 //!
-//! `int 0x80` (from 64-bit code) uses the same map. A form for 32-bit code, which has seven registers, reads the
-//! words from [`ipc_area`](crate::ipc_area::IpcHeader::words).
+//! `int 0x80` from 64-bit code uses the same map. 32-bit code, which has seven registers, has [a map of its
+//! own](crate::compat) onto this one.
 
 /// `r14` after a successful receive: a message came.
 pub const RECEIVED_MESSAGE: u64 = 0;

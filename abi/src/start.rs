@@ -73,6 +73,10 @@ pub mod init {
 pub mod names {
     /// The process's own handle.
     pub const PROCESS: &str = "process";
+    /// A value: address of the [landing page's](crate::landing) image, as a dynamic linker's `AT_SYSINFO_EHDR`.
+    pub const SYSINFO_EHDR: &str = "at_sysinfo_ehdr";
+    /// A value, in 32-bit processes: address of `__kernel_vsyscall`, as `AT_SYSINFO`.
+    pub const SYSINFO: &str = "at_sysinfo";
 }
 
 const _: () = {

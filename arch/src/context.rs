@@ -16,6 +16,10 @@ pub const USER_DATA: u16 = 0x20 | 3;
 
 /// Vector number that stands for `syscall` in a context.
 pub const VECTOR_SYSCALL: u64 = 256;
+/// Vector number that stands for `syscall` from 32-bit code.
+pub const VECTOR_SYSCALL32: u64 = 257;
+/// Vector number that stands for `sysenter`.
+pub const VECTOR_SYSENTER: u64 = 258;
 /// What [`UserContext::call_number`] holds when the last entry was no system call.
 pub const NO_CALL: u64 = u64::MAX;
 
@@ -27,7 +31,7 @@ pub const FIXED_FLAGS: u64 = 0x202;
 /// Which field of a context can't be let into user mode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BadContext {
-    /// RIP is not below the end of user addresses.
+    /// RIP is not below the end of user addresses, or of 32-bit ones for 32-bit code.
     Rip,
     /// RSP is not canonical.
     Rsp,
@@ -44,7 +48,12 @@ pub enum BadContext {
 /// # Errors
 /// The first field that would fault or let user code where it must not be.
 pub fn sanitise(context: &mut UserContext) -> Result<(), BadContext> {
-    if context.rip >= USER_END {
+    let end = if context.cs == u64::from(USER_CODE32) {
+        1 << 32
+    } else {
+        USER_END
+    };
+    if context.rip >= end {
         return Err(BadContext::Rip);
     }
     if !is_canonical(context.rsp) {
@@ -90,6 +99,46 @@ pub fn fresh(entry: u64, stack: u64, argument: u64, second: u64, fs_base: u64) -
     }
 }
 
+/// The same for a thread that begins in 32-bit code, with flat data segments. It sets up FS and GS itself.
+pub fn fresh32(entry: u64, stack: u64, argument: u64, second: u64) -> UserContext {
+    UserContext {
+        cs: u64::from(USER_CODE32),
+        ds: USER_DATA,
+        es: USER_DATA,
+        ..fresh(entry, stack, argument, second, 0)
+    }
+}
+
+/// Forgets what 32-bit code can't have set: upper halves, and the registers from R8 on, where there is whatever 64-bit code left.
+pub fn cut_to_32_bits(context: &mut UserContext) {
+    const LOW: u64 = 0xFFFF_FFFF;
+    for register in [
+        &mut context.rax,
+        &mut context.rbx,
+        &mut context.rcx,
+        &mut context.rdx,
+        &mut context.rsi,
+        &mut context.rdi,
+        &mut context.rbp,
+        &mut context.rsp,
+        &mut context.rip,
+    ] {
+        *register &= LOW;
+    }
+    for register in [
+        &mut context.r8,
+        &mut context.r9,
+        &mut context.r10,
+        &mut context.r11,
+        &mut context.r12,
+        &mut context.r13,
+        &mut context.r14,
+        &mut context.r15,
+    ] {
+        *register = 0;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +148,29 @@ mod tests {
         let mut context = fresh(0x20_0000, 0x7FFF_0000, 1, 2, 3);
         assert_eq!(sanitise(&mut context), Ok(()));
         assert_eq!((context.rdi, context.rsi, context.fs_base), (1, 2, 3));
+    }
+
+    #[test]
+    fn a_fresh_32_bit_context_may_enter_user_mode_below_4_gib_only() {
+        let mut context = fresh32(0x8000_0000, 0xFFFF_0000, 1, 2);
+        assert_eq!(sanitise(&mut context), Ok(()));
+        assert_eq!((context.cs, context.ds, context.es), (0x1B, 0x23, 0x23));
+        context.rip = 1 << 32;
+        assert_eq!(sanitise(&mut context), Err(BadContext::Rip));
+    }
+
+    #[test]
+    fn nothing_of_a_64_bit_register_is_left_for_32_bit_code() {
+        let mut context = UserContext {
+            rax: u64::MAX,
+            rsp: 0x1234_5678_9ABC_DEF0,
+            r8: 7,
+            r15: u64::MAX,
+            ..fresh32(0x1000, 0, u64::MAX, 0)
+        };
+        cut_to_32_bits(&mut context);
+        assert_eq!((context.rax, context.rdi), (0xFFFF_FFFF, 0xFFFF_FFFF));
+        assert_eq!((context.rsp, context.r8, context.r15), (0x9ABC_DEF0, 0, 0));
     }
 
     #[test]

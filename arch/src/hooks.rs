@@ -10,6 +10,12 @@ unsafe extern "C" {
     #[link_name = "switchyard_system_call"]
     pub(crate) safe fn system_call(context: &mut UserContext);
 
+    /// A system call came from 32-bit code: by `int 0x80`, `syscall` (vector 257, the return address in ECX and RIP, the caller's ECX
+    /// on its stack) or `sysenter` (vector 258, the caller's ESP in EBP and RSP, no return address). Upper halves of
+    /// registers are senseless. On return the context is what user mode gets.
+    #[link_name = "switchyard_compat_call"]
+    pub(crate) safe fn compat_call(context: &mut UserContext);
+
     /// An exception or interrupt came from user mode.
     #[link_name = "switchyard_user_trap"]
     pub(crate) safe fn user_trap(context: &mut UserContext);

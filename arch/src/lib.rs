@@ -12,9 +12,11 @@
 pub mod addr;
 pub mod backtrace;
 pub mod context;
+pub mod landing;
 pub mod memory;
 pub mod paging;
 pub mod platform;
+pub mod random;
 pub mod time;
 pub mod tlb;
 pub mod user_copy;

@@ -18,6 +18,7 @@ pub mod boot;
 pub mod io_ports;
 pub mod ipc;
 pub mod irq;
+pub mod landing;
 pub mod log;
 pub mod log_owner;
 pub mod machine;

@@ -12,8 +12,9 @@ use abi::{Error, Handle, Priority, UserContext};
 
 use crate::io_ports::PortMap;
 use crate::ipc::Notification;
+use crate::landing;
 use crate::memory::account::Account;
-use crate::memory::space::Space;
+use crate::memory::space::{Mode, Space, max_ipc_areas};
 use crate::object::{AnyObject, Capability, HandleTable, Object, Ref, Slab};
 use crate::registry;
 use crate::schedule;
@@ -73,6 +74,9 @@ pub struct Process {
     name: Name,
     /// The highest priority that its threads can give.
     highest: Priority,
+    mode: Mode,
+    /// Where its landing page's image is; 0 if it has none.
+    landing: u64,
     /// Who pays for its memory.
     account: Ref<Account>,
     inner: Mutex<{ level::PROCESS }, Inner>,
@@ -159,14 +163,22 @@ impl Process {
     ///
     /// # Errors
     /// [`Error::NoMemory`].
-    pub fn create(name: Name, frame_limit: u64, highest: Priority) -> Result<Ref<Process>, Error> {
+    pub fn create(
+        name: Name,
+        frame_limit: u64,
+        highest: Priority,
+        mode: Mode,
+    ) -> Result<Ref<Process>, Error> {
         let account = Account::create(frame_limit)?;
-        let space = Ref::try_new(Space::new(Some(account.clone()))?)?;
+        let space = Ref::try_new(Space::new(Some(account.clone()), mode)?)?;
+        let landing = space.landing_image();
         let process = Ref::try_new(Process {
             table: Mutex::new(HandleTable::new(HANDLE_LIMIT)),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             name,
             highest,
+            mode,
+            landing,
             account,
             inner: Mutex::new(Inner {
                 state: ProcessState::Alive,
@@ -205,6 +217,16 @@ impl Process {
     /// The highest priority that its threads can give to threads.
     pub fn highest_priority(&self) -> Priority {
         self.highest
+    }
+
+    /// Whether it is a 64-bit or a 32-bit one.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Where `sysenter` in one of its threads returns to; `None` if the CPU or the process has no such way in.
+    pub fn sysenter_return(&self) -> Option<u64> {
+        landing::sysenter_return(self.mode, self.landing)
     }
 
     /// Who pays for its memory.
@@ -272,7 +294,7 @@ impl Process {
             return inner.free_areas[inner.free_area_count];
         }
         let number = inner.next_area;
-        inner.next_area = (number + 1) % crate::memory::space::MAX_IPC_AREAS;
+        inner.next_area = (number + 1) % max_ipc_areas(self.mode);
         number
     }
 
@@ -498,6 +520,8 @@ impl Process {
             code: inner.code,
             pages: self.account.used(),
             handles,
+            landing: self.landing,
+            vsyscall: landing::vsyscall(self.mode, self.landing),
             context: inner.context,
         }
     }

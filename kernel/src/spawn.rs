@@ -6,7 +6,7 @@ use abi::{Error, Priority};
 use arch::context;
 use arch::memory::phys_to_virt;
 
-use crate::memory::space::{MAX_IPC_AREAS, Space};
+use crate::memory::space::{Mode, Space, max_ipc_areas};
 use crate::object::Ref;
 use crate::process::Process;
 use crate::thread::{IpcArea, Machine, Thread};
@@ -34,7 +34,10 @@ pub fn thread(
         process.give_area_number(number);
         error
     };
-    let mut registers = context::fresh(entry, stack, argument, area.address, area.address);
+    let mut registers = match process.mode() {
+        Mode::Long => context::fresh(entry, stack, argument, area.address, area.address),
+        Mode::Compat => context::fresh32(entry, stack, argument, area.address),
+    };
     context::sanitise(&mut registers).map_err(|_| give_up(Error::BadArgument))?;
     // SAFETY: the context was checked, and the thread holds the space.
     let machine = unsafe { Machine::new(space.root(), registers) }.map_err(give_up)?;
@@ -60,7 +63,7 @@ fn map_area(
     process: &Process,
     space: &Space,
 ) -> Result<(u32, crate::memory::space::IpcArea), Error> {
-    for _ in 0..AREA_TRIES.min(MAX_IPC_AREAS) {
+    for _ in 0..AREA_TRIES.min(max_ipc_areas(process.mode())) {
         let number = process.take_area_number();
         match space.map_ipc_area(number) {
             Ok(area) => return Ok((number, area)),

@@ -29,6 +29,12 @@ extern "C" fn switchyard_system_call(_context: &mut UserContext) {
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn switchyard_compat_call(_context: &mut UserContext) {
+    // As above.
+    syscall::compat::enter();
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn switchyard_thread_begin() {
     // It may have been killed between its start and its first turn.
     schedule::notice_end(cpu::this().current.get());
@@ -40,9 +46,13 @@ extern "C" fn switchyard_serve_requests() {
     arch::tlb::serve();
 }
 
-/// From user mode: an interrupt, or a fault of the current thread.
 #[unsafe(no_mangle)]
 extern "C" fn switchyard_user_trap(context: &mut UserContext) {
+    from_user(context);
+}
+
+/// From user mode: an interrupt, or a fault of the current thread.
+pub(crate) fn from_user(context: &mut UserContext) {
     if context.vector >= FIRST_INTERRUPT {
         interrupt(context.vector);
     } else if context.vector == MACHINE_CHECK || context.vector == DOUBLE_FAULT {

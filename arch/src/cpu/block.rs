@@ -54,6 +54,8 @@ pub struct CpuBlock {
     index: u32,
     /// The CPU's local APIC id.
     apic_id: Cell<u32>,
+    /// Whether the single step that `sysenter` brought into the kernel is owed to user mode.
+    step: Cell<bool>,
     /// Whether CR0.TS is set, so that CR0 is written only when that changes.
     pub(crate) fpu_trapped: Cell<bool>,
     /// The thread whose state the FPU registers hold.
@@ -104,6 +106,7 @@ impl CpuBlock {
             pending: AtomicU32::new(0),
             index,
             apic_id: Cell::new(0),
+            step: Cell::new(false),
             fpu_trapped: Cell::new(false),
             fpu_owner: Cell::new(ptr::null_mut()),
             extension: Cell::new(ptr::null()),
@@ -208,6 +211,17 @@ impl CpuBlock {
     #[inline]
     pub fn take_requests_of(&self, what: Pending) -> Pending {
         Pending(self.pending.fetch_and(!what.0, Ordering::Acquire) & what.0)
+    }
+
+    /// Notes, before the first instruction of the entry of `sysenter`, that user mode came with TF.
+    pub(crate) fn note_step(&self) {
+        self.step.set(true);
+    }
+
+    /// Takes that note.
+    #[inline]
+    pub(crate) fn take_step(&self) -> bool {
+        self.step.replace(false)
     }
 
     /// Sets the kernel stack for the next entry from user mode, by `syscall` and by everything else alike.

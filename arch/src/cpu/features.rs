@@ -30,6 +30,10 @@ pub struct Features {
     pub global_pages: bool,
     /// RDTSCP, and with it the TSC_AUX register.
     pub rdtscp: bool,
+    /// RDPID, which reads TSC_AUX alone (CPUID 7.0 ECX bit 22).
+    pub rdpid: bool,
+    /// RDRAND.
+    pub rdrand: bool,
     /// Memory type range registers.
     pub mtrr: bool,
     /// Runs under a hypervisor (CPUID 1 ECX bit 31).
@@ -121,6 +125,12 @@ pub(super) fn read() -> Features {
         rdtscp: processor
             .as_ref()
             .is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_rdtscp),
+        rdpid: extended
+            .as_ref()
+            .is_some_and(raw_cpuid::ExtendedFeatures::has_rdpid),
+        rdrand: basic
+            .as_ref()
+            .is_some_and(raw_cpuid::FeatureInfo::has_rdrand),
         mtrr: basic.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_mtrr),
         hypervisor: basic
             .as_ref()

@@ -11,7 +11,7 @@ use x86_64::registers::rflags::RFlags;
 
 use super::block::CpuBlock;
 use super::features::{self, Features};
-use super::gdt::STAR_VALUE;
+use super::gdt::{KERNEL_CODE, STAR_VALUE};
 use super::msr::Msr;
 use super::mtrr;
 use crate::{entry, paging};
@@ -98,9 +98,7 @@ pub unsafe fn cpu_init(block: &'static CpuBlock) -> Result<(), InitError> {
         Msr::LSTAR.write(entry::syscall_address());
         Msr::CSTAR.write(entry::compat_syscall_address());
         Msr::FMASK.write(FMASK_VALUE);
-        // CS 0 makes `sysenter` a #GP in user mode (Intel SDM vol. 2B, SYSENTER), which ends the program that tried. AMD has
-        // the register as well.
-        Msr::SYSENTER_CS.write(0);
+        init_sysenter(wanted);
         if wanted.rdtscp {
             Msr::TSC_AUX.write(u64::from(block.index().0));
         }
@@ -119,6 +117,27 @@ pub unsafe fn cpu_init(block: &'static CpuBlock) -> Result<(), InitError> {
         Ok(())
     } else {
         Err(InitError::State(state))
+    }
+}
+
+/// Sets the registers of `sysenter`: its entry on Intel's CPUs, elsewhere nothing. In long mode it is #UD on AMD's CPUs (AMD64 APM
+/// vol. 3, SYSENTER), but emulators may let it through; CS 0 makes it a #GP everywhere (Intel SDM vol. 2B, SYSENTER).
+///
+/// RSP is 0 until the entry has found its stack: what can come before that has a stack of its own (IST).
+///
+/// # Safety
+/// To be called in `cpu_init` only.
+unsafe fn init_sysenter(features: &Features) {
+    // SAFETY: every 64-bit CPU has the three registers. The selector is the kernel's code segment, behind which its
+    // data segment lies, as the instruction demands.
+    unsafe {
+        if features.intel {
+            Msr::SYSENTER_CS.write(u64::from(KERNEL_CODE));
+            Msr::SYSENTER_ESP.write(0);
+            Msr::SYSENTER_EIP.write(entry::sysenter_address());
+        } else {
+            Msr::SYSENTER_CS.write(0);
+        }
     }
 }
 

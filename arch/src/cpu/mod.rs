@@ -14,7 +14,7 @@ pub use block::{
     BLOCK_PAGES, CpuBlock, Pending, block, current_index, install_boot_block, is_installed,
 };
 pub use features::{Features, features};
-pub use gdt::{KERNEL_CODE, KERNEL_DATA, USER_CODE32, USER_CODE64, USER_DATA};
+pub use gdt::{CPU_NUMBER, KERNEL_CODE, KERNEL_DATA, USER_CODE32, USER_CODE64, USER_DATA};
 pub use init::{ControlState, InitError, cpu_init, detect};
 pub use msr::Msr;
 pub use tss::{IO_BITMAP_BYTES, IoBitmap};

@@ -28,6 +28,10 @@ impl Msr {
     pub const TSC_AUX: Msr = Msr(0xC000_0103);
     /// IA32_SYSENTER_CS; 0 makes `sysenter` a #GP.
     pub const SYSENTER_CS: Msr = Msr(0x174);
+    /// IA32_SYSENTER_ESP: the stack pointer after `sysenter`.
+    pub const SYSENTER_ESP: Msr = Msr(0x175);
+    /// IA32_SYSENTER_EIP: where `sysenter` goes.
+    pub const SYSENTER_EIP: Msr = Msr(0x176);
     /// IA32_PAT.
     pub const PAT: Msr = Msr(0x277);
 

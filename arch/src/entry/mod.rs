@@ -3,6 +3,8 @@
 //! | file | entries | stack |
 //! |---|---|---|
 //! | `syscall.rs` | `syscall` from 64-bit code | the thread's |
+//! | `compat.rs` | `syscall` from 32-bit code (AMD) | the thread's |
+//! | `sysenter.rs` | `sysenter` (Intel) | the thread's |
 //! | `vectors.rs` | exceptions, interrupts, `int 0x80` | the thread's, or the one that was interrupted |
 //! | `paranoid.rs` | #DB, NMI, #DF, #MC: may come at any instruction | one of their own each |
 //!
@@ -10,9 +12,11 @@
 //! so that the context can be found from outside. `frame.rs` holds the layout for the assembly.
 
 mod alternatives;
+mod compat;
 mod frame;
 mod paranoid;
 mod syscall;
+mod sysenter;
 mod vectors;
 
 pub use alternatives::patch;
@@ -32,7 +36,12 @@ pub(crate) fn syscall_address() -> u64 {
 
 /// Where `syscall` from 32-bit code goes (AMD).
 pub(crate) fn compat_syscall_address() -> u64 {
-    syscall::compat_entry as *const () as u64
+    compat::entry as *const () as u64
+}
+
+/// Where `sysenter` goes (Intel).
+pub(crate) fn sysenter_address() -> u64 {
+    sysenter::entry as *const () as u64
 }
 
 pub(crate) fn debug_address() -> u64 {

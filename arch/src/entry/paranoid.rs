@@ -151,10 +151,13 @@ extern "C" fn debug_from_user(context: &mut abi::UserContext) {
 }
 
 /// The kernel sets no breakpoints of its own, so a #DB here is the doing of user code. It is noted and the kernel goes on
-/// without TF.
+/// without TF. A single step over `sysenter` is the user's to see: its entry is told of it (see `sysenter.rs`).
 extern "C" fn debug_from_kernel(context: &mut abi::UserContext) {
     const TRAP_FLAG: u64 = 1 << 8;
     context.debug_status = take_debug_status();
+    if context.rip == super::sysenter_address() && context.rflags & TRAP_FLAG != 0 {
+        crate::cpu::block().note_step();
+    }
     context.rflags &= !TRAP_FLAG;
 }
 

@@ -91,15 +91,3 @@ pub(super) unsafe extern "C" fn entry() {
 }
 
 use cpu::offsets as cpu_offset;
-
-/// The entry of `syscall` from 32-bit code, which only AMD's CPUs have: there is no 32-bit call table yet, so the call fails.
-///
-/// In: ECX user EIP, R11 user RFLAGS, RSP and GS base the user's, interrupts off. Touches no stack. Out: EAX = unknown call.
-#[unsafe(naked)]
-pub(super) unsafe extern "C" fn compat_entry() {
-    naked_asm!(
-        "mov eax, {error}",
-        "sysret",
-        error = const abi::Error::UnknownCall as u32,
-    )
-}

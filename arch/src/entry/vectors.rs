@@ -13,7 +13,7 @@ use abi::UserContext;
 
 use super::alternatives::{clac_slot, cr3_slot};
 use super::frame::{self, pop_general, push_general};
-use crate::context::NO_CALL;
+use crate::context::{NO_CALL, USER_CODE32};
 use crate::cpu::offsets as cpu_offset;
 use crate::hooks;
 
@@ -140,6 +140,7 @@ const FPU_TRAP: u64 = 7;
 
 extern "C" fn trap_from_user(context: &mut UserContext) {
     match context.vector {
+        SYSTEM_CALL if context.cs == u64::from(USER_CODE32) => hooks::compat_call(context),
         SYSTEM_CALL => {
             context.call_number = context.rax;
             hooks::system_call(context);

@@ -74,6 +74,14 @@ fn guard() {
     GUARDED.store(true, Ordering::SeqCst);
 }
 
+/// The counter's value at time 0, and nanoseconds a tick times 2 to the 32nd, for whoever reads the counter without the
+/// kernel; `None` if that would not be [`now_ns`], because the guard is on.
+#[must_use]
+pub fn published() -> Option<(u64, u64)> {
+    let scale = TO_NS.load(Ordering::Relaxed);
+    (!is_guarded() && scale != 0).then(|| (EPOCH.load(Ordering::Relaxed), scale))
+}
+
 /// Whether the guard is on, because some CPU's counter could not be brought in step.
 #[must_use]
 pub fn is_guarded() -> bool {

@@ -8,13 +8,13 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::layout::{IPC_AREAS_START, PAGE_SIZE};
 use abi::start::{self, StartEntry, StartHeader};
-use abi::{Badge, Error, Priority, Protection, Rights};
+use abi::{Badge, Error, Handle, Priority, Protection, Rights};
 
 use super::image::{Image, ImageError};
 use super::protocol::Extent;
 use crate::memory::frames;
 use crate::memory::object::MemoryObject;
-use crate::memory::space::Space;
+use crate::memory::space::{Mode, Space};
 use crate::object::{AnyObject, Capability, Ref};
 use crate::process::{Name, Process};
 use crate::{machine, schedule, spawn};
@@ -76,6 +76,7 @@ pub(super) fn start(
         Name::new(b"init")?,
         frames::statistics().total,
         Priority::HIGHEST,
+        Mode::Long,
     )?;
     let space = process.space()?;
     for segment in image.segments() {
@@ -153,6 +154,11 @@ fn map_start_block(
                 Rights::MANAGE | Rights::QUERY | Rights::DUPLICATE | Rights::TRANSFER,
             )?,
             0,
+        ),
+        StartEntry::new(
+            start::names::SYSINFO_EHDR,
+            Handle::NONE,
+            space.landing_image(),
         ),
     ];
     let header = StartHeader {

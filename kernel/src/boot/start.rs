@@ -20,6 +20,7 @@ use super::command_line::{FpuMode, Mitigations, option};
 use super::protocol::{self, Answers, Extent, MemoryMap};
 use super::{entry, first_process, heap, smp};
 use crate::irq::Line;
+use crate::landing;
 use crate::machine::{self, Facts};
 use crate::memory::kernel_space::{self, KernelImage};
 use crate::memory::map::{MemoryKind, MemoryRange};
@@ -179,6 +180,9 @@ extern "C" fn go_on() -> ! {
     log::set_notify(log_owner::mark);
     zeroed::init();
     heap::close();
+    if let Err(error) = landing::init(arch::landing::data(), arch::landing::vsyscall()) {
+        give_up(&format_args!("the landing page: {error}"));
+    }
     if let Err(error) = first_process::start(boot.answers.init, boot.answers.initrd, line) {
         give_up(&error);
     }

@@ -5,7 +5,6 @@
 //! addresses that is closed to all other calls. What may go wrong is the order at the end: the kernel lets go of an area
 //! before the area is unmapped, and its frames are freed only after the shoot-down.
 
-use abi::layout::{IPC_AREAS_START, USER_END};
 use abi::{Error, ipc_area};
 use arch::addr::{PhysAddr, VirtAddr};
 use arch::paging::{Access, Attributes, MapError, PAGE_BYTES, PageSize};
@@ -13,6 +12,7 @@ use arch::tlb;
 
 use super::account::{self, Account};
 use super::frames::{self, FrameKind};
+use super::mode::Mode;
 use super::space::{ChargedTables, Inner, Space, charged_frame};
 use crate::object::Ref;
 
@@ -27,17 +27,20 @@ pub struct IpcArea {
 
 /// From one IPC area to the next: an area, and as much unmapped, so that running over a buffer's end faults.
 const IPC_STRIDE: u64 = 2 * ipc_area::AREA_BYTES;
+
 /// How many IPC areas a space has room for.
-pub const MAX_IPC_AREAS: u32 = ((USER_END - IPC_AREAS_START) / IPC_STRIDE) as u32;
+pub const fn max_ipc_areas(mode: Mode) -> u32 {
+    ((mode.end() - mode.areas_start()) / IPC_STRIDE) as u32
+}
 
 impl Space {
     /// Makes IPC area number `index`: two zeroed frames, mapped for good.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] from [`MAX_IPC_AREAS`] up; [`Error::AlreadyMapped`]; [`Error::NoMemory`];
+    /// [`Error::OutOfRange`] from [`max_ipc_areas`] up; [`Error::AlreadyMapped`]; [`Error::NoMemory`];
     /// [`Error::QuotaExceeded`]; [`Error::Ended`].
     pub fn map_ipc_area(&self, index: u32) -> Result<IpcArea, Error> {
-        let address = ipc_address(index)?;
+        let address = ipc_address(self.mode(), index)?;
         let mut inner = self.inner.lock();
         inner.must_live()?;
         if inner.tables.translate(VirtAddr::new(address)).is_some() {
@@ -72,7 +75,7 @@ impl Space {
     /// # Safety
     /// The kernel may not use the area's frames any more.
     pub unsafe fn unmap_ipc_area(&self, index: u32) -> Result<(), Error> {
-        let address = ipc_address(index)?;
+        let address = ipc_address(self.mode(), index)?;
         let mut inner = self.inner.lock();
         if inner.tables.translate(VirtAddr::new(address)).is_none() {
             return Err(Error::NotMapped);
@@ -133,9 +136,9 @@ impl Inner {
     }
 }
 
-fn ipc_address(index: u32) -> Result<u64, Error> {
-    if index < MAX_IPC_AREAS {
-        Ok(IPC_AREAS_START + u64::from(index) * IPC_STRIDE)
+fn ipc_address(mode: Mode, index: u32) -> Result<u64, Error> {
+    if index < max_ipc_areas(mode) {
+        Ok(mode.areas_start() + u64::from(index) * IPC_STRIDE)
     } else {
         Err(Error::OutOfRange)
     }

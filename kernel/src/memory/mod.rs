@@ -26,6 +26,7 @@ pub mod frames;
 mod ipc_area;
 pub mod kernel_space;
 pub mod map;
+pub mod mode;
 pub mod object;
 mod radix;
 mod regions;

@@ -9,12 +9,13 @@
 //! across the shoot-down, and the memory objects are let go, and tables freed, after it.
 //!
 //! IPC areas are different: their two frames belong to the space, are mapped from the start and never fault, and the
-//! stretch they lie in is closed to all other calls.
+//! stretch they lie in is closed to all other calls. The [landing page](crate::landing) is a region that stays.
 //!
 //! What may go wrong: a copy from or to user memory faults into [`Space::handle_page_fault`], which takes the lock of the
 //! space; so nobody copies while holding it.
 
-use abi::layout::{IPC_AREAS_START, MAP_START, USER_END, USER_START};
+use abi::landing::{BYTES as LANDING_BYTES, IMAGE_OFFSET};
+use abi::layout::{USER_END, USER_START};
 use abi::{Error, Protection, Rights};
 use arch::addr::{PhysAddr, VirtAddr};
 use arch::paging::{Access, Attributes, FrameSource, PAGE_BYTES, PageSize, PageTables};
@@ -23,22 +24,28 @@ use arch::tlb;
 use super::account::{self, Account};
 use super::discard::{Discard, Leaves};
 use super::frames::{self, FrameKind};
-pub use super::ipc_area::{IpcArea, MAX_IPC_AREAS};
+pub use super::ipc_area::{IpcArea, max_ipc_areas};
+pub use super::mode::Mode;
 use super::object::MemoryObject;
 use super::regions::{Region, Regions, access_of};
 use super::{Progress, kernel_space};
+use crate::landing;
 use crate::object::{Object, Ref, Slab};
 use crate::sync::{Mutex, level};
 
 /// A user address space.
 pub struct Space {
     pub(super) root: PhysAddr,
+    mode: Mode,
+    /// Start of the landing page's two pages; 0 if it has none.
+    landing: u64,
     pub(super) account: Option<Ref<Account>>,
     pub(super) inner: Mutex<{ level::SPACE }, Inner>,
 }
 
 pub(super) struct Inner {
     pub(super) tables: PageTables,
+    mode: Mode,
     regions: Regions,
     /// Tables that were taken out and are not yet freed.
     discard: Discard,
@@ -115,25 +122,57 @@ pub(super) fn charged_frame(
 }
 
 impl Space {
-    /// An empty space. `account` pays for its tables.
+    /// A space with nothing but the landing page. `account` pays for its tables.
     ///
     /// # Errors
     /// [`Error::NoMemory`], [`Error::QuotaExceeded`]
-    pub fn new(account: Option<Ref<Account>>) -> Result<Space, Error> {
+    pub fn new(account: Option<Ref<Account>>, mode: Mode) -> Result<Space, Error> {
         let root = charged_frame(account.as_ref(), FrameKind::PageTable)?;
         let inner = Inner {
             tables: kernel_space::new_user_tables(root),
+            mode,
             regions: Regions::new(),
             discard: Discard::new(),
-            next: MAP_START,
+            next: mode.map_start(),
             charged: 1,
             life: Life::Alive,
         };
-        Ok(Space {
+        let mut space = Space {
             root,
+            mode,
+            landing: 0,
             account,
             inner: Mutex::new(inner),
-        })
+        };
+        if let Some(object) = landing::object_for(mode) {
+            space.landing = space.inner.get_mut().map_landing(object)?;
+        }
+        Ok(space)
+    }
+
+    /// What addresses its programs can use.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Where the landing page's image is; 0 if it has none.
+    pub fn landing_image(&self) -> u64 {
+        match self.landing {
+            0 => 0,
+            start => start + IMAGE_OFFSET,
+        }
+    }
+
+    /// Checks a range of whole pages that shall be unmapped or changed, and gives its end.
+    fn check_change(&self, address: u64, bytes: u64) -> Result<u64, Error> {
+        if bytes == 0 || !(bytes | address).is_multiple_of(PAGE_BYTES) {
+            return Err(Error::BadArgument);
+        }
+        let end = check_range(self.mode, address, bytes)?;
+        if self.landing != 0 && address < self.landing + LANDING_BYTES && end > self.landing {
+            return Err(Error::Reserved);
+        }
+        Ok(end)
     }
 
     /// The physical address of its root table: what the CPU loads.
@@ -186,7 +225,7 @@ impl Space {
             return Err(Error::NoRight);
         }
         if address != 0 {
-            check_range(address, bytes)?;
+            check_range(self.mode, address, bytes)?;
         }
         let mut inner = self.inner.lock();
         inner.must_live()?;
@@ -221,13 +260,9 @@ impl Space {
     ///
     /// # Errors
     /// [`Error::BadArgument`] for no or unaligned bytes or address; [`Error::OutOfRange`] outside the part that can be
-    /// mapped; [`Error::NoMemory`] and [`Error::QuotaExceeded`] if a mapping must be cut in two and can't.
+    /// mapped; [`Error::Reserved`] for the landing page; [`Error::NoMemory`] and [`Error::QuotaExceeded`] if a mapping must be cut in two and can't.
     pub fn unmap(&self, address: u64, bytes: u64) -> Result<Progress, Error> {
-        if bytes == 0 || !(bytes | address).is_multiple_of(PAGE_BYTES) {
-            return Err(Error::BadArgument);
-        }
-        check_range(address, bytes)?;
-        let end = address + bytes;
+        let end = self.check_change(address, bytes)?;
         let mut inner = self.inner.lock();
         inner.regions.cut(address)?;
         inner.regions.cut(end)?;
@@ -262,14 +297,10 @@ impl Space {
     /// Changes what is allowed in a range that is wholly mapped. On an error nothing has changed.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] and [`Error::OutOfRange`] as for [`unmap`](Self::unmap); [`Error::NotMapped`] if a page is not;
+    /// [`Error::BadArgument`], [`Error::OutOfRange`] and [`Error::Reserved`] as for [`unmap`](Self::unmap); [`Error::NotMapped`] if a page is not;
     /// [`Error::NoRight`] if the handle of one did not allow this; [`Error::NoMemory`], [`Error::QuotaExceeded`].
     pub fn protect(&self, address: u64, bytes: u64, protection: Protection) -> Result<(), Error> {
-        if bytes == 0 || !(bytes | address).is_multiple_of(PAGE_BYTES) {
-            return Err(Error::BadArgument);
-        }
-        check_range(address, bytes)?;
-        let end = address + bytes;
+        let end = self.check_change(address, bytes)?;
         let access = access_of(protection);
         let mut inner = self.inner.lock();
         let mut restricts = false;
@@ -305,7 +336,7 @@ impl Space {
     /// [fix-up](arch::user_copy::fixup): any other access of the kernel's to a mapped user page faults by SMAP and
     /// would be called resolved for ever. Faults with a reserved bit in the tables are not for this function either.
     pub fn handle_page_fault(&self, address: u64, access: Access) -> Fault {
-        if !(USER_START..IPC_AREAS_START).contains(&address) {
+        if !(USER_START..self.mode.areas_start()).contains(&address) {
             return Fault::NotMine;
         }
         let page = VirtAddr::new(address & !(PAGE_BYTES - 1));
@@ -419,6 +450,24 @@ impl Inner {
         }
     }
 
+    /// Maps the landing page somewhere; returns where. The space is new, so the place is free.
+    fn map_landing(&mut self, object: &Ref<MemoryObject>) -> Result<u64, Error> {
+        let window = self.mode.landing_window();
+        let places = (window.end - window.start - LANDING_BYTES) / PAGE_BYTES + 1;
+        let start = window.start + arch::random::number() % places * PAGE_BYTES;
+        for (offset, access) in [(0, Access::Read), (IMAGE_OFFSET, Access::ReadExecute)] {
+            self.regions.insert(Region {
+                start: start + offset,
+                end: start + offset + PAGE_BYTES,
+                offset,
+                object: object.clone(),
+                access,
+                limit: Rights::READ,
+            })?;
+        }
+        Ok(start)
+    }
+
     /// A free stretch of `bytes` bytes.
     fn choose(&self, bytes: u64) -> Result<u64, Error> {
         // Large mappings are aligned so that large pages can serve them one day.
@@ -428,7 +477,7 @@ impl Inner {
             PAGE_BYTES
         };
         self.first_fit(self.next, bytes, align)
-            .or_else(|| self.first_fit(MAP_START, bytes, align))
+            .or_else(|| self.first_fit(self.mode.map_start(), bytes, align))
             .or_else(|| self.first_fit(USER_START, bytes, PAGE_BYTES))
             .ok_or(Error::NoMemory)
     }
@@ -439,7 +488,7 @@ impl Inner {
         loop {
             let end = start
                 .checked_add(bytes)
-                .filter(|&end| end <= IPC_AREAS_START)?;
+                .filter(|&end| end <= self.mode.areas_start())?;
             match self.regions.ending_after(start) {
                 // A page stays free between mappings whose place the kernel chose, so that running over an end faults.
                 Some(region) if region.start < end => {
@@ -461,7 +510,7 @@ impl Inner {
         let above = self
             .regions
             .ending_after(end)
-            .map_or(IPC_AREAS_START, |region| region.start);
+            .map_or(self.mode.areas_start(), |region| region.start);
         let from = start.min(below.max(start & !(TABLE_SPAN - 1)));
         let to = end.max(above.min(end.next_multiple_of(TABLE_SPAN)));
         let mut tables = Discard::new();
@@ -484,10 +533,11 @@ impl Inner {
         // SAFETY: no CPU uses the tables.
         unsafe {
             // What IPC areas are left go with their frames.
-            self.tables
-                .unlink(IPC_AREAS_START, 1 << 47, &mut |table, level| {
-                    discard.push(table, level, Leaves::Owned);
-                });
+            self.tables.unlink(
+                self.mode.areas_start(),
+                self.mode.end().next_multiple_of(TABLE_SPAN),
+                &mut |table, level| discard.push(table, level, Leaves::Owned),
+            );
             self.tables
                 .unlink_user_half(&mut |table, level| discard.push(table, level, Leaves::Foreign));
         }
@@ -512,10 +562,10 @@ impl Object for Space {
     }
 }
 
-/// Whether a range lies in the part of the address space where things can be mapped.
-fn check_range(address: u64, bytes: u64) -> Result<(), Error> {
+/// The end of a range that lies in the part of the address space where things can be mapped.
+fn check_range(mode: Mode, address: u64, bytes: u64) -> Result<u64, Error> {
     match address.checked_add(bytes) {
-        Some(end) if address >= USER_START && end <= IPC_AREAS_START => Ok(()),
+        Some(end) if address >= USER_START && end <= mode.areas_start() => Ok(end),
         _ => Err(Error::OutOfRange),
     }
 }

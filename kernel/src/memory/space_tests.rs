@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::account::Account;
 use super::object::MemoryObject;
 use super::regions::access_of;
-use super::space::{Fault, MAX_IPC_AREAS, Space};
+use super::space::{Fault, Mode, Space, max_ipc_areas};
 use super::{Progress, testing};
 use crate::object::{Ref, quiescent};
 
@@ -117,7 +117,7 @@ proptest! {
         let account = Account::create(10_000).unwrap();
         let objects: Vec<Ref<MemoryObject>> =
             (0..3).map(|_| MemoryObject::create(64 * PAGE_BYTES, Some(account.clone())).unwrap()).collect();
-        let mut space = Space::new(Some(account.clone())).unwrap();
+        let mut space = Space::new(Some(account.clone()), Mode::Long).unwrap();
         let mut model: Vec<Option<Page>> = vec![None; PAGES as usize + 64];
         for step in steps {
             match step {
@@ -193,7 +193,7 @@ fn a_failure_for_want_of_memory_changes_nothing_and_leaks_nothing() {
     for limit in 0..40 {
         let account = Account::create(limit).unwrap();
         let object = MemoryObject::create(1 << 30, Some(account.clone())).unwrap();
-        let Ok(space) = Space::new(Some(account.clone())) else {
+        let Ok(space) = Space::new(Some(account.clone()), Mode::Long) else {
             assert_eq!(limit, 0);
             continue;
         };
@@ -236,7 +236,7 @@ fn arguments_without_meaning_are_named() {
     testing::kernel_machine();
     let object = MemoryObject::create(5 * PAGE_BYTES - 7, None).unwrap();
     assert_eq!(object.bytes(), 5 * PAGE_BYTES);
-    let space = Space::new(None).unwrap();
+    let space = Space::new(None, Mode::Long).unwrap();
     let map = |address, offset, bytes| {
         space.map(
             &object,
@@ -295,7 +295,7 @@ fn arguments_without_meaning_are_named() {
 fn chosen_addresses_are_free_and_apart() {
     testing::kernel_machine();
     let object = MemoryObject::create(1 << 22, None).unwrap();
-    let space = Space::new(None).unwrap();
+    let space = Space::new(None, Mode::Long).unwrap();
     let mut taken: Vec<(u64, u64)> = Vec::new();
     for bytes in [PAGE_BYTES, 1 << 22, 3 * PAGE_BYTES, 1 << 21, PAGE_BYTES] {
         let address = space
@@ -316,7 +316,7 @@ fn a_page_that_was_unmapped_and_mapped_again_is_the_new_one() {
     testing::kernel_machine();
     let first = MemoryObject::create(PAGE_BYTES, None).unwrap();
     let second = MemoryObject::create(PAGE_BYTES, None).unwrap();
-    let space = Space::new(None).unwrap();
+    let space = Space::new(None, Mode::Long).unwrap();
     for object in [&first, &second] {
         object.write(0, b"here").unwrap();
         space
@@ -344,8 +344,9 @@ fn a_page_that_was_unmapped_and_mapped_again_is_the_new_one() {
 fn ipc_areas_are_zeroed_apart_and_closed_to_others() {
     testing::kernel_machine();
     let account = Account::create(100).unwrap();
-    let space = Space::new(Some(account.clone())).unwrap();
-    let areas = [0, 1, MAX_IPC_AREAS - 1].map(|index| space.map_ipc_area(index).unwrap());
+    let space = Space::new(Some(account.clone()), Mode::Long).unwrap();
+    let areas =
+        [0, 1, max_ipc_areas(Mode::Long) - 1].map(|index| space.map_ipc_area(index).unwrap());
     for area in areas {
         assert!(area.address >= IPC_AREAS_START && area.address + 2 * PAGE_BYTES <= USER_END);
         for (number, frame) in area.frames.into_iter().enumerate() {
@@ -366,7 +367,10 @@ fn ipc_areas_are_zeroed_apart_and_closed_to_others() {
         );
     }
     assert_eq!(space.map_ipc_area(1), Err(Error::AlreadyMapped));
-    assert_eq!(space.map_ipc_area(MAX_IPC_AREAS), Err(Error::OutOfRange));
+    assert_eq!(
+        space.map_ipc_area(max_ipc_areas(Mode::Long)),
+        Err(Error::OutOfRange)
+    );
     // SAFETY: the frames are not used any more.
     unsafe {
         assert_eq!(space.unmap_ipc_area(1), Ok(()));
@@ -381,7 +385,7 @@ fn ipc_areas_are_zeroed_apart_and_closed_to_others() {
 fn device_memory_keeps_its_address_and_memory_type() {
     testing::kernel_machine();
     let device = MemoryObject::create_device(0xA000_0000, 1 << 20, Cache::WriteCombining).unwrap();
-    let space = Space::new(None).unwrap();
+    let space = Space::new(None, Mode::Long).unwrap();
     let address = space
         .map(
             &device,
@@ -446,7 +450,7 @@ fn unmapping_thousands_of_regions_goes_by_pieces() {
     testing::kernel_machine();
     let account = Account::create(50_000).unwrap();
     let object = MemoryObject::create(PAGE_BYTES, None).unwrap();
-    let space = Space::new(Some(account.clone())).unwrap();
+    let space = Space::new(Some(account.clone()), Mode::Long).unwrap();
     let span = 1000 * (1 << 21);
     for number in 0..1000 {
         let address = BASE + number * (1 << 21);
@@ -478,4 +482,53 @@ fn unmapping_thousands_of_regions_goes_by_pieces() {
         space.statistics().0
     );
     assert_eq!(space.statistics().1, 0);
+}
+
+#[test]
+fn a_32_bit_space_has_everything_below_4_gib() {
+    testing::machine();
+    let account = Account::create(1000).unwrap();
+    let space = Space::new(Some(account.clone()), Mode::Compat).unwrap();
+    let object = MemoryObject::create(4 * PAGE_BYTES, None).unwrap();
+    let map = |address| {
+        space.map(
+            &object,
+            Rights::ALL,
+            address,
+            0,
+            PAGE_BYTES,
+            Protection::READ_WRITE,
+        )
+    };
+    let areas = Mode::Compat.areas_start();
+    for address in [
+        areas,
+        areas + PAGE_BYTES,
+        1 << 32,
+        MAP_START,
+        IPC_AREAS_START - PAGE_BYTES,
+    ] {
+        assert_eq!(map(address), Err(Error::OutOfRange), "{address:#x}");
+    }
+    assert_eq!(map(areas - PAGE_BYTES), Ok(areas - PAGE_BYTES));
+    let chosen = map(0).unwrap();
+    assert!((Mode::Compat.map_start()..areas).contains(&chosen));
+    assert_eq!(
+        space.handle_page_fault(chosen, Access::ReadWrite),
+        Fault::Resolved
+    );
+    // More than there is room for below 4 GiB, and no room above is taken.
+    let large = MemoryObject::create(1 << 32, None).unwrap();
+    assert_eq!(
+        space.map(&large, Rights::ALL, 0, 0, 1 << 32, Protection::READ),
+        Err(Error::NoMemory)
+    );
+    let last = max_ipc_areas(Mode::Compat) - 1;
+    for index in [0, last] {
+        let area = space.map_ipc_area(index).unwrap();
+        assert!(area.address >= areas && area.address + 2 * PAGE_BYTES <= 1 << 32);
+    }
+    assert_eq!(space.map_ipc_area(last + 1), Err(Error::OutOfRange));
+    drop(space);
+    assert_eq!(account.used(), 0, "frames were lost");
 }

@@ -4,6 +4,7 @@
 //! pointers by [`UserSlice`](crate::memory::user::UserSlice) and, when they are used, by the page tables.
 
 mod caller;
+pub mod compat;
 mod device;
 mod handle;
 mod ipc;

@@ -5,6 +5,7 @@ use abi::{Error, Priority, Rights};
 
 use super::Caller;
 use crate::ipc::Notification;
+use crate::memory::space::Mode;
 use crate::memory::user::{self, UserSlice};
 use crate::object::AnyObject;
 use crate::process::{Ending, Name, Process};
@@ -26,8 +27,9 @@ pub(super) fn create(caller: Caller) -> Result<(), Error> {
     if highest > own {
         return Err(Error::NoRight);
     }
+    let mode = Mode::from_number(caller.argument(3)).ok_or(Error::BadArgument)?;
     let limit = caller.process().account().limit();
-    let process = Process::create(Name::new(name)?, limit, highest)?;
+    let process = Process::create(Name::new(name)?, limit, highest, mode)?;
     caller.give(AnyObject::Process(process), Rights::ALL)
 }
 

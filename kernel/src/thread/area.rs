@@ -4,6 +4,7 @@ use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use abi::compat::BLOCK_WORDS;
 use abi::ipc_area::{IpcHeader, MAX_HANDLES};
 
 /// The two pages of an area.
@@ -69,6 +70,20 @@ impl IpcArea {
         debug_assert!(index < MAX_HANDLES);
         self.word(|header| Self::at(header, offset_of!(IpcHeader, handles_in) + 8 * index))
             .store(handle, Ordering::Relaxed);
+    }
+
+    /// A word of the block in which 32-bit code passes registers.
+    pub fn register(&self, index: usize) -> u64 {
+        debug_assert!(index < BLOCK_WORDS);
+        self.word(|header| Self::at(header, offset_of!(IpcHeader, registers) + 8 * index))
+            .load(Ordering::Relaxed)
+    }
+
+    /// Writes such a word.
+    pub fn set_register(&self, index: usize, value: u64) {
+        debug_assert!(index < BLOCK_WORDS);
+        self.word(|header| Self::at(header, offset_of!(IpcHeader, registers) + 8 * index))
+            .store(value, Ordering::Relaxed);
     }
 
     fn at(header: *mut IpcHeader, offset: usize) -> *mut u64 {

@@ -21,6 +21,7 @@ use arch::memory::phys_to_virt;
 use super::{IpcArea, Machine, Thread, ThreadPtr, ask};
 use crate::ipc::{Endpoint, Flow, Notification, WaitOn, cancel, reply};
 use crate::memory::account::Account;
+use crate::memory::space::Mode;
 use crate::memory::testing;
 use crate::object::{AnyObject, Capability, Ref, Section, quiescent};
 use crate::process::{Name, Process};
@@ -42,6 +43,7 @@ pub(crate) fn process(name: &str) -> Ref<Process> {
         Name::new(name.as_bytes()).unwrap(),
         10_000,
         Priority::HIGHEST,
+        Mode::Long,
     )
     .unwrap()
 }

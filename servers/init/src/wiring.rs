@@ -178,7 +178,7 @@ impl<'a> Stores<'a> {
         let plan = Plan::new(contents).map_err(|error| StartError::BadFile(file, error))?;
         let process = step(
             "can't make the process",
-            Process::create_below(program.name, program.grants.highest),
+            plan.process(program.name, program.grants.highest),
         )?;
         let started = self
             .fill(program, &process, &plan, contents)

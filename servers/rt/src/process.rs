@@ -143,6 +143,16 @@ macro_rules! space_operations {
 }
 space_operations!(Process, Current);
 
+/// What a process's programs can address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum Mode {
+    /// Everything: 64-bit programs.
+    Long = 0,
+    /// What is below 4 GiB: 32-bit programs.
+    Compat = 1,
+}
+
 impl Process {
     /// An empty process; `name` is what lists show (up to 32 bytes).
     ///
@@ -158,12 +168,27 @@ impl Process {
     /// # Errors
     /// As [`create`](Self::create); `NoRight` if the caller itself can't give that priority.
     pub fn create_below(name: &str, highest: Priority) -> Result<Process> {
+        Process::create_in(Mode::Long, name, highest)
+    }
+
+    /// The same, for 64-bit or 32-bit programs.
+    ///
+    /// # Errors
+    /// As [`create_below`](Self::create_below).
+    pub fn create_in(mode: Mode, name: &str, highest: Priority) -> Result<Process> {
         let highest = u64::from(highest.level());
         // SAFETY: the kernel reads the name.
         let values = unsafe {
             sys::call(
                 Call::ProcessCreate,
-                [name.as_ptr() as u64, name.len() as u64, highest, 0, 0, 0],
+                [
+                    name.as_ptr() as u64,
+                    name.len() as u64,
+                    highest,
+                    mode as u64,
+                    0,
+                    0,
+                ],
             )
         }?;
         Ok(Process(OwnedHandle::from_raw(Handle(values[0]))))

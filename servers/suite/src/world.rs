@@ -84,7 +84,7 @@ impl World {
         while !name.is_char_boundary(end) {
             end -= 1;
         }
-        let process = Process::create(&name[..end])?;
+        let process = self.plan.process(&name[..end], rt::Priority::LOWEST)?;
         let report = Memory::create(REPORT_BYTES)?;
         // In place from now on: a test that used up all memory must still be able to say why it failed.
         report.write(0, &[0; 8])?;

@@ -1,0 +1,160 @@
+//! System calls of 32-bit code: brought into the 64-bit register map, run, and brought back.
+//!
+//! `abi::compat` lays down the two forms. Everything here happens in the thread's own context at the top of its kernel stack, so that
+//! the rest of the kernel (a partner that puts a message into a waiting thread's registers, say) sees one map only. What
+//! the way back needs is kept on the kernel stack meanwhile, where the thread will find it on whatever CPU it goes on.
+//!
+//! What may go wrong: a register that carries a 64-bit value of somebody else's into 32-bit code. So the context is cut down on
+//! the way in, before anything is believed, and again on the way out.
+
+use abi::compat::{BLOCK_FORM, BLOCK_WORDS, block};
+use abi::{Error, UserContext};
+use arch::context::{VECTOR_SYSCALL32, VECTOR_SYSENTER, cut_to_32_bits};
+
+use crate::memory::user;
+use crate::thread::{Thread, ThreadPtr};
+use crate::{cpu, trap};
+
+/// Vector of a `sysenter` that nobody may make, as the program is told: a general protection fault.
+const PROTECTION: u64 = 13;
+
+/// How the arguments of a call came, and what the way back needs of it.
+enum Form {
+    /// In three pairs of registers.
+    Registers,
+    /// In the IPC area; the general registers as they were.
+    Block(UserContext),
+}
+
+/// Runs the system call of 32-bit code in the registers of the current thread, and does what is due on the way out.
+pub fn enter() {
+    let Some(current) = cpu::this().current.get() else {
+        return;
+    };
+    let thread = current.get();
+    cut_to_32_bits(thread.registers_mut());
+    let form = match arrive(thread) {
+        Ok(()) => take_in(thread),
+        Err(Refusal::Error(error)) => {
+            thread.set_status(Err(error));
+            crate::schedule::exit_work();
+            return;
+        }
+        Err(Refusal::Fault) => {
+            refuse(thread);
+            return;
+        }
+    };
+    super::enter();
+    give_back(current, form);
+}
+
+/// Why a call does not get as far as its number.
+enum Refusal {
+    /// The call fails.
+    Error(Error),
+    /// The instruction itself may not be used here.
+    Fault,
+}
+
+/// Undoes what the entry did to registers and stack, so that the context is the caller's as the call returns to it.
+fn arrive(thread: &Thread) -> Result<(), Refusal> {
+    let vector = thread.registers().vector;
+    if vector == VECTOR_SYSENTER {
+        let back = thread.process().sysenter_return().ok_or(Refusal::Fault)?;
+        thread.registers_mut().rip = back;
+        let word = pop(thread)?;
+        thread.registers_mut().rbp = word;
+    } else if vector == VECTOR_SYSCALL32 {
+        // The return address is in RIP already.
+        let word = pop(thread)?;
+        thread.registers_mut().rcx = word;
+    }
+    Ok(())
+}
+
+/// Takes a word off the caller's stack. It is taken off also if it can't be read.
+fn pop(thread: &Thread) -> Result<u64, Refusal> {
+    let registers = thread.registers_mut();
+    let at = registers.rsp;
+    registers.rsp = u64::from((at as u32).wrapping_add(4));
+    // Four bytes at the end of 32-bit addresses may reach past it, where a 64-bit process can have memory, but no caller a stack.
+    user::read::<u32>(at).map(u64::from).map_err(Refusal::Error)
+}
+
+/// Puts the arguments where 64-bit code would have put them.
+fn take_in(thread: &Thread) -> Form {
+    let registers = thread.registers_mut();
+    let number = registers.rax as u32;
+    registers.call_number = u64::from(number & !BLOCK_FORM);
+    if number & BLOCK_FORM == 0 {
+        let pair = |low, high| low | high << 32;
+        let (rdi, rsi, rdx) = (
+            pair(registers.rbx, registers.rcx),
+            pair(registers.rdx, registers.rsi),
+            pair(registers.rdi, registers.rbp),
+        );
+        (registers.rdi, registers.rsi, registers.rdx) = (rdi, rsi, rdx);
+        // The rest is zero since the registers were cut; a deadline that nobody gave is none.
+        registers.r14 = u64::MAX;
+        return Form::Registers;
+    }
+    let before = *registers;
+    for (index, place) in block_of(registers).into_iter().enumerate() {
+        *place = thread.area.register(index);
+    }
+    Form::Block(before)
+}
+
+/// Puts the results where 32-bit code looks for them. On an error they are what the arguments were.
+fn give_back(current: ThreadPtr, form: Form) {
+    let thread = current.get();
+    let registers = thread.registers_mut();
+    match form {
+        Form::Registers => {
+            let (rdi, rsi, rdx) = (registers.rdi, registers.rsi, registers.rdx);
+            (registers.rbx, registers.rcx) = (rdi, rdi >> 32);
+            (registers.rdx, registers.rsi) = (rsi, rsi >> 32);
+            (registers.rdi, registers.rbp) = (rdx, rdx >> 32);
+        }
+        Form::Block(before) => {
+            for (index, place) in block_of(registers).into_iter().enumerate() {
+                thread.area.set_register(index, *place);
+            }
+            (registers.rbx, registers.rcx) = (before.rbx, before.rcx);
+            (registers.rdx, registers.rsi) = (before.rdx, before.rsi);
+            (registers.rdi, registers.rbp) = (before.rdi, before.rbp);
+        }
+    }
+    cut_to_32_bits(registers);
+}
+
+/// The registers of a block, in its order.
+fn block_of(registers: &mut UserContext) -> [&mut u64; BLOCK_WORDS] {
+    const {
+        assert!(block::RDI == 0 && block::RSI == 1 && block::RDX == 2 && block::R10 == 3);
+        assert!(block::R8 == 4 && block::R9 == 5 && block::R12 == 6 && block::R13 == 7);
+        assert!(block::R14 == 8 && block::R15 == 9);
+    }
+    [
+        &mut registers.rdi,
+        &mut registers.rsi,
+        &mut registers.rdx,
+        &mut registers.r10,
+        &mut registers.r8,
+        &mut registers.r9,
+        &mut registers.r12,
+        &mut registers.r13,
+        &mut registers.r14,
+        &mut registers.r15,
+    ]
+}
+
+/// A `sysenter` of a process that has no place to return to: 64-bit code on an Intel CPU. Where it was nobody knows.
+fn refuse(thread: &Thread) {
+    let registers = thread.registers_mut();
+    registers.vector = PROTECTION;
+    registers.error_code = 0;
+    registers.call_number = arch::context::NO_CALL;
+    trap::from_user(registers);
+}

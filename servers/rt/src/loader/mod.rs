@@ -1,0 +1,118 @@
+//! Programs: what an ELF file asks for, checked, and put into a new process.
+//!
+//! The checks come first and are pure ([`Plan::new`]), so that a bad file costs nothing and is named. What a program is given
+//! beside its image is a stack with an unmapped page below it, and its start block, which also says where the kernel has put
+//! the landing page.
+//!
+//! A file is 64-bit or 32-bit, and with it the process that is made of it ([`Plan::process`]).
+
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use alloc::vec;
+
+use abi::layout::{MAP_START_32, PAGE_SIZE};
+use abi::start::names;
+use abi::{Error, Handle, Priority, Protection};
+
+pub use plan::{ElfError, MOST_BYTES, Plan, Segment};
+
+use crate::process::Mode;
+use crate::{Memory, Process, Result, Thread, memory, start};
+
+/// Where things lie in a new process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Places {
+    /// One past the highest address of an image; start block, stack, heap and mappings lie above.
+    pub image_end: u64,
+    /// Where the start block is mapped.
+    pub start_block: u64,
+    /// One past the first thread's stack. Nothing is ever mapped between the start block and the stack's lowest page.
+    pub stack_top: u64,
+    /// The largest stack in bytes.
+    pub most_stack: u64,
+}
+
+/// The places in a process of this mode.
+pub const fn places(mode: Mode) -> Places {
+    match mode {
+        Mode::Long => Places {
+            image_end: 0x0000_0700_0000_0000,
+            start_block: 0x0000_0700_0000_0000,
+            stack_top: 0x0000_07F0_0000_0000,
+            most_stack: 1 << 30,
+        },
+        Mode::Compat => Places {
+            image_end: 0x2000_0000,
+            start_block: 0x2000_0000,
+            stack_top: MAP_START_32,
+            most_stack: 1 << 28,
+        },
+    }
+}
+
+/// The first thread's stack in bytes, unless asked for otherwise.
+pub const STACK_BYTES: u64 = 256 * 1024;
+
+impl Plan {
+    /// An empty process for the program: of the file's mode, with a name for lists and a highest priority
+    /// ([`Priority::LOWEST`] stands for the caller's own).
+    ///
+    /// # Errors
+    /// As [`Process::create_below`].
+    pub fn process(&self, name: &str, highest: Priority) -> Result<Process> {
+        Process::create_in(self.mode, name, highest)
+    }
+}
+
+/// Gives a loaded program its stack and start block, and makes its first thread, not yet started.
+///
+/// # Errors
+/// `NoMemory`, `QuotaExceeded`, `NoRight`, `OutOfRange` for a stack above 1 GiB (256 MiB in a 32-bit process).
+pub fn first_thread(
+    process: &Process,
+    plan: &Plan,
+    stack_bytes: u64,
+    block: &start::Builder,
+    argument: &str,
+) -> Result<Thread> {
+    let places = places(plan.mode);
+    let stack_bytes = memory::page_up(stack_bytes.max(PAGE_SIZE)).ok_or(Error::OutOfRange)?;
+    if stack_bytes > places.most_stack {
+        return Err(Error::OutOfRange);
+    }
+    let stack = Memory::create(stack_bytes)?;
+    process.map(
+        &stack,
+        places.stack_top - stack_bytes,
+        0,
+        stack_bytes,
+        Protection::READ_WRITE,
+    )?;
+    let mut bytes = with_landing(process, block)?.build(argument);
+    let padded = memory::page_up(bytes.len() as u64).ok_or(Error::OutOfRange)?;
+    bytes.extend(vec![0; padded as usize - bytes.len()]);
+    let object = Memory::create(padded)?;
+    object.write(0, &bytes)?;
+    process.map(&object, places.start_block, 0, padded, Protection::READ)?;
+    // SAFETY: the process is not this one: it was made empty, and what it runs reaches only what it is given.
+    let (thread, _) =
+        unsafe { process.create_thread(plan.entry, places.stack_top, places.start_block) }?;
+    Ok(thread)
+}
+
+/// The block with what the kernel says of the process's landing page.
+fn with_landing(process: &Process, block: &start::Builder) -> Result<start::Builder> {
+    let mut block = block.clone();
+    let info = process.info()?;
+    for (name, address) in [
+        (names::SYSINFO_EHDR, info.landing),
+        (names::SYSINFO, info.vsyscall),
+    ] {
+        if address != 0 {
+            block.add(name, Handle::NONE, address)?;
+        }
+    }
+    Ok(block)
+}

@@ -146,7 +146,7 @@ pub unsafe fn switch_to(previous: &ThreadState, next: &ThreadState) {
             load_segments(next);
             reload_stack_selector();
         }
-        tlb::activate(next.root);
+        tlb::activate_on(block, next.root);
         load_ports(block, next);
         block.set_stack_top(next.stack_top);
         block.set_current(ptr::from_ref(next).cast_mut());

@@ -16,6 +16,7 @@ use spin::Once;
 use crate::memory::frames::{self, FrameKind};
 use crate::memory::{PAGE_BYTES, kernel_space};
 use crate::object::quiescent::Seen;
+use crate::schedule::SERVE_VECTOR;
 use crate::thread::ThreadPtr;
 
 /// Pages of each IST stack.
@@ -65,19 +66,31 @@ struct Table {
 
 static TABLE: Once<Table> = Once::new();
 
-/// Makes the table for up to `capacity` CPUs.
+/// Makes the tables for up to `capacity` CPUs, the kernel's and that of TLB shoot-downs.
 ///
 /// # Errors
 /// [`Error::NoMemory`].
 pub fn create_table(capacity: u32) -> Result<(), Error> {
-    let bytes = capacity as usize * size_of::<AtomicPtr<Cpu>>();
+    let slots = null_pointers(capacity)?;
+    let blocks = null_pointers(capacity)?;
+    TABLE.call_once(|| Table {
+        slots,
+        online: AtomicU32::new(0),
+    });
+    arch::tlb::init(blocks, SERVE_VECTOR);
+    Ok(())
+}
+
+/// Room for `count` pointers that are all null, for ever.
+fn null_pointers<T>(count: u32) -> Result<&'static [AtomicPtr<T>], Error> {
+    let bytes = count as usize * size_of::<AtomicPtr<T>>();
     let order = bytes
         .div_ceil(PAGE_BYTES as usize)
         .next_power_of_two()
         .trailing_zeros() as u8;
     let block = frames::allocate_order(order, FrameKind::Kernel).ok_or(Error::NoMemory)?;
-    let first: *mut AtomicPtr<Cpu> = phys_to_virt(block).cast();
-    for index in 0..capacity as usize {
+    let first: *mut AtomicPtr<T> = phys_to_virt(block).cast();
+    for index in 0..count as usize {
         // SAFETY: the block is ours for ever and large enough.
         unsafe {
             first
@@ -86,12 +99,7 @@ pub fn create_table(capacity: u32) -> Result<(), Error> {
         };
     }
     // SAFETY: as above, and initialised.
-    let slots = unsafe { core::slice::from_raw_parts(first, capacity as usize) };
-    TABLE.call_once(|| Table {
-        slots,
-        online: AtomicU32::new(0),
-    });
-    Ok(())
+    Ok(unsafe { core::slice::from_raw_parts(first, count as usize) })
 }
 
 /// Makes the next CPU: block, IST stacks, first stack, queues. It is not online yet.

@@ -18,6 +18,7 @@ use super::msr::Msr;
 use super::tss::{self, Ist, Tss};
 use crate::addr::{ApicId, CpuIndex};
 use crate::switch::ThreadState;
+use crate::tlb::CpuSlot;
 
 /// Reasons why a CPU must not return to user mode at once. Bits of [`CpuBlock::pending`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,10 +67,16 @@ pub struct CpuBlock {
     pub(super) lock_mask: Cell<u64>,
     /// Whether the port map in the TSS is in force, and whose it is.
     pub(crate) ports: Cell<*const super::IoBitmap>,
+    /// The tables that are loaded, and what others ask of this CPU about them.
+    tlb: Shared<CpuSlot>,
     pub(super) gdt: UnsafeCell<Gdt>,
     pub(super) tss: Tss,
     pub(super) idt: UnsafeCell<Idt>,
 }
+
+/// Keeps what other CPUs write to on cache lines of its own.
+#[repr(align(64))]
+struct Shared<T>(T);
 
 /// Offsets that the assembly uses.
 pub(crate) mod offsets {
@@ -112,6 +119,7 @@ impl CpuBlock {
             extension: Cell::new(ptr::null()),
             lock_mask: Cell::new(0),
             ports: Cell::new(ptr::null()),
+            tlb: Shared(CpuSlot::new()),
             gdt: UnsafeCell::new(Gdt::new(0, 0, 0)),
             tss: Tss::new(),
             idt: UnsafeCell::new(Idt::new()),
@@ -134,6 +142,7 @@ impl CpuBlock {
         unsafe {
             ptr::write_bytes(place.cast::<u8>(), 0, size_of::<CpuBlock>());
             (&raw mut (*place).index).write(index.0);
+            (&raw mut (*place).tlb).write(Shared(CpuSlot::new()));
             (&raw mut (*place).tss).write(Tss::new());
             let block = &*place;
             block.self_pointer.set(place);
@@ -238,6 +247,12 @@ impl CpuBlock {
     /// The two places that must agree: the stack of `syscall` and TSS.RSP0.
     pub fn entry_stacks(&self) -> (u64, u64) {
         (self.stack_top.get(), self.tss.rsp0())
+    }
+
+    /// The CPU's part in shoot-downs.
+    #[inline(always)]
+    pub(crate) fn tlb(&self) -> &CpuSlot {
+        &self.tlb.0
     }
 
     /// The segment that the CPU's task register names.

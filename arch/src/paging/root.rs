@@ -1,9 +1,10 @@
 //! The registers of paging: CR3, and the instruction that forgets one page.
 
+use core::arch::asm;
+
 use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
-use x86_64::registers::control::{Cr3, Cr3Flags};
-use x86_64::structures::paging::PhysFrame;
+use x86_64::registers::control::Cr3;
 
 use crate::addr::PhysAddr;
 
@@ -14,15 +15,17 @@ pub fn current_root() -> PhysAddr {
 }
 
 /// Makes `root` this CPU's root table. All but global TLB entries are flushed (Intel SDM vol. 3A §4.10.4.1; the kernel does
-/// not set CR4.PCIDE).
+/// not set CR4.PCIDE). It is a serialising instruction: what was stored before is visible to all before anything after it
+/// is fetched (§8.3).
 ///
 /// # Safety
 /// The tables must map what the kernel is executing and using (its image, this stack, the direct map) as the
 /// tables in use do, and stay valid as long as any CPU has them loaded.
-#[inline]
+#[inline(always)]
 pub unsafe fn load_root(root: PhysAddr) {
-    // SAFETY: the caller's promise; the flags (PWT, PCD of the walk) are 0: write-back.
-    unsafe { Cr3::write(PhysFrame::containing_address(root), Cr3Flags::empty()) };
+    // SAFETY: the caller's promise; the flags (PWT, PCD of the walk) are 0: write-back. No `nomem`, so that no access moves
+    // across.
+    unsafe { asm!("mov cr3, {}", in(reg) root.as_u64(), options(nostack, preserves_flags)) };
 }
 
 /// Flushes this CPU's TLB and paging-structure caches, apart from global entries.

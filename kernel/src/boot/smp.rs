@@ -168,8 +168,8 @@ extern "C" fn arrive(argument: u64) -> ! {
     {
         halt_forever();
     }
-    // SAFETY: the root is the kernel's; from now on shoot-downs know of this CPU.
-    unsafe { arch::tlb::activate(kernel_space::root()) };
+    // SAFETY: the block is this CPU's; from now on shoot-downs know of this CPU, which has walked no user tables.
+    unsafe { arch::tlb::join(this.block(), kernel_space::root()) };
     // SAFETY: this is the idle stack, and the state lives as long as the CPU.
     unsafe { arch::switch::adopt(&this.idle) };
     cpu::set_online(this);

@@ -6,13 +6,12 @@ use core::ptr::NonNull;
 
 use abi::Error;
 use abi::info::FramebufferInfo;
-use arch::addr::{CpuIndex, PhysAddr};
+use arch::addr::PhysAddr;
 use arch::cpu::{block, cpu_init, detect, features, halt_forever, install_boot_block};
 use arch::memory::phys_to_virt;
 use arch::platform::acpi::Tables;
 use arch::platform::apic_registers::Mode;
 use arch::platform::{Cache, PhysicalMap, apic, ioapic, pic, power, serial};
-use arch::tlb::Hooks;
 use arch::{fpu, paging, time, user_copy};
 use spin::Once;
 
@@ -24,9 +23,9 @@ use crate::landing;
 use crate::machine::{self, Facts};
 use crate::memory::kernel_space::{self, KernelImage};
 use crate::memory::map::{MemoryKind, MemoryRange};
-use crate::memory::{PAGE_BYTES, frames, start_shoot_downs};
+use crate::memory::{PAGE_BYTES, frames};
 use crate::memory::{stacks, zeroed};
-use crate::schedule::{self, SERVE_VECTOR};
+use crate::schedule;
 use crate::{cpu, log, log_owner, panic, symbols};
 
 /// Long enough for an NMI to arrive, also in an emulator.
@@ -319,18 +318,8 @@ fn first_cpu(epoch: u64, tables: Option<&Tables<'static>>) -> Result<(), FirstCp
     user_copy::set_smap(features().smap);
     // SAFETY: as for `init_boot_cpu`.
     unsafe { time::init_this_cpu() }.map_err(FirstCpuError::Apic)?;
-    start_shoot_downs(
-        capacity,
-        Hooks {
-            this_cpu: || CpuIndex(cpu::this().index()),
-            interrupt: |index| apic::send_ipi(cpu::by_index(index.0).apic_id(), SERVE_VECTOR),
-            // SAFETY: `activate` passes on its caller's promise.
-            load_root: |root| unsafe { paging::load_root(root) },
-            flush: paging::flush_all_but_global,
-            flush_page: paging::invalidate_page,
-        },
-    )
-    .map_err(FirstCpuError::Kernel)?;
+    // SAFETY: the block is this CPU's, and it has walked no user tables.
+    unsafe { arch::tlb::join(this.block(), kernel_space::root()) };
     cpu::set_online(this);
     quieten_controllers(tables);
     // SAFETY: the tables are this machine's.

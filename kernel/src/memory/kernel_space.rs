@@ -20,11 +20,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::Error;
 use arch::addr::{PhysAddr, VirtAddr};
-use arch::memory::{DIRECT_MAP_START, phys_to_virt};
+use arch::memory::DIRECT_MAP_START;
 use arch::paging::{Access, Attributes, Cache, MapError, PAGE_BYTES, PageSize, PageTables};
-use arch::tlb::{self, CpuSlot, Tlb};
 
-use super::buddy::MAX_ORDER;
 use super::frames::{self, FrameKind, TableFrames};
 use super::map::MemoryRange;
 use crate::sync::{Mutex, level};
@@ -363,39 +361,6 @@ fn map_image(tables: &mut PageTables, image: &KernelImage) -> Result<(), Error> 
                 }
             })?;
         }
-    }
-    Ok(())
-}
-
-/// Prepares TLB shoot-downs for `cpus` CPUs; called once, on the first CPU, before another starts and before the first
-/// user address space is used.
-///
-/// # Errors
-/// [`Error::NoMemory`]; [`Error::OutOfRange`] for more CPUs than one block of memory can hold slots for.
-pub fn start_shoot_downs(cpus: u32, hooks: tlb::Hooks) -> Result<(), Error> {
-    let bytes = (cpus.max(1) as usize)
-        .checked_mul(size_of::<CpuSlot>())
-        .ok_or(Error::OutOfRange)?;
-    let order = bytes
-        .div_ceil(PAGE_BYTES as usize)
-        .next_power_of_two()
-        .trailing_zeros() as u8;
-    if order > MAX_ORDER {
-        return Err(Error::OutOfRange);
-    }
-    let block = frames::allocate_order(order, FrameKind::Kernel).ok_or(Error::NoMemory)?;
-    let first: *mut CpuSlot = phys_to_virt(block).cast();
-    for index in 0..cpus as usize {
-        // SAFETY: the block is ours for ever, large enough and aligned.
-        unsafe { first.add(index).write(CpuSlot::new()) };
-    }
-    // SAFETY: as above, and initialised.
-    let slots: &'static [CpuSlot] = unsafe { core::slice::from_raw_parts(first, cpus as usize) };
-    tlb::init(Tlb::new(slots, root(), hooks));
-    #[cfg(target_os = "none")]
-    // SAFETY: the kernel's tables are in use already; this CPU's slot says so from now on.
-    unsafe {
-        tlb::activate(root());
     }
     Ok(())
 }

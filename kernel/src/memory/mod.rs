@@ -16,7 +16,7 @@
 //! | `user` | user memory as system calls see it: an allegation to be checked |
 //!
 //! Boot order: [`frames::init`], [`frames::reserve_low_page`], [`kernel_space::build`], `kernel_space::activate`, then
-//! [`frames::add_region`] for what the boot loader left, and [`start_shoot_downs`] before a second CPU runs.
+//! [`frames::add_region`] for what the boot loader left.
 
 pub mod account;
 mod buddy;
@@ -41,7 +41,6 @@ pub mod user;
 pub mod zeroed;
 
 pub use account::Account;
-pub use kernel_space::start_shoot_downs;
 pub use object::MemoryObject;
 pub use space::{IpcArea, Space};
 pub use start_tables::StartTables;

@@ -1,0 +1,56 @@
+//! TLB shoot-down: what one CPU unmaps is unmapped on all of them when the call returns.
+//!
+//! Each CPU has a [`CpuSlot`] in its block that says whose tables it walks, and counts the requests made to it and those served. A
+//! CPU that has changed tables asks every CPU whose slot names their root, interrupts it and waits until each has
+//! served. Requests are counted, not queued: they never overflow, any number of them are served by one flush, and no lock is
+//! taken. A request is a *must-serve-anywhere* message: it is served from the interrupt, by CPUs that spin on a
+//! lock, and by CPUs that wait here themselves, so that two which shoot each other down with interrupts off both get on.
+//!
+//! The hot side of this is [`activate`], which every switch between threads passes: a comparison if the tables stay, three
+//! stores if they change, nothing locked and nothing fenced. Why nobody is missed all the same is said where the protocol
+//! is, in `protocol.rs`; `models.rs` lets loom look for a counterexample.
+//!
+//! A target flushes all but its global entries. Global entries (the kernel half) are never taken away, so that
+//! no flush has to reach them; the only kernel mapping that goes is the one through which CPUs start, which is
+//! not global.
+
+#[cfg(test)]
+mod models;
+mod protocol;
+#[cfg(test)]
+mod tests;
+
+pub use protocol::{CpuSlot, Machine, Tlb, Word};
+
+#[cfg(target_os = "none")]
+mod hardware;
+#[cfg(target_os = "none")]
+pub use hardware::{activate, activate_on, evict, forget_here, init, join, serve, shoot_down};
+
+/// A host process has no tables to load.
+#[cfg(not(target_os = "none"))]
+mod hosted {
+    use crate::addr::{PhysAddr, VirtAddr};
+
+    /// Nothing, on the host.
+    ///
+    /// # Safety
+    /// None is needed here; on a machine the tables must hold the kernel half and stay valid until they are evicted.
+    pub unsafe fn activate(_root: PhysAddr) {}
+
+    /// Nothing, on the host.
+    pub fn serve() -> bool {
+        false
+    }
+
+    /// Nothing, on the host.
+    pub fn shoot_down(_root: PhysAddr, _start: VirtAddr, _pages: u64) {}
+
+    /// Nothing, on the host.
+    pub fn evict(_root: PhysAddr) {}
+
+    /// Nothing, on the host.
+    pub fn forget_here(_address: VirtAddr) {}
+}
+#[cfg(not(target_os = "none"))]
+pub use hosted::{activate, evict, forget_here, serve, shoot_down};

@@ -13,11 +13,12 @@ use arch::memory::phys_to_virt;
 use arch::switch::ThreadState;
 use spin::Once;
 
+use crate::counter::{Counter, Lasting};
 use crate::memory::frames::{self, FrameKind};
 use crate::memory::{PAGE_BYTES, kernel_space};
 use crate::object::quiescent::Seen;
 use crate::schedule::SERVE_VECTOR;
-use crate::thread::ThreadPtr;
+use crate::thread::{Thread, ThreadPtr};
 
 /// Pages of each IST stack.
 const IST_PAGES: u64 = 2;
@@ -41,19 +42,47 @@ pub struct Cpu {
     pub(crate) inbox: sched::Inbox<ThreadPtr>,
     /// For the reclamation of objects.
     pub(crate) seen: Seen,
-    /// The running thread; none: idle. Its own.
-    pub(crate) current: Cell<Option<ThreadPtr>>,
-    /// When the running thread, or idleness, began. Its own.
-    pub(crate) since_ns: Cell<u64>,
-    /// What the timer is set to; `u64::MAX`: nothing. Its own.
-    pub(crate) armed_ns: Cell<u64>,
-    /// Threads that belong here and are not blocked, for the placement of new ones.
-    pub(crate) load: AtomicU32,
+    /// The running thread; none: idle. Written by its own CPU.
+    pub(crate) current: Current,
+    /// When the running thread has had its turn, by this CPU's time-stamp counter. Its own.
+    pub(crate) slice_end: Cell<u64>,
+    /// The value of the time-stamp counter that the timer is set to, or an earlier one; `u64::MAX`: nothing. Its own.
+    pub(crate) armed: Cell<u64>,
+    /// Ticks of the time-stamp counter in a whole turn. Its own.
+    pub(crate) quantum: Cell<u64>,
+    /// Threads that belong here and are not blocked.
+    pub(crate) load: Counter,
     pub(crate) started_ns: AtomicU64,
-    pub(crate) busy_ns: AtomicU64,
-    pub(crate) switches: AtomicU64,
-    pub(crate) interrupts: AtomicU64,
-    pub(crate) ipis_sent: AtomicU64,
+    /// For how long it had no thread to run.
+    pub(crate) idle_time: Lasting,
+    pub(crate) switches: Counter,
+    pub(crate) interrupts: Counter,
+    /// Interrupts of its timer.
+    pub(crate) timer_ticks: Counter,
+    pub(crate) ipis_sent: Counter,
+}
+
+/// Which thread a CPU runs: a place that it writes by plain stores, and that others may look at.
+#[repr(transparent)]
+pub struct Current(AtomicPtr<Thread>);
+
+impl Current {
+    const fn none() -> Current {
+        Current(AtomicPtr::new(core::ptr::null_mut()))
+    }
+
+    /// The running thread; `None`: idle. On another CPU it may run no more, so that it is good for comparison only.
+    #[inline]
+    pub fn get(&self) -> Option<ThreadPtr> {
+        ThreadPtr::from_raw(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Notes who runs from now on. For the CPU itself.
+    #[inline]
+    pub(crate) fn set(&self, thread: Option<ThreadPtr>) {
+        let pointer = thread.map_or(core::ptr::null(), ThreadPtr::as_ptr);
+        self.0.store(pointer.cast_mut(), Ordering::Relaxed);
+    }
 }
 
 // SAFETY: each cell is touched by its own CPU only, as its line says; the rest is atomic.
@@ -136,15 +165,17 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
             timers: UnsafeCell::new(sched::TimerQueue::new()),
             inbox: sched::Inbox::new(),
             seen: Seen::new(),
-            current: Cell::new(None),
-            since_ns: Cell::new(0),
-            armed_ns: Cell::new(u64::MAX),
-            load: AtomicU32::new(0),
+            current: Current::none(),
+            slice_end: Cell::new(0),
+            armed: Cell::new(u64::MAX),
+            quantum: Cell::new(0),
+            load: Counter::new(),
             started_ns: AtomicU64::new(0),
-            busy_ns: AtomicU64::new(0),
-            switches: AtomicU64::new(0),
-            interrupts: AtomicU64::new(0),
-            ipis_sent: AtomicU64::new(0),
+            idle_time: Lasting::new(),
+            switches: Counter::new(),
+            interrupts: Counter::new(),
+            timer_ticks: Counter::new(),
+            ipis_sent: Counter::new(),
         });
         &*cpu
     };
@@ -152,11 +183,14 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
     Ok(cpu)
 }
 
-/// Lets a CPU take part: it is set up and about to run threads.
+/// Lets this CPU take part: it is set up, knows the time, and is about to run threads.
 pub fn set_online(cpu: &'static Cpu) {
     let Some(table) = TABLE.get() else { return };
     cpu.started_ns
         .store(arch::time::now_ns(), Ordering::Relaxed);
+    cpu.idle_time.begin(arch::time::ticks());
+    cpu.quantum
+        .set(arch::time::ns_to_ticks(sched::QUANTUM_NS).max(1));
     table.slots[cpu.index as usize].store(core::ptr::from_ref(cpu).cast_mut(), Ordering::Release);
     table.online.store(cpu.index + 1, Ordering::Release);
 }

@@ -15,6 +15,7 @@
 )]
 
 pub mod boot;
+pub mod counter;
 pub mod io_ports;
 pub mod ipc;
 pub mod irq;

@@ -37,7 +37,9 @@ extern "C" fn switchyard_compat_call(_context: &mut UserContext) {
 #[unsafe(no_mangle)]
 extern "C" fn switchyard_thread_begin() {
     // It may have been killed between its start and its first turn.
-    schedule::notice_end(cpu::this().current.get());
+    if let Some(current) = cpu::this().current.get() {
+        schedule::notice(current);
+    }
     schedule::exit_work();
 }
 
@@ -101,8 +103,7 @@ extern "C" fn switchyard_nmi(_context: &mut UserContext) {
 
 fn interrupt(vector: u64) {
     let Some(cpu) = cpu::try_this() else { return };
-    cpu.interrupts
-        .fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+    cpu.interrupts.add(1);
     match vector as u8 {
         apic::SPURIOUS_VECTOR => return,
         apic::TIMER_VECTOR => schedule::timer_interrupt(),

@@ -40,5 +40,5 @@ pub use node::{Links, Node};
 pub use placement::{Affinity, CpuLoad, CpuPicker};
 pub use priority::EffectivePriority;
 pub use run_queue::RunQueue;
-pub use slice::{QUANTUM_NS, Slice, Turn, next_interrupt};
+pub use slice::{QUANTUM_NS, Slice, Turn};
 pub use timer::TimerQueue;

@@ -26,11 +26,13 @@ impl<T: Node> List<T> {
     }
 
     /// Whether nobody is in it.
+    #[inline]
     pub const fn is_empty(&self) -> bool {
         self.head.is_none()
     }
 
     /// The first thread, which stays in the list.
+    #[inline]
     pub const fn front(&self) -> Option<T> {
         self.head
     }
@@ -46,10 +48,9 @@ impl<T: Node> List<T> {
     }
 
     /// Takes the first thread out.
+    #[inline]
     pub fn pop_front(&mut self) -> Option<T> {
-        let thread = self.head?;
-        self.unlink(thread);
-        Some(thread)
+        self.unlink_front()
     }
 
     /// Takes a thread out, wherever it stands; `false` if it is in no list.
@@ -75,6 +76,7 @@ impl<T: Node> List<T> {
         }
     }
 
+    #[inline]
     pub(crate) fn link_back(&mut self, thread: T, place: u32) {
         Self::enter(thread, place);
         let links = thread.links();
@@ -87,6 +89,7 @@ impl<T: Node> List<T> {
         self.tail = Some(thread);
     }
 
+    #[inline]
     pub(crate) fn link_front(&mut self, thread: T, place: u32) {
         Self::enter(thread, place);
         let links = thread.links();
@@ -97,6 +100,37 @@ impl<T: Node> List<T> {
             None => self.tail = Some(thread),
         }
         self.head = Some(thread);
+    }
+
+    /// Takes the first thread out. The links of a thread that is in no list say nothing: only `place` does.
+    #[inline]
+    pub(crate) fn unlink_front(&mut self) -> Option<T> {
+        let thread = self.head?;
+        let links = &thread.links().list;
+        let next = links.next.get();
+        self.head = next;
+        match next {
+            Some(next) => next.links().list.previous.set(None),
+            None => self.tail = None,
+        }
+        links.place.store(place::NOWHERE, Ordering::Relaxed);
+        Some(thread)
+    }
+
+    /// Links a thread at the end and takes the first one out; `None`, and nothing is changed, if the list is empty.
+    #[inline]
+    pub(crate) fn exchange(&mut self, thread: T, place: u32) -> Option<T> {
+        let first = self.head?;
+        self.link_back(thread, place);
+        let links = &first.links().list;
+        // There is a next one, as the list has two.
+        let next = links.next.get();
+        self.head = next;
+        if let Some(next) = next {
+            next.links().list.previous.set(None);
+        }
+        links.place.store(place::NOWHERE, Ordering::Relaxed);
+        Some(first)
     }
 
     pub(crate) fn unlink(&mut self, thread: T) {
@@ -114,11 +148,10 @@ impl<T: Node> List<T> {
             debug_assert!(self.tail == Some(thread), "the thread is in another list");
             self.tail = previous;
         }
-        links.next.set(None);
-        links.previous.set(None);
         links.place.store(place::NOWHERE, Ordering::Relaxed);
     }
 
+    #[inline]
     fn enter(thread: T, place: u32) {
         debug_assert!(
             !thread.links().is_listed(),

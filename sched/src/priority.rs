@@ -25,13 +25,22 @@ impl EffectivePriority {
         }
     }
 
+    /// The priority that the low six bits of a number name: for a number that is below 64 by construction, so that reading
+    /// it back needs no branch.
+    #[inline]
+    pub const fn from_low_bits(level: u8) -> EffectivePriority {
+        EffectivePriority(level & (Self::LEVELS as u8 - 1))
+    }
+
     /// Its number, 0 to 63.
+    #[inline]
     pub const fn level(self) -> u8 {
         self.0
     }
 
-    /// Its number as an index, below [`Self::LEVELS`].
+    /// Its number as an index, below [`Self::LEVELS`] also for the compiler.
+    #[inline]
     pub(crate) const fn index(self) -> usize {
-        self.0 as usize
+        self.0 as usize & (Self::LEVELS - 1)
     }
 }

@@ -17,7 +17,6 @@ use crate::priority::EffectivePriority;
 pub struct RunQueue<T> {
     /// Bit *n*: level *n* is not empty.
     ready: u64,
-    length: usize,
     levels: [List<T>; EffectivePriority::LEVELS],
 }
 
@@ -26,17 +25,17 @@ impl<T: Node> RunQueue<T> {
     pub const fn new() -> RunQueue<T> {
         RunQueue {
             ready: 0,
-            length: 0,
             levels: [const { List::new() }; EffectivePriority::LEVELS],
         }
     }
 
-    /// How many threads are ready.
-    pub const fn len(&self) -> usize {
-        self.length
+    /// How many threads are ready. It counts them, so it is for tests: the hot paths pay for no count.
+    pub fn len(&self) -> usize {
+        self.levels.iter().map(|level| level.iter().count()).sum()
     }
 
     /// Whether no thread is ready.
+    #[inline]
     pub const fn is_empty(&self) -> bool {
         self.ready == 0
     }
@@ -45,31 +44,58 @@ impl<T: Node> RunQueue<T> {
     #[inline]
     pub const fn peek_priority(&self) -> Option<EffectivePriority> {
         match self.ready.checked_ilog2() {
-            Some(level) => EffectivePriority::new(level as u8),
+            Some(level) => Some(EffectivePriority::from_low_bits(level as u8)),
             None => None,
         }
     }
 
+    /// Whether a thread of this priority or a higher one is ready. Cheaper than to look which.
+    #[inline]
+    pub const fn has_from(&self, priority: EffectivePriority) -> bool {
+        self.ready >> priority.index() != 0
+    }
+
+    /// Whether the highest ready priority is just this one. Cheaper than to look which it is.
+    #[inline]
+    pub const fn highest_is(&self, priority: EffectivePriority) -> bool {
+        self.ready >> priority.index() == 1
+    }
+
     /// Adds a thread behind all others of its priority. It must be in no list and no run queue (asserted in
     /// debug builds).
+    #[inline]
     pub fn push_back(&mut self, thread: T, priority: EffectivePriority) {
-        self.note_push(priority);
+        self.ready |= 1 << priority.index();
         self.levels[priority.index()].link_back(thread, place_at(priority));
     }
 
     /// Adds a thread before all others of its priority: one that was preempted and has time left. It must be in
     /// no list and no run queue (asserted in debug builds).
+    #[inline]
     pub fn push_front(&mut self, thread: T, priority: EffectivePriority) {
-        self.note_push(priority);
+        self.ready |= 1 << priority.index();
         self.levels[priority.index()].link_front(thread, place_at(priority));
     }
 
+    /// Puts a thread behind all others of its priority and takes out the first of them, which is never the same thread:
+    /// a yield in one step. `None`, and nothing is changed, if no thread of the priority is ready. The thread that goes in must
+    /// be in no list and no run queue (asserted in debug builds).
+    #[inline]
+    #[must_use = "the thread that came out is in no queue any more"]
+    pub fn exchange(&mut self, thread: T, priority: EffectivePriority) -> Option<T> {
+        self.levels[priority.index()].exchange(thread, place_at(priority))
+    }
+
     /// Takes out the thread that must run next: the first of the highest ready priority.
+    #[inline]
     #[must_use = "the thread is in no queue any more"]
     pub fn pop_highest(&mut self) -> Option<T> {
         let priority = self.peek_priority()?;
-        let thread = self.levels[priority.index()].front()?;
-        self.unlink(thread, priority);
+        let level = &mut self.levels[priority.index()];
+        let thread = level.unlink_front()?;
+        if level.is_empty() {
+            self.ready &= !(1 << priority.index());
+        }
         Some(thread)
     }
 
@@ -106,19 +132,13 @@ impl<T: Node> RunQueue<T> {
         }
     }
 
-    fn note_push(&mut self, priority: EffectivePriority) {
-        self.ready |= 1 << priority.level();
-        self.length += 1;
-    }
-
     fn unlink(&mut self, thread: T, priority: EffectivePriority) {
         let level = &mut self.levels[priority.index()];
         debug_assert!(!level.is_empty(), "the thread is in another run queue");
         level.unlink(thread);
         if level.is_empty() {
-            self.ready &= !(1 << priority.level());
+            self.ready &= !(1 << priority.index());
         }
-        self.length -= 1;
     }
 }
 
@@ -128,6 +148,7 @@ impl<T: Node> Default for RunQueue<T> {
     }
 }
 
+#[inline]
 const fn place_at(priority: EffectivePriority) -> u32 {
     place::LEVEL_0 + priority.level() as u32
 }

@@ -1,59 +1,71 @@
-//! Time slices and preemption, as pure functions of nanoseconds.
+//! Time slices and preemption, as pure functions of a clock's ticks.
 //!
 //! The kernel is tickless: it sets the timer to the end of the running thread's slice only if somebody of the
 //! same priority waits for the CPU. A slice is a plain value, so a call that switches straight to its server
 //! hands the rest of the caller's slice over by moving it.
+//!
+//! The unit is the caller's: whatever counts up at a constant speed and is cheap to read. The kernel uses the CPU's
+//! time-stamp counter, so that a switch needs one reading and a subtraction, and no conversion.
 
 use crate::priority::EffectivePriority;
 
-/// How long a thread runs before another of its priority gets its turn: 10 ms.
+/// How long a thread runs before another of its priority gets its turn, in nanoseconds: 10 ms.
 ///
 /// Shorter makes equal threads take turns more smoothly, at the price of more switches; 10 ms keeps that price
 /// (some microseconds with cold caches) below a thousandth, and is still well below what a person notices.
 pub const QUANTUM_NS: u64 = 10_000_000;
 
-/// What is left of a thread's turn, in nanoseconds.
+/// What is left of a thread's turn, in ticks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Slice {
-    left_ns: u64,
+    left: u64,
 }
 
 impl Slice {
-    /// A whole quantum.
-    pub const FULL: Slice = Slice {
-        left_ns: QUANTUM_NS,
-    };
     /// Nothing left.
-    pub const SPENT: Slice = Slice { left_ns: 0 };
+    pub const SPENT: Slice = Slice { left: 0 };
 
-    /// Nanoseconds left.
-    pub const fn left_ns(self) -> u64 {
-        self.left_ns
+    /// So many ticks.
+    #[inline]
+    pub const fn new(ticks: u64) -> Slice {
+        Slice { left: ticks }
     }
 
-    /// Whether nothing is left.
-    pub const fn is_spent(self) -> bool {
-        self.left_ns == 0
-    }
-
-    /// What is left after the thread ran from `start_ns` to `now_ns` (absolute). A clock that seems to run
-    /// backwards charges nothing.
-    #[must_use]
-    pub const fn charge(self, start_ns: u64, now_ns: u64) -> Slice {
+    /// What is left at `now` of a turn that ends at `end` (both absolute): nothing if the end has passed.
+    #[inline]
+    pub const fn until(end: u64, now: u64) -> Slice {
         Slice {
-            left_ns: self.left_ns.saturating_sub(now_ns.saturating_sub(start_ns)),
+            left: end.saturating_sub(now),
         }
     }
 
-    /// The absolute time at which a thread that is given the CPU at `start_ns` has had its turn.
-    pub const fn end_ns(self, start_ns: u64) -> u64 {
-        start_ns.saturating_add(self.left_ns)
+    /// Ticks left.
+    #[inline]
+    pub const fn left(self) -> u64 {
+        self.left
     }
 
-    /// The slice for the next turn: this one, or a whole quantum if it is spent.
+    /// Whether nothing is left.
+    #[inline]
+    pub const fn is_spent(self) -> bool {
+        self.left == 0
+    }
+
+    /// The absolute time at which a thread that is given the CPU at `start` has had its turn.
+    #[inline]
+    pub const fn end(self, start: u64) -> u64 {
+        start.saturating_add(self.left)
+    }
+
+    /// The slice for the next turn: this one, or a whole `quantum` (in ticks) if it is spent.
+    #[inline]
     #[must_use]
-    pub const fn renewed(self) -> Slice {
-        if self.is_spent() { Slice::FULL } else { self }
+    pub const fn renewed(self, quantum: u64) -> Slice {
+        if self.is_spent() {
+            Slice { left: quantum }
+        } else {
+            self
+        }
     }
 }
 
@@ -71,14 +83,14 @@ pub enum Turn {
 }
 
 impl Turn {
-    /// Judges the running thread (`priority`, `slice` as charged until now) against the highest ready one.
+    /// Judges the running thread (`priority`, what is left of its `slice` now) against the highest ready one.
     ///
     /// ```
     /// use sched::{EffectivePriority, Slice, Turn};
     /// let low = EffectivePriority::LOWEST;
     /// assert_eq!(Turn::judge(low, Slice::SPENT, None), Turn::Continue);
     /// assert_eq!(Turn::judge(low, Slice::SPENT, Some(low)), Turn::Back);
-    /// assert_eq!(Turn::judge(low, Slice::FULL, Some(EffectivePriority::HIGHEST)), Turn::Front);
+    /// assert_eq!(Turn::judge(low, Slice::new(1), Some(EffectivePriority::HIGHEST)), Turn::Front);
     /// ```
     pub fn judge(
         priority: EffectivePriority,
@@ -90,30 +102,5 @@ impl Turn {
             Some(ready) if ready >= priority && slice.is_spent() => Turn::Back,
             _ => Turn::Continue,
         }
-    }
-
-    /// Judges a thread that gives its turn away: behind the others of its priority if there are any, before
-    /// them never.
-    pub fn judge_yield(priority: EffectivePriority, ready: Option<EffectivePriority>) -> Turn {
-        Turn::judge(priority, Slice::SPENT, ready)
-    }
-}
-
-/// When the CPU's timer must next interrupt, in absolute nanoseconds; `None`: not at all.
-///
-/// `slice_end_ns` matters only if another thread of the running one's `priority` is ready (`ready` is the
-/// highest ready priority; a higher one would be running).
-pub fn next_interrupt(
-    priority: EffectivePriority,
-    slice_end_ns: u64,
-    ready: Option<EffectivePriority>,
-    earliest_deadline_ns: Option<u64>,
-) -> Option<u64> {
-    let slice_end = ready
-        .is_some_and(|ready| ready >= priority)
-        .then_some(slice_end_ns);
-    match (slice_end, earliest_deadline_ns) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (one, None) | (None, one) => one,
     }
 }

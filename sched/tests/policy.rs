@@ -1,9 +1,7 @@
-//! Slices, preemption, timer targets and placement.
+//! Slices, preemption and placement.
 
 use proptest::prelude::*;
-use sched::{
-    Affinity, CpuLoad, CpuPicker, EffectivePriority, QUANTUM_NS, Slice, Turn, next_interrupt,
-};
+use sched::{Affinity, CpuLoad, CpuPicker, EffectivePriority, Slice, Turn};
 
 fn priority(level: u8) -> EffectivePriority {
     EffectivePriority::new(level).expect("a test's level is below 64")
@@ -16,58 +14,36 @@ fn loads(threads: &[u64]) -> impl Iterator<Item = CpuLoad> {
     })
 }
 
-#[test]
-fn a_slice_is_charged_for_what_was_run() {
-    let slice = Slice::FULL.charge(100, 100 + QUANTUM_NS - 1);
-    assert_eq!(slice.left_ns(), 1);
-    assert!(!slice.is_spent());
-    assert_eq!(slice.renewed(), slice);
-    assert!(slice.charge(0, 1).is_spent());
-    assert_eq!(slice.charge(0, u64::MAX), Slice::SPENT);
-    assert_eq!(Slice::SPENT.renewed(), Slice::FULL);
-}
+const QUANTUM: u64 = 24_000_000;
 
 #[test]
-fn a_clock_that_runs_backwards_charges_nothing() {
-    assert_eq!(Slice::FULL.charge(1000, 999), Slice::FULL);
+fn a_slice_is_what_is_left_until_the_turns_end() {
+    let end = Slice::new(QUANTUM).end(100);
+    let slice = Slice::until(end, 100 + QUANTUM - 1);
+    assert_eq!(slice.left(), 1);
+    assert!(!slice.is_spent());
+    assert_eq!(slice.renewed(QUANTUM), slice);
+    assert_eq!(Slice::until(end, end), Slice::SPENT);
+    assert_eq!(Slice::until(end, u64::MAX), Slice::SPENT);
+    assert_eq!(Slice::SPENT.renewed(QUANTUM), Slice::new(QUANTUM));
 }
 
 #[test]
 fn the_end_of_a_slice_does_not_wrap() {
-    assert_eq!(Slice::FULL.end_ns(5), 5 + QUANTUM_NS);
-    assert_eq!(Slice::FULL.end_ns(u64::MAX), u64::MAX);
+    assert_eq!(Slice::new(QUANTUM).end(5), 5 + QUANTUM);
+    assert_eq!(Slice::new(QUANTUM).end(u64::MAX), u64::MAX);
 }
 
 #[test]
 fn a_higher_thread_preempts_at_once_and_an_equal_one_at_the_end_of_the_slice() {
+    let full = Slice::new(QUANTUM);
     let judge = |slice, ready: Option<u8>| Turn::judge(priority(10), slice, ready.map(priority));
-    assert_eq!(judge(Slice::FULL, Some(11)), Turn::Front);
+    assert_eq!(judge(full, Some(11)), Turn::Front);
     assert_eq!(judge(Slice::SPENT, Some(11)), Turn::Back);
-    assert_eq!(judge(Slice::FULL, Some(10)), Turn::Continue);
+    assert_eq!(judge(full, Some(10)), Turn::Continue);
     assert_eq!(judge(Slice::SPENT, Some(10)), Turn::Back);
     assert_eq!(judge(Slice::SPENT, Some(9)), Turn::Continue);
     assert_eq!(judge(Slice::SPENT, None), Turn::Continue);
-    assert_eq!(
-        Turn::judge_yield(priority(10), Some(priority(10))),
-        Turn::Back
-    );
-    assert_eq!(
-        Turn::judge_yield(priority(10), Some(priority(9))),
-        Turn::Continue
-    );
-}
-
-#[test]
-fn the_timer_is_set_for_a_slice_only_if_somebody_waits() {
-    let next = |ready: Option<u8>, deadline| {
-        next_interrupt(priority(10), 500, ready.map(priority), deadline)
-    };
-    assert_eq!(next(None, None), None);
-    assert_eq!(next(Some(9), None), None);
-    assert_eq!(next(Some(10), None), Some(500));
-    assert_eq!(next(Some(10), Some(400)), Some(400));
-    assert_eq!(next(Some(10), Some(600)), Some(500));
-    assert_eq!(next(None, Some(600)), Some(600));
 }
 
 #[test]

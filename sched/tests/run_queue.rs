@@ -17,6 +17,7 @@ enum Step {
     Pop,
     Remove(usize),
     Requeue(usize, u8),
+    Exchange(usize, u8),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -28,7 +29,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (thread.clone(), level.clone()).prop_map(|(t, l)| Step::PushFront(t, l)),
         2 => Just(Step::Pop),
         1 => thread.clone().prop_map(Step::Remove),
-        1 => (thread, level).prop_map(|(t, l)| Step::Requeue(t, l)),
+        1 => (thread.clone(), level.clone()).prop_map(|(t, l)| Step::Requeue(t, l)),
+        2 => (thread, level).prop_map(|(t, l)| Step::Exchange(t, l)),
     ];
     prop::collection::vec(step, 0..200)
 }
@@ -82,7 +84,16 @@ proptest! {
                     queue.push_front(threads[t], priority(l));
                     model.0[l as usize].push_front(t);
                 }
-                Step::PushBack(..) | Step::PushFront(..) => {}
+                Step::Exchange(t, l) if model.level_of(t).is_none() => {
+                    let level = &mut model.0[l as usize];
+                    let first = level.pop_front();
+                    if first.is_some() {
+                        level.push_back(t);
+                    }
+                    let out = queue.exchange(threads[t], priority(l));
+                    prop_assert_eq!(out.map(|t| t.0.number), first);
+                }
+                Step::PushBack(..) | Step::PushFront(..) | Step::Exchange(..) => {}
                 Step::Pop => {
                     prop_assert_eq!(queue.pop_highest().map(|t| t.0.number), model.pop());
                 }
@@ -98,7 +109,13 @@ proptest! {
             }
             prop_assert_eq!(queue.len(), model.len());
             prop_assert_eq!(queue.is_empty(), model.len() == 0);
-            prop_assert_eq!(queue.peek_priority().map(|p| p.level() as usize), model.peek());
+            let highest = model.peek();
+            prop_assert_eq!(queue.peek_priority().map(|p| p.level() as usize), highest);
+            for level in [0u8, 1, 31, 32, 62, 63] {
+                let from = highest.is_some_and(|highest| highest >= level as usize);
+                prop_assert_eq!(queue.has_from(priority(level)), from);
+                prop_assert_eq!(queue.highest_is(priority(level)), highest == Some(level as usize));
+            }
         }
         while let Some(expected) = model.pop() {
             prop_assert_eq!(queue.pop_highest(), Some(threads[expected]));
@@ -121,7 +138,10 @@ proptest! {
                     list.push_front(threads[t]);
                     model.push_front(t);
                 }
-                Step::PushBack(..) | Step::PushFront(..) | Step::Requeue(..) => {}
+                Step::PushBack(..)
+                | Step::PushFront(..)
+                | Step::Requeue(..)
+                | Step::Exchange(..) => {}
                 Step::Pop => {
                     prop_assert_eq!(list.pop_front().map(|t| t.0.number), model.pop_front());
                 }

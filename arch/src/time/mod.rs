@@ -7,7 +7,7 @@
 //!
 //! The timer is the local APIC's: deadlines in the time-stamp counter where the CPU has them, else a count of its own
 //! clock, which is at most 32 bits long. So it may fire *early* (a far deadline, rounding): whoever gets the
-//! interrupt compares [`now_ns`] with what is due and arms it again.
+//! interrupt compares the clock with what is due and arms it again.
 //!
 //! What may go wrong: no reference answers, or none is steady. Then a frequency is taken from what the CPU says of itself,
 //! or assumed, and [`Calibration::trouble`] names the fault; nothing waits without an end.
@@ -34,7 +34,7 @@ pub use setup::{Calibration, init};
 #[cfg(target_os = "none")]
 pub use sync::{TscSync, synchronise_as_new_cpu, synchronise_with_new_cpu};
 #[cfg(target_os = "none")]
-pub use timer::{arm, disarm, init_this_cpu, uses_deadlines};
+pub use timer::{arm_at, disarm, init_this_cpu, uses_deadlines};
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -100,6 +100,15 @@ pub fn tsc() -> u64 {
     }
 }
 
+/// This CPU's time-stamp counter, which may be read a little before what stands before it in the program: for accounts
+/// that only compare readings of one CPU. It is one instruction.
+#[inline(always)]
+#[must_use]
+pub fn ticks() -> u64 {
+    // SAFETY: every x86-64 CPU has the instruction, and reading has no effect.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
 /// Ticks of the time-stamp counter a second; 0 before calibration.
 #[must_use]
 pub fn tsc_hz() -> u64 {
@@ -118,15 +127,24 @@ pub fn now_ns() -> u64 {
     now
 }
 
-/// The counter's value at which [`now_ns`] has reached `ns`; the largest there is if that is never.
+/// This CPU's counter's value at which [`now_ns`] will have reached `ns`; the largest there is if that is never, and a value
+/// that has passed if the time has.
+///
+/// It is counted from the present, so that the scales' rounding grows with the time to wait and not with the time since
+/// boot. Whoever waits for a far time compares [`now_ns`] with it when the counter is there, and asks again.
 #[inline]
 #[must_use]
-pub fn tsc_at(ns: u64) -> u64 {
-    // One more, since both scales round down.
-    Scale(TO_TICKS.load(Ordering::Relaxed))
-        .apply(ns)
-        .saturating_add(1)
-        .saturating_add(EPOCH.load(Ordering::Relaxed))
+pub fn ticks_at(ns: u64) -> u64 {
+    let ticks = tsc();
+    let ahead = ns.saturating_sub(now_ns());
+    ticks.saturating_add(ns_to_ticks(ahead).saturating_add(1))
+}
+
+/// Ticks of the time-stamp counter that fit into `ns` nanoseconds.
+#[inline]
+#[must_use]
+pub fn ns_to_ticks(ns: u64) -> u64 {
+    Scale(TO_TICKS.load(Ordering::Relaxed)).apply(ns)
 }
 
 /// Nanoseconds that a stretch of `ticks` of the time-stamp counter takes.

@@ -79,7 +79,7 @@ mod tests {
             prop_assert!(scale.apply(a.min(b)) <= scale.apply(a.max(b)));
         }
 
-        /// What `tsc_at` stands on: a deadline turned to ticks, with one more, is not before the deadline by more than
+        /// What `ticks_at` stands on: a deadline turned to ticks, with one more, is not before the deadline by more than
         /// the scales' precision.
         #[test]
         fn there_and_back_loses_little(hz in 10_000_000u64..10_000_000_000, ns in 0u64..1 << 60) {

@@ -166,7 +166,7 @@ pub unsafe fn init(epoch: u64, tables: Option<&Tables<'_>>, map: &dyn PhysicalMa
     if apic_hz == 0 && !deadline_timer {
         trouble = Some(CalibrationError::ApicTimerStandsStill);
     }
-    timer::set_up(apic_hz, deadline_timer);
+    timer::set_up(tsc_hz, apic_hz, deadline_timer);
     Calibration {
         tsc_hz,
         apic_hz,

@@ -2,14 +2,10 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::{
-    delay_ns, now_ns,
-    scale::{NS_PER_SECOND, Scale},
-    tsc, tsc_at,
-};
+use super::{delay_ns, scale::Scale, ticks, tsc};
 use crate::platform::apic::{self, ApicError};
 
-/// Nanoseconds to ticks of the local APIC's timer.
+/// Ticks of the time-stamp counter to ticks of the local APIC's timer.
 static TO_APIC_TICKS: AtomicU64 = AtomicU64::new(0);
 /// Whether timers fire at values of the time-stamp counter, on all CPUs.
 static DEADLINES: AtomicBool = AtomicBool::new(false);
@@ -18,8 +14,8 @@ static DEADLINES: AtomicBool = AtomicBool::new(false);
 const WATCH_NS: u64 = 10_000_000;
 
 /// Keeps what calibration found.
-pub(super) fn set_up(apic_hz: u64, deadlines: bool) {
-    TO_APIC_TICKS.store(Scale::new(apic_hz, NS_PER_SECOND).0, Ordering::Relaxed);
+pub(super) fn set_up(tsc_hz: u64, apic_hz: u64, deadlines: bool) {
+    TO_APIC_TICKS.store(Scale::new(apic_hz, tsc_hz).0, Ordering::Relaxed);
     DEADLINES.store(deadlines, Ordering::Relaxed);
 }
 
@@ -60,19 +56,20 @@ pub unsafe fn init_this_cpu() -> Result<(), ApicError> {
     Ok(())
 }
 
-/// Lets this CPU's timer interrupt come when [`now_ns`] reaches `deadline_ns`, or earlier if that is far; at once if
-/// it has passed; never for `u64::MAX`. It replaces what was armed before.
+/// Lets this CPU's timer interrupt come when its time-stamp counter reaches `at`, or earlier if that is far; at once if it
+/// has passed; never for `u64::MAX`. It replaces what was armed before.
 #[inline]
-pub fn arm(deadline_ns: u64) {
-    if deadline_ns == u64::MAX {
+pub fn arm_at(at: u64) {
+    if at == u64::MAX {
         disarm();
     } else if DEADLINES.load(Ordering::Relaxed) {
-        apic::timer_arm_deadline(tsc_at(deadline_ns));
+        // A deadline of 0 would stop the timer.
+        apic::timer_arm_deadline(at.max(1));
     } else {
-        let ahead = deadline_ns.saturating_sub(now_ns());
-        let ticks = Scale(TO_APIC_TICKS.load(Ordering::Relaxed)).apply(ahead);
+        let ahead = at.saturating_sub(ticks());
+        let count = Scale(TO_APIC_TICKS.load(Ordering::Relaxed)).apply(ahead);
         // A tick more than the rounded number, so that it isn't early by that; and never 0, which would stop it.
-        apic::timer_arm(ticks.saturating_add(1).min(u64::from(u32::MAX)) as u32);
+        apic::timer_arm(count.saturating_add(1).min(u64::from(u32::MAX)) as u32);
     }
 }
 

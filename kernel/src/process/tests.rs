@@ -143,7 +143,7 @@ fn busy() -> (
     assert_eq!(threads[5].sleep(), Ok(Went::Blocked));
     let unstarted = Program::unstarted(&process).thread().clone();
     let states = [
-        ThreadState::Running,
+        ThreadState::Ready,
         ThreadState::Sending,
         ThreadState::AwaitingReply,
         ThreadState::Receiving,

@@ -3,7 +3,9 @@
 use abi::info::ThreadState;
 use arch::cpu::Pending;
 
-use super::bare::{abandon, drain_inbox, nudge, reschedule, retime};
+use super::bare::{abandon, reschedule};
+use super::clock::retime;
+use super::wake::{drain_inbox, nudge};
 use crate::cpu;
 use crate::log_owner;
 use crate::object::{Section, quiescent};

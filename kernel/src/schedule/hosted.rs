@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use crate::thread::ThreadPtr;
+use crate::thread::{Thread, ThreadPtr};
 
 #[cfg(test)]
 std::thread_local!(static READY: std::cell::RefCell<Vec<ThreadPtr>> = const { std::cell::RefCell::new(Vec::new()) });
@@ -13,6 +13,11 @@ pub fn make_ready(thread: ThreadPtr) {
     READY.with_borrow_mut(|ready| ready.push(thread));
     #[cfg(not(test))]
     let _ = thread;
+}
+
+/// No thread runs on the host.
+pub fn is_running(_thread: &Thread) -> bool {
+    false
 }
 
 /// Nobody waits for the CPU.

@@ -3,12 +3,12 @@
 //! It stops until an interrupt. Work is looked for with interrupts off, and `sti; hlt` are adjacent, so a wake-up that
 //! comes in between is not slept through.
 
-use abi::info::ThreadState;
 use arch::cpu::{allow_pending_interrupts, halt_until_interrupt};
-use arch::time;
 
-use super::bare::{arm, drain_inbox, expire, nudge, switch};
+use super::bare::switch_from_idle;
+use super::clock::{arm_for_deadline, expire};
 use super::exit::reclaim;
+use super::wake::{drain_inbox, nudge};
 use crate::cpu;
 use crate::log_owner;
 use crate::memory::zeroed;
@@ -23,15 +23,14 @@ pub fn run_idle() -> ! {
         let _ = cpu.block().take_requests();
         log_owner::tell();
         drain_inbox(cpu);
-        expire(cpu, time::now_ns());
+        expire(cpu);
         let more = quiescent::pending() != 0 && reclaim();
         // SAFETY: this is the CPU; the borrow ends with the statement.
         if let Some(next) = unsafe { cpu.run_queue() }.pop_highest() {
-            next.get().set_state(ThreadState::Running);
-            switch(cpu, Some(next));
+            switch_from_idle(cpu, next);
             continue;
         }
-        arm(cpu);
+        arm_for_deadline(cpu);
         if more {
             allow_pending_interrupts();
             continue;

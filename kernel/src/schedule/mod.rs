@@ -7,22 +7,31 @@
 #[cfg(target_os = "none")]
 mod bare;
 #[cfg(target_os = "none")]
+mod clock;
+#[cfg(target_os = "none")]
 mod exit;
 #[cfg(target_os = "none")]
 mod idle;
 #[cfg(target_os = "none")]
-pub use bare::{
-    RESCHEDULE_VECTOR, SERVE_VECTOR, ask, block, make_ready, notice_end, nudge, place, reschedule,
-    retime, start, switch_directly, timer_interrupt, yield_now,
-};
+mod place;
+#[cfg(target_os = "none")]
+mod wake;
+#[cfg(target_os = "none")]
+pub use bare::{block, is_running, notice, reschedule, switch_directly, yield_now};
+#[cfg(target_os = "none")]
+pub use clock::{retime, timer_interrupt};
 #[cfg(target_os = "none")]
 pub use exit::{exit_work, leave_thread, preemption_point};
 #[cfg(target_os = "none")]
 pub use idle::run_idle;
+#[cfg(target_os = "none")]
+pub use place::{place, start};
+#[cfg(target_os = "none")]
+pub use wake::{RESCHEDULE_VECTOR, SERVE_VECTOR, ask, make_ready, nudge};
 
 #[cfg(not(target_os = "none"))]
 mod hosted;
 #[cfg(test)]
 pub use hosted::take_ready;
 #[cfg(not(target_os = "none"))]
-pub use hosted::{ask, make_ready, preemption_point};
+pub use hosted::{ask, is_running, make_ready, preemption_point};

@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 use abi::info::{CpuInfo, MemoryInfo, PowerAction, SystemQuery, ThreadInfo};
 use abi::{Error, Rights};
 use arch::platform::power;
+use arch::time;
 
 use super::Caller;
 use crate::cpu::{self, Cpu};
@@ -87,15 +88,17 @@ fn gather_cpus(first: u64, batch: &mut [CpuInfo; BATCH]) -> (usize, u64) {
 }
 
 fn cpu_info(cpu: &Cpu) -> CpuInfo {
+    let up_ns = time::now_ns().saturating_sub(cpu.started_ns.load(Ordering::Relaxed));
+    let idle_ns = time::ticks_to_ns(cpu.idle_time.ticks(time::ticks()));
     CpuInfo {
         index: cpu.index(),
         apic_id: cpu.apic_id().0,
-        busy_ns: cpu.busy_ns.load(Ordering::Relaxed),
-        up_ns: arch::time::now_ns().saturating_sub(cpu.started_ns.load(Ordering::Relaxed)),
-        switches: cpu.switches.load(Ordering::Relaxed),
-        interrupts: cpu.interrupts.load(Ordering::Relaxed),
-        ipis_sent: cpu.ipis_sent.load(Ordering::Relaxed),
-        runnable: cpu.load.load(Ordering::Relaxed),
+        busy_ns: up_ns.saturating_sub(idle_ns),
+        up_ns,
+        switches: cpu.switches.get(),
+        interrupts: cpu.interrupts.get(),
+        ipis_sent: cpu.ipis_sent.get(),
+        runnable: cpu.load.get() as u32,
         reserved: 0,
     }
 }
@@ -132,7 +135,7 @@ fn thread_info(thread: &Thread) -> ThreadInfo {
         state: thread.shown_state() as u32,
         priority: u32::from(thread.priority().level()),
         name_bytes,
-        cpu_ns: thread.cpu_ns.load(Ordering::Relaxed),
+        cpu_ns: time::ticks_to_ns(thread.run_time.ticks(time::ticks())),
         name,
     }
 }

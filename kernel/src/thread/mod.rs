@@ -22,10 +22,12 @@ pub use area::IpcArea;
 pub use machine::Machine;
 pub use pointer::ThreadPtr;
 
+use crate::counter::{Counter, Lasting};
 use crate::ipc::{Notification, Wait, WaitOn};
 use crate::memory::space::Space;
 use crate::object::{Object, Ref, Slab, stamp_of};
 use crate::process::Process;
+use crate::schedule;
 use crate::sync::{Guard, Mutex, level};
 
 /// What other CPUs ask of a thread's home. Bits of [`Thread::asked`].
@@ -66,16 +68,18 @@ pub struct Thread {
     home: AtomicU32,
     affinity: AtomicU32,
     priority: AtomicU8,
-    /// [`ThreadState`] as far as it is not a wait: new, ready, running, ended.
+    /// [`ThreadState`] as far as it is no wait: new, ready (or running: that is the CPU's to know), ended.
     state: AtomicU32,
     pub(crate) asked: AtomicU32,
     marks: AtomicU32,
     /// Handles to it, in all processes.
     handles: AtomicU32,
-    /// What is left of its turn. Its home's.
+    /// What is left of its turn while it does not run, in ticks of the time-stamp counter; never nothing. Its home's.
     pub(crate) slice: Cell<sched::Slice>,
-    /// Nanoseconds that it ran.
-    pub(crate) cpu_ns: AtomicU64,
+    /// For how long it ran. Its home's.
+    pub(crate) run_time: Lasting,
+    /// How often it was given a CPU. Its home's.
+    pub(crate) switches: Counter,
     /// The notification that its `recv` also waits for. Its own.
     bound: UnsafeCell<Option<Ref<Notification>>>,
     /// Neighbours in its process's list, under the process's lock.
@@ -137,8 +141,9 @@ impl Thread {
             asked: AtomicU32::new(0),
             marks: AtomicU32::new(0),
             handles: AtomicU32::new(0),
-            slice: Cell::new(sched::Slice::FULL),
-            cpu_ns: AtomicU64::new(0),
+            slice: Cell::new(sched::Slice::SPENT),
+            run_time: Lasting::new(),
+            switches: Counter::new(),
             bound: UnsafeCell::new(None),
             next: AtomicPtr::new(core::ptr::null_mut()),
             previous: AtomicPtr::new(core::ptr::null_mut()),
@@ -195,8 +200,7 @@ impl Thread {
     /// Its effective priority.
     #[inline]
     pub fn priority(&self) -> sched::EffectivePriority {
-        sched::EffectivePriority::new(self.priority.load(Ordering::Relaxed))
-            .unwrap_or(sched::EffectivePriority::LOWEST)
+        sched::EffectivePriority::from_low_bits(self.priority.load(Ordering::Relaxed))
     }
 
     /// Sets its priority; it counts from the next time that it is queued.
@@ -234,7 +238,8 @@ impl Thread {
         let state = ThreadState::from_number(self.state.load(Ordering::Relaxed))
             .unwrap_or(ThreadState::Ended);
         match state {
-            ThreadState::Ready | ThreadState::Running => self.wait.shown_state().unwrap_or(state),
+            ThreadState::Ready if schedule::is_running(self) => ThreadState::Running,
+            ThreadState::Ready => self.wait.shown_state().unwrap_or(state),
             other => other,
         }
     }
@@ -317,6 +322,12 @@ impl Thread {
     /// Marks it to end at its next way out of the kernel.
     pub(crate) fn mark_killed(&self) {
         self.marks.fetch_or(mark::KILLED, Ordering::SeqCst);
+    }
+
+    /// Whether there is anything to be seen to before it goes on in user mode. One load, for the switch.
+    #[inline]
+    pub(crate) fn has_marks(&self) -> bool {
+        self.marks.load(Ordering::Relaxed) != 0
     }
 
     /// Whether it shall end.

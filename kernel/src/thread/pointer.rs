@@ -25,6 +25,12 @@ impl ThreadPtr {
         ThreadPtr(NonNull::from(thread))
     }
 
+    /// The thread at this address; `None` for null. The address must be a thread's.
+    #[inline]
+    pub(crate) fn from_raw(pointer: *mut Thread) -> Option<ThreadPtr> {
+        NonNull::new(pointer).map(ThreadPtr)
+    }
+
     /// The thread.
     #[inline]
     pub fn get<'a>(self) -> &'a Thread {

@@ -156,7 +156,7 @@ impl Program {
     pub(crate) fn new(process: &Ref<Process>) -> Program {
         let program = Program::unstarted(process);
         assert!(program.thread.begin());
-        program.thread.set_state(ThreadState::Running);
+        program.thread.set_state(ThreadState::Ready);
         program
     }
 

@@ -61,7 +61,7 @@ fn a_wait_is_shown_while_it_lasts() {
             ThreadState::Waiting,
         ),
         (WaitOn::Sleep, ThreadState::Sleeping),
-        (WaitOn::Nothing, ThreadState::Running),
+        (WaitOn::Nothing, ThreadState::Ready),
     ] {
         thread.wait.set(on);
         assert_eq!((thread.wait.on(), thread.shown_state()), (on, state));

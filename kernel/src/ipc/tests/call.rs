@@ -37,7 +37,7 @@ fn a_call_reaches_a_waiting_receiver_and_is_answered() {
         (client.message(), client.badge(), client.reply_handle()),
         ((Tag::new(8), ANSWER), 0, Handle::NONE)
     );
-    assert_eq!(client.thread().shown_state(), ThreadState::Running);
+    assert_eq!(client.thread().shown_state(), ThreadState::Ready);
     assert_eq!(
         (
             server.handles(),

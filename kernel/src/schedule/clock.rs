@@ -1,0 +1,100 @@
+//! The CPU's timer: ends of turns, and deadlines.
+//!
+//! The timer is armed *lazily*: it is set anew only if something is due earlier than what it is set to. What is no longer due
+//! (a wait that ended before its deadline, a turn that was given up) leaves it as it is. So it may come too early, and whoever
+//! takes its interrupt looks what is due and sets it again. A switch thereby touches the timer at most once a quantum, and
+//! a CPU with one runnable thread and no deadline is not interrupted at all.
+
+use abi::Error;
+use arch::cpu::Pending;
+use arch::time;
+use sched::Slice;
+
+use super::wake::enqueue;
+use crate::cpu::{self, Cpu};
+use crate::ipc::cancel;
+use crate::object::Section;
+
+/// Deadlines that are taken in between two chances for interrupts.
+const EXPIRED_AT_ONCE: usize = 32;
+
+/// The local APIC's timer came.
+pub fn timer_interrupt() {
+    let cpu = cpu::this();
+    cpu.armed.set(u64::MAX);
+    cpu.timer_ticks.add(1);
+    cpu.block().request(Pending::TIMER);
+}
+
+/// Lets the timer come at `at`, a value of this CPU's time-stamp counter, if nothing earlier is due.
+#[inline]
+pub(super) fn arm(cpu: &Cpu, at: u64) {
+    if at < cpu.armed.get() {
+        arm_earlier(cpu, at);
+    }
+}
+
+#[cold]
+fn arm_earlier(cpu: &Cpu, at: u64) {
+    cpu.armed.set(at);
+    time::arm_at(at);
+}
+
+/// Lets the timer come when the earliest deadline is due.
+pub(super) fn arm_for_deadline(cpu: &Cpu) {
+    // SAFETY: this is the CPU; the borrow ends with the statement.
+    if let Some(deadline) = unsafe { cpu.timers() }.earliest() {
+        arm(cpu, time::ticks_at(deadline));
+    }
+}
+
+/// Lets the timer come when the running thread has had its turn, if somebody waits for that.
+pub(super) fn arm_for_turn(cpu: &Cpu) {
+    if let Some(current) = cpu.current.get()
+        // SAFETY: this is the CPU; the borrow ends with the condition.
+        && unsafe { cpu.run_queue() }.has_from(current.get().priority())
+    {
+        arm(cpu, cpu.slice_end.get());
+    }
+}
+
+/// Takes in deadlines that have passed, a bounded number; what is left is asked for again.
+pub(super) fn expire(cpu: &Cpu) {
+    // SAFETY: this is the CPU; the borrow ends with the condition.
+    if unsafe { cpu.timers() }.is_empty() {
+        return;
+    }
+    let now = time::now_ns();
+    for _ in 0..EXPIRED_AT_ONCE {
+        // SAFETY: this is the CPU; the borrow ends with the statement.
+        let Some(thread) = (unsafe { cpu.timers() }).pop_expired(now) else {
+            return;
+        };
+        // SAFETY: all kernel code between two quiescent points is inside a section.
+        let section = unsafe { Section::enter() };
+        if cancel(thread.get(), Error::TimedOut, &section) {
+            enqueue(cpu, thread);
+        }
+    }
+    cpu.block().request(Pending::TIMER);
+}
+
+/// A deadline may have passed, or the running thread's turn may be over.
+pub fn retime() {
+    let cpu = cpu::this();
+    expire(cpu);
+    if let Some(current) = cpu.current.get() {
+        let now = time::ticks();
+        if Slice::until(cpu.slice_end.get(), now).is_spent() {
+            // SAFETY: this is the CPU; the borrow ends with the condition.
+            if unsafe { cpu.run_queue() }.has_from(current.get().priority()) {
+                cpu.block().request(Pending::RESCHEDULE);
+            } else {
+                cpu.slice_end.set(now.saturating_add(cpu.quantum.get()));
+            }
+        } else {
+            arm_for_turn(cpu);
+        }
+    }
+    arm_for_deadline(cpu);
+}

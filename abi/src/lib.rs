@@ -24,6 +24,7 @@ pub mod layout;
 mod priority;
 pub mod register;
 mod rights;
+pub mod segment;
 pub mod start;
 mod tag;
 mod time;

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod paging;
 pub mod platform;
 pub mod random;
+pub mod segments;
 pub mod time;
 pub mod tlb;
 pub mod user_copy;
@@ -25,6 +26,8 @@ pub mod user_copy;
 pub mod cpu;
 #[cfg(target_os = "none")]
 pub mod entry;
+#[cfg(target_os = "none")]
+pub mod extras;
 #[cfg(target_os = "none")]
 pub mod fpu;
 #[cfg(target_os = "none")]

@@ -17,7 +17,9 @@ use abi::UserContext;
 use crate::addr::PhysAddr;
 use crate::cpu::{self, CpuBlock, IoBitmap, Msr, features};
 use crate::entry::{context_at, return_to_user};
+use crate::extras::{self, Extras};
 use crate::fpu::{self, FpuState};
+use crate::segments::{self, BadDescriptor};
 use crate::tlb;
 
 /// What the switch knows of a thread.
@@ -34,6 +36,8 @@ pub struct ThreadState {
     /// Its I/O port map; null if it may use no port.
     ports: Cell<*const IoBitmap>,
     pub(crate) fpu: FpuState,
+    /// What few threads have.
+    extras: Extras,
     /// Whether it ever runs in user mode; a CPU's idle thread does not.
     user: bool,
 }
@@ -78,6 +82,7 @@ impl ThreadState {
             root,
             ports: Cell::new(ptr::null()),
             fpu,
+            extras: Extras::none(),
             user: true,
         }
     }
@@ -90,6 +95,7 @@ impl ThreadState {
             root,
             ports: Cell::new(ptr::null()),
             fpu: FpuState::none(),
+            extras: Extras::none(),
             user: false,
         }
     }
@@ -103,6 +109,22 @@ impl ThreadState {
     /// Top of its kernel stack.
     pub fn stack_top(&self) -> u64 {
         self.stack_top
+    }
+
+    /// Changes one of the thread's own descriptors, and the bases that came with it. For a thread that does not run.
+    ///
+    /// # Errors
+    /// What makes the descriptor unfit; nothing is changed then.
+    ///
+    /// # Safety
+    /// The caller holds the thread stopped; its bases and selectors are in its context.
+    pub unsafe fn set_tls(&self, slot: usize, descriptor: u64) -> Result<(), BadDescriptor> {
+        let mut slots = self.extras.tls();
+        slots.set(slot, descriptor)?;
+        self.extras.set_tls(slots);
+        // SAFETY: the caller is the only one who touches the context now.
+        slots.renew_bases(slot, unsafe { &mut *self.context() });
+        Ok(())
     }
 
     /// Sets the ports that it may use from its next switch on; null for none.
@@ -127,7 +149,7 @@ pub unsafe fn adopt(state: &'static ThreadState) {
 
 /// Leaves `previous` and goes on where `next` left; returns when somebody switches back.
 ///
-/// Order: FPU of the one that leaves, selectors and bases, page tables, ports, the two stack tops, the current thread, FPU
+/// Order: FPU of the one that leaves, what few threads have, selectors and bases, page tables, ports, the two stack tops, the current thread, FPU
 /// of the one that comes, callee-saved registers and stack.
 ///
 /// # Safety
@@ -141,6 +163,9 @@ pub unsafe fn switch_to(previous: &ThreadState, next: &ThreadState) {
         fpu::leave(block, previous);
         if previous.user {
             save_segments(previous);
+        }
+        if previous.extras.kinds() | next.extras.kinds() != 0 {
+            extras::switch(block, &previous.extras, &next.extras);
         }
         if next.user {
             load_segments(next);
@@ -222,11 +247,10 @@ unsafe fn save_segments(thread: &ThreadState) {
 /// bases come last.
 ///
 /// # Safety
-/// The context holds selectors that can be loaded and canonical bases.
+/// The context holds selectors of user code (`context::sanitise`) and canonical bases; the thread's own descriptors are in the table.
 #[inline]
 unsafe fn load_segments(next: &ThreadState) {
-    // SAFETY: the caller's promise. GS is loaded between two `swapgs`, as its base is overwritten and the kernel's must survive; no
-    // interrupt can come, and an NMI does not trust GS.
+    // SAFETY: the caller's promise. A selector that went bad since it was checked becomes null.
     unsafe {
         let context = &*next.context();
         let (ds, es): (u16, u16);
@@ -234,16 +258,16 @@ unsafe fn load_segments(next: &ThreadState) {
         asm!("mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",
             out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack, preserves_flags));
         if (ds | context.ds) != 0 {
-            asm!("mov ds, {0:x}", in(reg) context.ds, options(nostack, preserves_flags));
+            segments::load_ds(u32::from(context.ds));
         }
         if (es | context.es) != 0 {
-            asm!("mov es, {0:x}", in(reg) context.es, options(nostack, preserves_flags));
+            segments::load_es(u32::from(context.es));
         }
         if (fs | context.fs) != 0 {
-            asm!("mov fs, {0:x}", in(reg) context.fs, options(nostack, preserves_flags));
+            segments::load_fs(u32::from(context.fs));
         }
         if (gs | context.gs) != 0 {
-            asm!("swapgs", "mov gs, {0:x}", "swapgs", in(reg) context.gs, options(nostack, preserves_flags));
+            segments::load_gs(u32::from(context.gs), ptr::from_ref(cpu::block()) as u64);
         }
         if features().fsgsbase {
             asm!("wrfsbase {}", in(reg) context.fs_base, options(nostack, preserves_flags));
@@ -278,6 +302,28 @@ fn reload_stack_selector() {
 pub unsafe fn set_current_fs_base(base: u64) {
     // SAFETY: the caller's promise.
     unsafe { Msr::FS_BASE.write(base) };
+}
+
+/// Changes one of the running thread's own descriptors. Registers that name it are loaded anew, with its base.
+///
+/// # Errors
+/// What makes the descriptor unfit; nothing is changed then.
+///
+/// # Safety
+/// `thread` is this CPU's current user thread.
+pub unsafe fn set_current_tls(
+    thread: &ThreadState,
+    slot: usize,
+    descriptor: u64,
+) -> Result<(), BadDescriptor> {
+    // SAFETY: the caller's promise; while this runs the thread is as good as stopped.
+    unsafe {
+        save_segments(thread);
+        thread.set_tls(slot, descriptor)?;
+        extras::load_tls(cpu::block(), &thread.extras);
+        load_segments(thread);
+    }
+    Ok(())
 }
 
 /// Brings the bases and selectors of the running thread into its context.

@@ -17,6 +17,7 @@ use crate::{cpu, irq, panic, syscall};
 
 const PAGE_FAULT: u64 = 14;
 const PROTECTION: u64 = 13;
+const NOT_PRESENT: u64 = 11;
 const FIRST_INTERRUPT: u64 = 32;
 const DOUBLE_FAULT: u64 = 8;
 const MACHINE_CHECK: u64 = 18;
@@ -65,7 +66,8 @@ pub(crate) fn from_user(context: &mut UserContext) {
     schedule::exit_work();
 }
 
-/// From the kernel: an interrupt to the idle loop or to a preemption point, a fault in a copy from or to user memory, or a bug.
+/// From the kernel: an interrupt to the idle loop or to a preemption point, a fault in a copy from or to user memory or at the
+/// load of a user's selector, or a bug.
 #[unsafe(no_mangle)]
 extern "C" fn switchyard_kernel_trap(context: &mut UserContext) {
     if context.vector >= FIRST_INTERRUPT {
@@ -82,9 +84,13 @@ extern "C" fn switchyard_kernel_trap(context: &mut UserContext) {
     {
         return;
     }
-    // Only what an access to user memory can raise: a machine check in that routine is still a machine check.
+    // Only what such an instruction can raise: a machine check in that routine is still a machine check.
     let landing = match context.vector {
-        PAGE_FAULT | PROTECTION => arch::user_copy::fixup(context.rip),
+        PAGE_FAULT => arch::user_copy::fixup(context.rip),
+        PROTECTION => {
+            arch::user_copy::fixup(context.rip).or_else(|| arch::segments::fixup(context.rip))
+        }
+        NOT_PRESENT => arch::segments::fixup(context.rip),
         _ => None,
     };
     match landing {

@@ -262,6 +262,16 @@ impl CpuBlock {
         &self.tlb.0
     }
 
+    /// Fills the slots of the descriptor table that are for the current thread's own segments.
+    ///
+    /// # Safety
+    /// To be called by this CPU only; the descriptors went through `TlsSlots::set`.
+    pub(crate) unsafe fn set_tls(&self, descriptors: &[u64; abi::segment::TLS_SLOTS]) {
+        // SAFETY: this CPU alone refers to its table from Rust; the CPU itself reads descriptors only when a selector is loaded,
+        // and none is loaded meanwhile: an NMI or a debug trap loads CS alone, whose slot is not touched.
+        unsafe { (*self.gdt.get()).set_tls(descriptors) };
+    }
+
     /// The segment that the CPU's task register names.
     pub(crate) fn tss(&self) -> &Tss {
         &self.tss

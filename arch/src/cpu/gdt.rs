@@ -5,6 +5,7 @@
 //! 64-bit user code in a row. Three slots are kept for thread-area segments of 32-bit programs. The last slot's
 //! limit is the CPU's index, so that `lsl` tells it to code that can't trust GS.
 
+use abi::segment::{TLS_FIRST_SELECTOR, TLS_SLOTS};
 use x86_64::structures::gdt::DescriptorFlags;
 
 /// Kernel code selector.
@@ -19,6 +20,8 @@ pub const USER_DATA: u16 = 0x20 | 3;
 pub const USER_CODE64: u16 = 0x28 | 3;
 /// TSS selector (two slots).
 pub const TSS: u16 = 0x30;
+/// First of the slots for the current thread's own segments.
+const TLS_FIRST: usize = TLS_FIRST_SELECTOR as usize / 8;
 /// The slot whose limit is the CPU index, RPL 3.
 pub const CPU_NUMBER: u16 = 0x58 | 3;
 
@@ -71,9 +74,20 @@ impl Gdt {
             ],
         }
     }
+
+    /// Fills the slots for a thread's own segments, if they differ from what is there.
+    #[inline]
+    pub fn set_tls(&mut self, descriptors: &[u64; TLS_SLOTS]) {
+        let slots = &mut self.slots[TLS_FIRST..TLS_FIRST + TLS_SLOTS];
+        if slots != descriptors {
+            slots.copy_from_slice(descriptors);
+        }
+    }
 }
 
 const _: () = {
     assert!(TSS as usize / 8 == 6);
+    assert!(TLS_FIRST == TSS as usize / 8 + 2);
+    assert!(TLS_FIRST + TLS_SLOTS == CPU_NUMBER as usize / 8);
     assert!(CPU_NUMBER as usize / 8 == SLOTS - 1);
 };

@@ -94,6 +94,7 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::ThreadSetAffinity => thread::set_affinity(caller)?,
         Call::ThreadSetFsBase => thread::set_fs_base(caller)?,
         Call::ThreadSelf => thread::this(caller)?,
+        Call::ThreadSetTls => thread::set_tls(caller)?,
 
         Call::IrqCreate => device::create_irq(caller)?,
         Call::IrqBind => device::bind_irq(caller)?,

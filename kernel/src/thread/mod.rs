@@ -290,6 +290,29 @@ impl Thread {
         }
     }
 
+    /// Does something with the registers of a thread that does not run: for now, one that was not started.
+    ///
+    /// It runs under the lock under which threads are started, so it must be short and touch no user memory.
+    ///
+    /// # Errors
+    /// [`Error::Ended`], [`Error::WrongState`] if it runs, or what `act` gives.
+    #[cfg(target_os = "none")]
+    pub(crate) fn while_stopped<R>(
+        &self,
+        act: impl FnOnce(&Machine) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        if self.has_ended() {
+            return Err(Error::Ended);
+        }
+        self.process.while_alive(|| {
+            if self.shown_state() == ThreadState::New {
+                act(&self.machine)
+            } else {
+                Err(Error::WrongState)
+            }
+        })
+    }
+
     /// Turns a new thread into a ready one; false if it was started or ended before.
     pub(crate) fn begin(&self) -> bool {
         self.state

@@ -7,6 +7,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
+use abi::segment::DataSegment;
 use abi::{Call, Deadline, Error, Handle, Priority};
 
 use crate::handle::object;
@@ -65,6 +66,14 @@ impl Thread {
         .map(|_| ())
     }
 
+    /// Puts a segment into one of its slots (`None` empties it), before its start only. Returns the slot's selector.
+    ///
+    /// # Errors
+    /// `OutOfRange` past the last slot, `WrongState` once started, `NoRight` without MANAGE, `Ended`.
+    pub fn set_tls(&self, slot: usize, segment: Option<DataSegment>) -> Result<u16> {
+        set_tls(self.handle(), slot, segment)
+    }
+
     /// Pins it to a CPU by index; `None` lets it run anywhere. Before its start only.
     ///
     /// # Errors
@@ -75,6 +84,30 @@ impl Thread {
         unsafe { sys::call(Call::ThreadSetAffinity, [self.handle().0, cpu, 0, 0, 0, 0]) }
             .map(|_| ())
     }
+}
+
+fn set_tls(handle: Handle, slot: usize, segment: Option<DataSegment>) -> Result<u16> {
+    let descriptor = segment.map_or(0, DataSegment::descriptor);
+    let halves = [descriptor & 0xFFFF_FFFF, descriptor >> 32];
+    // SAFETY: touches no memory. A segment only says how 32-bit code, or an FS or GS override, reaches this process's memory.
+    let values = unsafe {
+        sys::call(
+            Call::ThreadSetTls,
+            [handle.0, slot as u64, halves[0], halves[1], 0, 0],
+        )
+    }?;
+    Ok(values[0] as u16)
+}
+
+/// Puts a segment into one of the calling thread's slots (`None` empties it). Returns the slot's selector.
+///
+/// # Errors
+/// `OutOfRange` past the last slot.
+///
+/// # Safety
+/// FS is not loaded with the slot's selector: its base, by which the SDK finds the IPC area, would change.
+pub unsafe fn set_own_tls(slot: usize, segment: Option<DataSegment>) -> Result<u16> {
+    set_tls(Handle::NONE, slot, segment)
 }
 
 /// Lets another thread of the same priority run.

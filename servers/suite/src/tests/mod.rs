@@ -14,6 +14,7 @@ mod privilege;
 mod processes;
 mod registers;
 mod schedule;
+mod segments;
 mod things;
 mod threads;
 
@@ -28,6 +29,7 @@ pub const ALL: &[&[Test]] = &[
     fpu::TESTS,
     faults::TESTS,
     privilege::TESTS,
+    segments::TESTS,
     messages::TESTS,
     ipc::TESTS,
     notifications::TESTS,

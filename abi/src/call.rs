@@ -120,7 +120,7 @@ calls! {
     ThreadSetFsBase = 62, "thread_set_fs_base";
     /// `() -> rdi handle`: a handle to the calling thread.
     ThreadSelf = 63, "thread_self";
-    /// `(thread or 0, slot, lower half, upper half of a descriptor) -> rdi selector`: put a data segment into one of a thread's
+    /// `(thread or 0, slot, descriptor) -> rdi selector`: put a data segment into one of a thread's
     /// [slots](crate::segment), or empty it (a descriptor of 0). 0 names the calling thread; another one must not run: for now, it
     /// was not started. Right MANAGE on it. Segment registers that name the slot are loaded anew.
     ThreadSetTls = 66, "thread_set_tls";

@@ -105,8 +105,7 @@ pub(super) fn set_fs_base(caller: Caller) -> Result<(), Error> {
 pub(super) fn set_tls(caller: Caller) -> Result<(), Error> {
     let slot = usize::try_from(caller.argument(1)).map_err(|_| Error::OutOfRange)?;
     let selector = tls_selector(slot).ok_or(Error::OutOfRange)?;
-    let half = |index| u32::try_from(caller.argument(index)).map_err(|_| Error::BadArgument);
-    let descriptor = u64::from(half(2)?) | u64::from(half(3)?) << 32;
+    let descriptor = caller.argument(2);
     let refused = |_: BadDescriptor| Error::BadArgument;
     if caller.handle(0).is_none() {
         // SAFETY: the caller is this CPU's current thread.

@@ -88,12 +88,11 @@ impl Thread {
 
 fn set_tls(handle: Handle, slot: usize, segment: Option<DataSegment>) -> Result<u16> {
     let descriptor = segment.map_or(0, DataSegment::descriptor);
-    let halves = [descriptor & 0xFFFF_FFFF, descriptor >> 32];
     // SAFETY: touches no memory. A segment only says how 32-bit code, or an FS or GS override, reaches this process's memory.
     let values = unsafe {
         sys::call(
             Call::ThreadSetTls,
-            [handle.0, slot as u64, halves[0], halves[1], 0, 0],
+            [handle.0, slot as u64, descriptor, 0, 0, 0],
         )
     }?;
     Ok(values[0] as u16)

@@ -12,6 +12,7 @@
 pub mod addr;
 pub mod backtrace;
 pub mod context;
+pub mod fpu;
 pub mod landing;
 pub mod memory;
 pub mod paging;
@@ -28,8 +29,6 @@ pub mod cpu;
 pub mod entry;
 #[cfg(target_os = "none")]
 pub mod extras;
-#[cfg(target_os = "none")]
-pub mod fpu;
 #[cfg(target_os = "none")]
 pub mod hooks;
 #[cfg(target_os = "none")]

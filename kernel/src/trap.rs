@@ -3,7 +3,7 @@
 use core::fmt;
 use core::ops::Range;
 
-use abi::{FaultKind, UserContext};
+use abi::{Error, FaultKind, UserContext};
 use arch::cpu::halt_forever;
 use arch::paging::Access;
 use arch::platform::{apic, pic};
@@ -18,6 +18,7 @@ use crate::{cpu, irq, panic, syscall};
 const PAGE_FAULT: u64 = 14;
 const PROTECTION: u64 = 13;
 const NOT_PRESENT: u64 = 11;
+const FPU_UNAVAILABLE: u64 = 7;
 const FIRST_INTERRUPT: u64 = 32;
 const DOUBLE_FAULT: u64 = 8;
 const MACHINE_CHECK: u64 = 18;
@@ -87,9 +88,9 @@ extern "C" fn switchyard_kernel_trap(context: &mut UserContext) {
     // Only what such an instruction can raise: a machine check in that routine is still a machine check.
     let landing = match context.vector {
         PAGE_FAULT => arch::user_copy::fixup(context.rip),
-        PROTECTION => {
-            arch::user_copy::fixup(context.rip).or_else(|| arch::segments::fixup(context.rip))
-        }
+        PROTECTION => arch::user_copy::fixup(context.rip)
+            .or_else(|| arch::segments::fixup(context.rip))
+            .or_else(|| arch::fpu::fixup(context.rip)),
         NOT_PRESENT => arch::segments::fixup(context.rip),
         _ => None,
     };
@@ -189,6 +190,15 @@ fn user_fault(context: &mut UserContext) {
     if context.vector == PROTECTION && thread.take_new_ports() {
         // Another thread of the process, or this one on another CPU, has enabled ports that this CPU did not know of.
         return;
+    }
+    if context.vector == FPU_UNAVAILABLE {
+        // SAFETY: the thread is the current one of this CPU.
+        match unsafe { thread.machine.provide_fpu_area() } {
+            // The instruction is tried again.
+            Ok(()) => return,
+            Err(Error::NoMemory) => log::error!("no memory for a thread's floating-point state"),
+            Err(_) => log::error!("a thread's floating-point state is damaged"),
+        }
     }
     // SAFETY: the thread is the current one of this CPU.
     unsafe { arch::switch::complete_context(&thread.machine.state) };

@@ -17,6 +17,7 @@ use super::idt::Idt;
 use super::msr::Msr;
 use super::tss::{self, Ist, Tss};
 use crate::addr::{ApicId, CpuIndex};
+use crate::fpu::Owner;
 use crate::switch::ThreadState;
 use crate::tlb::CpuSlot;
 
@@ -57,10 +58,8 @@ pub struct CpuBlock {
     apic_id: Cell<u32>,
     /// Whether the single step that `sysenter` brought into the kernel is owed to user mode.
     step: Cell<bool>,
-    /// Whether CR0.TS is set, so that CR0 is written only when that changes.
-    pub(crate) fpu_trapped: Cell<bool>,
-    /// The thread whose state the FPU registers hold.
-    pub(crate) fpu_owner: Cell<*mut ThreadState>,
+    /// Whose state the FPU registers hold, and whether CR0.TS is clear.
+    pub(crate) fpu: Owner,
     /// The kernel's per-CPU data.
     extension: Cell<*const ()>,
     /// Levels of locks held.
@@ -114,8 +113,7 @@ impl CpuBlock {
             index,
             apic_id: Cell::new(0),
             step: Cell::new(false),
-            fpu_trapped: Cell::new(false),
-            fpu_owner: Cell::new(ptr::null_mut()),
+            fpu: Owner::new(),
             extension: Cell::new(ptr::null()),
             lock_mask: Cell::new(0),
             ports: Cell::new(ptr::null()),
@@ -144,6 +142,7 @@ impl CpuBlock {
             (&raw mut (*place).index).write(index.0);
             (&raw mut (*place).tlb).write(Shared(CpuSlot::new()));
             (&raw mut (*place).tss).write(Tss::new());
+            (&raw mut (*place).fpu).write(Owner::new());
             let block = &*place;
             block.self_pointer.set(place);
             for (slot, top) in [Ist::DoubleFault, Ist::Nmi, Ist::MachineCheck, Ist::Debug]

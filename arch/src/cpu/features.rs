@@ -5,6 +5,8 @@
 use raw_cpuid::CpuId;
 use spin::Once;
 
+use crate::fpu::Layout;
+
 /// The features that change what the kernel does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(
@@ -22,8 +24,6 @@ pub struct Features {
     pub umip: bool,
     /// XSAVE and XCR0.
     pub xsave: bool,
-    /// XSAVEOPT.
-    pub xsaveopt: bool,
     /// 1 GiB pages.
     pub gigabyte_pages: bool,
     /// Global pages.
@@ -44,18 +44,10 @@ pub struct Features {
     pub amd: bool,
     /// The CPU says that it needs no page-table isolation (IA32_ARCH_CAPABILITIES.RDCL_NO), or is AMD's.
     pub meltdown_safe: bool,
-    /// The bits of XCR0 that are set: x87, SSE, AVX and AVX-512 as far as the CPU has them.
-    pub xcr0: u64,
-    /// Bytes of the standard-format XSAVE area for `xcr0`, or 512 for FXSAVE.
-    pub fpu_bytes: u32,
+    /// How floating-point state is saved: instruction, components, sizes.
+    pub fpu: Layout,
 }
 
-/// XCR0: x87, SSE, AVX (Intel SDM vol. 1 §13.3).
-const XCR0_BASE: u64 = 0b111;
-/// XCR0: opmask, upper ZMM halves, upper ZMM registers: all three or none.
-const XCR0_AVX512: u64 = 0b1110_0000;
-/// Bytes of the FXSAVE image.
-const FXSAVE_BYTES: u32 = 512;
 /// IA32_ARCH_CAPABILITIES and its RDCL_NO bit.
 const ARCH_CAPABILITIES: super::Msr = super::Msr(0x10A);
 
@@ -87,18 +79,6 @@ pub(super) fn read() -> Features {
     let xsave = basic
         .as_ref()
         .is_some_and(raw_cpuid::FeatureInfo::has_xsave);
-    let (mut xcr0, mut fpu_bytes, mut xsaveopt) = (0, FXSAVE_BYTES, false);
-    if xsave && let Some(leaf) = cpuid.get_extended_state_info() {
-        // Leaf 0Dh, sub-leaf 0: EDX:EAX are the bits XCR0 can have (Intel SDM vol. 1 §13.2).
-        let leaf0 = raw_cpuid::cpuid!(0xD, 0);
-        let offered = u64::from(leaf0.edx) << 32 | u64::from(leaf0.eax);
-        xcr0 = offered & XCR0_BASE;
-        if offered & XCR0_AVX512 == XCR0_AVX512 && xcr0 & 0b100 != 0 {
-            xcr0 |= XCR0_AVX512;
-        }
-        fpu_bytes = area_bytes(xcr0);
-        xsaveopt = leaf.has_xsaveopt();
-    }
     // CPUID 7.0 EDX bit 29: the register that lists what the CPU is not vulnerable to (Intel SDM vol. 2A, CPUID).
     let arch_capabilities = extended.is_some() && raw_cpuid::cpuid!(7, 0).edx >> 29 & 1 != 0;
     // SAFETY: CPUID says that the register exists.
@@ -117,7 +97,6 @@ pub(super) fn read() -> Features {
             .as_ref()
             .is_some_and(raw_cpuid::ExtendedFeatures::has_umip),
         xsave,
-        xsaveopt,
         gigabyte_pages: processor
             .as_ref()
             .is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_1gib_pages),
@@ -138,20 +117,8 @@ pub(super) fn read() -> Features {
         intel,
         amd,
         meltdown_safe,
-        xcr0,
-        fpu_bytes,
+        fpu: Layout::detect(),
     }
-}
-
-/// Bytes of a standard-format area for these components: the end of the one that lies last (Intel SDM vol. 1 §13.4.3).
-fn area_bytes(xcr0: u64) -> u32 {
-    const LEGACY_AND_HEADER: u32 = 576;
-    (2..63)
-        .filter(|bit| xcr0 >> bit & 1 != 0)
-        .fold(LEGACY_AND_HEADER, |end, bit| {
-            let component = raw_cpuid::cpuid!(0xD, bit as u32);
-            end.max(component.ebx + component.eax)
-        })
 }
 
 /// Remembers the first CPU's features.

@@ -84,14 +84,14 @@ pub unsafe fn cpu_init(block: &'static CpuBlock) -> Result<(), InitError> {
     // SAFETY: each bit is either architectural or announced by CPUID; paging stays on with the same format.
     unsafe {
         Msr::EFER.write(efer());
-        write_cr0(cr0());
+        write_cr0(CR0);
         write_cr4(cr4(wanted));
         Msr::PAT.write(paging::PAT_VALUE);
         if wanted.mtrr {
             mtrr::agree();
         }
         if wanted.xsave {
-            asm!("xsetbv", in("ecx") 0, in("eax") wanted.xcr0 as u32, in("edx") (wanted.xcr0 >> 32) as u32,
+            asm!("xsetbv", in("ecx") 0, in("eax") wanted.fpu.xcr0 as u32, in("edx") (wanted.fpu.xcr0 >> 32) as u32,
                 options(nomem, nostack, preserves_flags));
         }
         Msr::STAR.write(STAR_VALUE);
@@ -102,16 +102,18 @@ pub unsafe fn cpu_init(block: &'static CpuBlock) -> Result<(), InitError> {
         if wanted.rdtscp {
             Msr::TSC_AUX.write(u64::from(block.index().0));
         }
-        crate::fpu::init_this_cpu(block);
+        if !crate::fpu::init_this_cpu(block) {
+            return Err(InitError::Differs);
+        }
     }
     let state = ControlState {
-        cr0: read_cr0() & !Cr0Flags::TASK_SWITCHED.bits(),
+        cr0: read_cr0() & !CR0_TASK_SWITCHED,
         cr4: read_cr4(),
         // SAFETY: both registers exist on every 64-bit CPU.
         efer: unsafe { Msr::EFER.read() },
         // SAFETY: as above.
         pat: unsafe { Msr::PAT.read() },
-        xcr0: wanted.xcr0,
+        xcr0: wanted.fpu.xcr0,
     };
     if *FIRST.call_once(|| state) == state {
         Ok(())
@@ -141,23 +143,23 @@ unsafe fn init_sysenter(features: &Features) {
     }
 }
 
+/// CR0 on every CPU, TS aside.
+pub(crate) const CR0: u64 = Cr0Flags::PROTECTED_MODE_ENABLE.bits()
+    | Cr0Flags::MONITOR_COPROCESSOR.bits()
+    | Cr0Flags::EXTENSION_TYPE.bits()
+    | Cr0Flags::NUMERIC_ERROR.bits()
+    | Cr0Flags::WRITE_PROTECT.bits()
+    | Cr0Flags::ALIGNMENT_MASK.bits()
+    | Cr0Flags::PAGING.bits();
+/// The bit that makes the next FPU instruction a #NM.
+pub(crate) const CR0_TASK_SWITCHED: u64 = Cr0Flags::TASK_SWITCHED.bits();
+
 fn efer() -> u64 {
     // LMA is read-only while paging is on and is written as it is (AMD64 APM vol. 2 §3.1.7 wants it unchanged).
     (EferFlags::SYSTEM_CALL_EXTENSIONS
         | EferFlags::LONG_MODE_ENABLE
         | EferFlags::LONG_MODE_ACTIVE
         | EferFlags::NO_EXECUTE_ENABLE)
-        .bits()
-}
-
-fn cr0() -> u64 {
-    (Cr0Flags::PROTECTED_MODE_ENABLE
-        | Cr0Flags::MONITOR_COPROCESSOR
-        | Cr0Flags::EXTENSION_TYPE
-        | Cr0Flags::NUMERIC_ERROR
-        | Cr0Flags::WRITE_PROTECT
-        | Cr0Flags::ALIGNMENT_MASK
-        | Cr0Flags::PAGING)
         .bits()
 }
 

@@ -425,20 +425,28 @@ fn choose_mitigations(line: &str) {
         ::log::warn!("fpu={other}: unknown; auto, lazy and eager are known");
         FpuMode::Auto
     });
-    let leaks = fpu::leaks_when_lazy() && choice == Mitigations::Auto;
-    let eager = mode == FpuMode::Eager || mode == FpuMode::Auto && leaks;
+    let leaks = fpu::leaks_when_lazy();
+    let eager = match mode {
+        FpuMode::Auto => leaks && choice == Mitigations::Auto,
+        FpuMode::Lazy => false,
+        FpuMode::Eager => true,
+    };
     fpu::set_eager(eager);
     let why = match mode {
-        FpuMode::Auto if eager => ", as this CPU may leak lazily kept state (CVE-2018-3665)",
-        FpuMode::Auto => "",
-        FpuMode::Lazy | FpuMode::Eager => ", as the command line asks",
+        FpuMode::Lazy | FpuMode::Eager => "as the command line asks",
+        FpuMode::Auto if eager => "as this CPU may leak lazily kept registers (CVE-2018-3665)",
+        FpuMode::Auto if leaks => "as mitigations are off",
+        FpuMode::Auto => "as this CPU is not known to leak lazily kept registers",
     };
     let when = if eager {
-        "at every switch"
+        "eager (loaded at each switch)"
     } else {
-        "at first use"
+        "lazy (loaded at first use, preloaded for steady users)"
     };
-    ::log::info!("floating-point state is loaded {when}{why}");
+    ::log::info!("floating-point state: {}; {when}, {why}", features().fpu);
+    if leaks && !eager && choice == Mitigations::Auto {
+        ::log::warn!("this CPU may leak lazily kept floating-point registers (CVE-2018-3665)");
+    }
     if choice == Mitigations::Auto && !features().meltdown_safe {
         ::log::warn!(
             "this CPU may be vulnerable to Meltdown, and page-table isolation is not built yet"

@@ -8,6 +8,7 @@
 //! | `discard` | trees of frames that wait to be freed, a bounded piece at a time |
 //! | `radix` | a growable array of frames, made of frames |
 //! | `kernel_space`, `stacks` | the kernel half: direct map, image, devices, kernel stacks |
+//! | `fpu_areas` | where threads' floating-point state lies |
 //! | `start_tables` | what other CPUs start on |
 //! | `account` | what a process is charged for |
 //! | `object` | memory objects |
@@ -21,6 +22,7 @@
 pub mod account;
 mod buddy;
 mod discard;
+pub mod fpu_areas;
 mod frame_table;
 pub mod frames;
 mod ipc_area;

@@ -129,6 +129,8 @@ pub fn leave_thread() -> ! {
     // SAFETY: all kernel code between two quiescent points is inside a section.
     let section = unsafe { Section::enter() };
     let process = thread.process().borrow(&section);
+    // SAFETY: the thread does not go back to user mode.
+    unsafe { arch::fpu::forget_current() };
     // The list's reference may be the last; the thread's memory then stays until this CPU has left it.
     thread.set_state(ThreadState::Ended);
     drop(process.remove_thread(thread));

@@ -9,17 +9,16 @@ pub use hosted::Machine;
 mod bare {
     use abi::{Error, UserContext};
     use arch::addr::PhysAddr;
-    use arch::fpu::FpuState;
+    use arch::fpu::{self, FpuState};
     use arch::switch::ThreadState;
 
-    use crate::memory::frames::{self, FrameKind};
+    use crate::memory::fpu_areas;
     use crate::memory::stacks::{self, KernelStack};
 
     /// Stack, switch state and FPU state.
     pub struct Machine {
         pub(crate) state: ThreadState,
         stack: Option<KernelStack>,
-        fpu: PhysAddr,
     }
 
     impl Machine {
@@ -32,19 +31,31 @@ mod bare {
         /// The context was checked (`arch::context::sanitise`), and the address space lives as long as the thread.
         pub unsafe fn new(root: PhysAddr, context: UserContext) -> Result<Machine, Error> {
             let stack = stacks::allocate()?;
-            let Some(fpu) = frames::allocate_zeroed(FrameKind::Kernel) else {
-                stacks::free(stack);
-                return Err(Error::NoMemory);
-            };
-            // SAFETY: stack and frame are fresh and this thread's alone; the rest is the caller's promise.
+            // SAFETY: the stack is fresh and this thread's alone; the rest is the caller's promise.
             let state = unsafe {
-                ThreadState::for_user(stack.top().as_u64(), root, FpuState::new(fpu), context)
+                ThreadState::for_user(stack.top().as_u64(), root, FpuState::new(), context)
             };
             Ok(Machine {
                 state,
                 stack: Some(stack),
-                fpu,
             })
+        }
+
+        /// Gives the thread the memory that its floating-point state needs, at its first use of the FPU.
+        ///
+        /// # Errors
+        /// [`Error::NoMemory`]; [`Error::WrongState`] if it has it already.
+        ///
+        /// # Safety
+        /// The thread is this CPU's current one, or runs nowhere.
+        pub(crate) unsafe fn provide_fpu_area(&self) -> Result<(), Error> {
+            if !fpu::lacks_area(&self.state) {
+                return Err(Error::WrongState);
+            }
+            let area = fpu_areas::allocate(fpu::area_bytes()).ok_or(Error::NoMemory)?;
+            // SAFETY: the area is fresh, zeroed and large enough; the rest is the caller's promise.
+            unsafe { fpu::provide(&self.state, area) };
+            Ok(())
         }
 
         /// The thread's saved user registers.
@@ -56,7 +67,12 @@ mod bare {
 
     impl Drop for Machine {
         fn drop(&mut self) {
-            frames::free_frame(self.fpu);
+            // SAFETY: the thread is gone, and its area came from there.
+            unsafe {
+                if let Some(area) = fpu::take_area(&self.state) {
+                    fpu_areas::free(area);
+                }
+            }
             if let Some(stack) = self.stack.take() {
                 stacks::free(stack);
             }

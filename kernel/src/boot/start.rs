@@ -438,11 +438,7 @@ fn choose_mitigations(line: &str) {
         FpuMode::Auto if leaks => "as mitigations are off",
         FpuMode::Auto => "as this CPU is not known to leak lazily kept registers",
     };
-    let when = if eager {
-        "eager (loaded at each switch)"
-    } else {
-        "lazy (loaded at first use, preloaded for steady users)"
-    };
+    let when = if eager { "eager" } else { "lazy" };
     ::log::info!("floating-point state: {}; {when}, {why}", features().fpu);
     if leaks && !eager && choice == Mitigations::Auto {
         ::log::warn!("this CPU may leak lazily kept floating-point registers (CVE-2018-3665)");

@@ -11,6 +11,8 @@ cpu := "max"
 accel := "auto"
 # QEMU's display: none, gtk, sdl, cocoa
 display := "none"
+# what starts the system: uefi, bios (GRUB, from build/bios.iso), or direct (QEMU itself, the fastest)
+firmware := "uefi"
 # the kernel's command line; empty: as in limine.cfg
 cmdline := ""
 # part of a machine test's name (`suite/4`, `shell`); empty: all
@@ -31,8 +33,12 @@ tools := "cargo run --quiet --package tools --"
 default:
     @just --justfile "{{justfile()}}" --list
 
-# Check for QEMU, OVMF and the Rust targets, and install what is missing where that is possible
+# Check for QEMU, OVMF, GRUB's tools and the Rust targets, and install what is missing where that is possible
 setup: _tools
+    @{{tools}} setup --everything
+
+# What a machine in QEMU needs.
+_machine: _tools
     @{{tools}} setup
 
 # The host program behind the recipes; its stdin is not the recipe's.
@@ -48,13 +54,17 @@ build: _tools
 image: _tools
     @{{tools}} image --cmdline "{{cmdline}}" --limine-dir "{{limine_dir}}" < /dev/null
 
-# Boot in QEMU with several CPUs (cpus=4 mem=512M cpu=max accel=auto display=none cmdline=); stdin may be a pipe
-qemu-smp: setup
-    @{{tools}} run --cpus "{{cpus}}" --mem "{{mem}}" --cpu "{{cpu}}" --accel "{{accel}}" --display "{{display}}" --cmdline "{{cmdline}}" --limine-dir "{{limine_dir}}"
+# Make build/bios.iso, the image for machines without UEFI (a CD's, which also starts from a USB stick)
+bios-image: setup
+    @{{tools}} bios --cmdline "{{cmdline}}" < /dev/null
+
+# Boot in QEMU with several CPUs (cpus=4 mem=512M cpu=max accel=auto display=none firmware=uefi cmdline=); stdin may be a pipe
+qemu-smp: _machine
+    @{{tools}} run --cpus "{{cpus}}" --mem "{{mem}}" --cpu "{{cpu}}" --accel "{{accel}}" --display "{{display}}" --firmware "{{firmware}}" --cmdline "{{cmdline}}" --limine-dir "{{limine_dir}}"
 
 # Boot in QEMU with one CPU
-qemu: setup
-    @{{tools}} run --cpus 1 --mem "{{mem}}" --cpu "{{cpu}}" --accel "{{accel}}" --display "{{display}}" --cmdline "{{cmdline}}" --limine-dir "{{limine_dir}}"
+qemu: _machine
+    @{{tools}} run --cpus 1 --mem "{{mem}}" --cpu "{{cpu}}" --accel "{{accel}}" --display "{{display}}" --firmware "{{firmware}}" --cmdline "{{cmdline}}" --limine-dir "{{limine_dir}}"
 
 # Run every test: on the host, then in machines; the last line is the count
 test: setup
@@ -73,12 +83,12 @@ test-list: _tools
     @{{tools}} test --list < /dev/null
 
 # Count guest instructions per operation, into build/bench.json and a table
-bench: setup
+bench: _machine
     @{{tools}} bench < /dev/null
 
 # Boot, type a few commands and save the framebuffer console as a picture
-screenshot path="docs/src/images/console.png": setup
-    @{{tools}} screenshot "{{path}}" --cpus "{{cpus}}" --mem "{{mem}}" --cpu "{{cpu}}" --accel "{{accel}}" < /dev/null
+screenshot path="docs/src/images/console.png": _machine
+    @{{tools}} screenshot "{{path}}" --cpus "{{cpus}}" --mem "{{mem}}" --cpu "{{cpu}}" --accel "{{accel}}" --firmware "{{firmware}}" < /dev/null
 
 # Check formatting, and run clippy on every package for its own target
 lint: _tools

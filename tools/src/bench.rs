@@ -48,9 +48,9 @@ pub fn run() -> Result<()> {
         profile: Profile::Release,
         ..Plan::tests("bench")
     };
-    let image = image::make(&ws, &plan, "bench")?;
+    let files = image::build(&ws, &plan)?;
     let lab = Lab::new(ws)?;
-    let mut spec = lab.machine(image, CPUS, CPU);
+    let mut spec = lab.machine(lab.direct("bench", &files)?, CPUS, CPU);
     spec.icount = true;
     eprintln!("bench: one CPU, counting guest instructions");
     let played = play(&spec, Feeder::default(), LIMIT, |_| false)?;

@@ -39,7 +39,7 @@ pub fn artefact(ws: &Workspace, target: &str, profile: Profile, file: &str) -> P
     ws.target.join(target).join(profile.name()).join(file)
 }
 
-/// Builds the kernel and the user programs of `archive` in `profile`, and the loader.
+/// Builds the kernel and the user programs of `archive` in `profile`, and the loaders.
 ///
 /// # Errors
 /// If cargo can't be run or a build fails; cargo has said why by then.
@@ -56,12 +56,13 @@ pub fn build_system(ws: &Workspace, profile: Profile, archive: Archive) -> Resul
     build_loader(ws)
 }
 
-/// Builds the loader, always as it is shipped.
+/// Builds the loaders, for UEFI and for machines without, always as they are shipped.
 ///
 /// # Errors
 /// As [`build_system`].
 pub fn build_loader(ws: &Workspace) -> Result<()> {
-    build(ws, UEFI, Profile::Release, &["boot-uefi"])
+    build(ws, UEFI, Profile::Release, &["boot-uefi"])?;
+    build(ws, BARE, Profile::Release, &["boot-multiboot"])
 }
 
 /// Builds `packages` for `target`.

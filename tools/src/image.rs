@@ -2,16 +2,18 @@
 //!
 //! Two images share all but a few files: the product's (`build/switchyard.img`) and the tests' (`build/test.img`, with
 //! the test programs and manifests, built with every check on). An image is written only if its contents changed; a
-//! small file beside it keeps the contents' fingerprint.
+//! small file beside it keeps the contents' fingerprint. The same files also make an image for machines without UEFI
+//! (`build/bios.iso`) and a folder that QEMU loads from by itself.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::cargo::{self, BARE, Profile, UEFI, USER};
+use crate::direct::Direct;
 use crate::initrd::{self, Files};
 use crate::workspace::{Archive, INIT, Workspace};
-use crate::{config, disk};
+use crate::{bios, config, direct, disk};
 
 /// Where firmware looks for a loader on removable media (UEFI specification 2.10, §3.5.1.1).
 pub const LOADER: &str = "EFI/BOOT/BOOTX64.EFI";
@@ -105,6 +107,14 @@ pub fn contents(ws: &Workspace, plan: &Plan) -> Result<Files> {
     ]))
 }
 
+/// The loader for machines without UEFI, which has to have been built.
+///
+/// # Errors
+/// If it is missing.
+pub fn multiboot_loader(ws: &Workspace) -> Result<Vec<u8>> {
+    cargo::read_stripped(ws, &cargo::artefact(ws, BARE, Profile::Release, "loader"))
+}
+
 /// Stock Limine's loader in `folder`: the file's own name, in a release's folder or an installed one.
 fn stock_loader(folder: &Path) -> Result<PathBuf> {
     let path = folder.join("BOOTX64.EFI");
@@ -143,22 +153,63 @@ pub fn make(ws: &Workspace, plan: &Plan, name: &str) -> Result<PathBuf> {
     if let Some(folder) = &plan.limine_dir {
         stock_loader(folder)?;
     }
-    cargo::build_system(ws, plan.profile, plan.archive)?;
+    let files = build(ws, plan)?;
     let path = ws.build.join(format!("{name}.img"));
-    let files = contents(ws, plan)?;
     let wrote = write_if_changed(&path, &files)?;
-    let shown = path.strip_prefix(&ws.root).unwrap_or(&path).display();
     let loader = plan.limine_dir.as_ref().map_or(String::new(), |dir| {
         format!(", with the loader of {}", dir.display())
     });
+    say_what(ws, &path, wrote, &files, &loader);
+    Ok(path)
+}
+
+/// Builds everything `plan` needs; the files of its image.
+///
+/// # Errors
+/// If a build fails, or as [`contents`].
+pub fn build(ws: &Workspace, plan: &Plan) -> Result<Files> {
+    cargo::build_system(ws, plan.profile, plan.archive)?;
+    contents(ws, plan)
+}
+
+/// As [`make`], for machines without UEFI: `build/NAME.iso`.
+///
+/// # Errors
+/// If a build fails, there are no tools for it, or `plan` names another loader.
+pub fn make_bios(ws: &Workspace, plan: &Plan, name: &str) -> Result<PathBuf> {
+    refuse_other_loader(plan)?;
+    let files = build(ws, plan)?;
+    let path = ws.build.join(format!("{name}.iso"));
+    let wrote = bios::write_if_changed(&path, &multiboot_loader(ws)?, &files)?;
+    say_what(ws, &path, wrote, &files, ", for a BIOS");
+    Ok(path)
+}
+
+/// As [`make`], for QEMU to load by itself: the folder `build/direct/NAME`.
+///
+/// # Errors
+/// If a build fails, the folder can't be written, or `plan` names another loader.
+pub fn make_direct(ws: &Workspace, plan: &Plan, name: &str) -> Result<Direct> {
+    refuse_other_loader(plan)?;
+    let files = build(ws, plan)?;
+    let folder = ws.build.join("direct").join(name);
+    direct::write(&folder, &multiboot_loader(ws)?, &files)
+}
+
+fn refuse_other_loader(plan: &Plan) -> Result<()> {
+    ensure!(
+        plan.limine_dir.is_none(),
+        "LIMINE_DIR names a loader for UEFI: leave it out, or use firmware=uefi"
+    );
+    Ok(())
+}
+
+fn say_what(ws: &Workspace, path: &Path, wrote: bool, files: &Files, how: &str) {
+    let shown = path.strip_prefix(&ws.root).unwrap_or(path).display();
     if wrote {
         let bytes: usize = files.values().map(Vec::len).sum();
-        eprintln!(
-            "image: wrote {shown} ({} KiB of files{loader})",
-            bytes / 1024
-        );
+        eprintln!("image: wrote {shown} ({} KiB of files{how})", bytes / 1024);
     } else {
-        eprintln!("image: {shown} is up to date{loader}");
+        eprintln!("image: {shown} is up to date{how}");
     }
-    Ok(path)
 }

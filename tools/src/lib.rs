@@ -19,8 +19,10 @@
 pub mod accel;
 pub mod ansi;
 pub mod bench;
+pub mod bios;
 pub mod cargo;
 pub mod config;
+pub mod direct;
 pub mod disk;
 pub mod ending;
 pub mod esp;

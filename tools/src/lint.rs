@@ -13,7 +13,7 @@ pub fn run() -> Result<()> {
     let ws = Workspace::find()?;
     let mut programs: Vec<&str> = ws.programs.iter().map(|p| p.package.as_str()).collect();
     programs.dedup();
-    clippy(&ws, BARE, &["kernel", "boot-foreign"])?;
+    clippy(&ws, BARE, &["kernel", "boot-foreign", "boot-multiboot"])?;
     clippy(&ws, UEFI, &["boot-uefi"])?;
     clippy(&ws, USER, &programs)?;
     // Libraries, with their tests, as the host tests build them.

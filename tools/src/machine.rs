@@ -16,6 +16,7 @@ use std::thread;
 use anyhow::{Context, Result};
 
 use crate::accel::Accel;
+use crate::direct::{self, Direct};
 use crate::ending::{DEBUG_EXIT_PORT, Ending};
 use crate::firmware::Firmware;
 use crate::qmp::Qmp;
@@ -65,17 +66,92 @@ pub enum OnReset {
     End,
 }
 
+/// How a machine comes to its first program.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// UEFI, from an image.
+    Uefi {
+        /// The firmware.
+        firmware: Firmware,
+        /// Image it boots from.
+        image: PathBuf,
+        /// A loader that QEMU hands to the firmware itself, in place of the one on the image.
+        loader: Option<PathBuf>,
+    },
+    /// QEMU's own BIOS, from a CD.
+    Bios {
+        /// The CD's image.
+        image: PathBuf,
+    },
+    /// QEMU itself loads the loader and all files.
+    Direct(Direct),
+}
+
+impl Start {
+    /// QEMU's arguments for it.
+    fn arguments(&self) -> Vec<String> {
+        match self {
+            Start::Uefi {
+                firmware,
+                image,
+                loader,
+            } => {
+                let flash = |unit: u8, path: &Path, mode: &str| {
+                    format!(
+                        "if=pflash,format=raw,unit={unit},{mode},file={}",
+                        escape(path)
+                    )
+                };
+                let mut arguments = vec![
+                    "-drive".to_owned(),
+                    flash(0, &firmware.code, "readonly=on"),
+                    "-drive".to_owned(),
+                    flash(1, &firmware.vars, "snapshot=on"),
+                    "-drive".to_owned(),
+                    format!(
+                        "if=none,id=image,format=raw,snapshot=on,file={}",
+                        escape(image)
+                    ),
+                    "-device".to_owned(),
+                ];
+                // What QEMU itself hands over has the first place in the boot order.
+                let disk = "nvme,drive=image,serial=switchyard";
+                match loader {
+                    Some(loader) => arguments.extend([
+                        disk.to_owned(),
+                        "-kernel".to_owned(),
+                        loader.display().to_string(),
+                    ]),
+                    None => arguments.push(format!("{disk},bootindex=0")),
+                }
+                arguments
+            }
+            Start::Bios { image } => vec![
+                "-drive".to_owned(),
+                format!(
+                    "if=none,id=image,format=raw,media=cdrom,readonly=on,file={}",
+                    escape(image)
+                ),
+                "-device".to_owned(),
+                "ide-cd,drive=image,bootindex=0".to_owned(),
+            ],
+            Start::Direct(direct) => vec![
+                "-kernel".to_owned(),
+                direct::PROGRAM.to_owned(),
+                "-initrd".to_owned(),
+                direct.modules.clone(),
+            ],
+        }
+    }
+}
+
 /// A machine to be started.
 #[derive(Clone, Debug)]
 pub struct Spec {
     /// The emulator.
     pub qemu: Qemu,
-    /// Its firmware.
-    pub firmware: Firmware,
-    /// Image it boots from.
-    pub image: PathBuf,
-    /// A loader that QEMU hands to the firmware itself, in place of the one on the image.
-    pub loader: Option<PathBuf>,
+    /// How it comes to its first program.
+    pub start: Start,
     /// Number of CPUs.
     pub cpus: u32,
     /// Memory, in QEMU's notation (`512M`).
@@ -99,12 +175,6 @@ pub struct Spec {
 impl Spec {
     /// QEMU's arguments.
     fn arguments(&self, qmp: &Path) -> Vec<String> {
-        let flash = |unit: u8, path: &Path, mode: &str| {
-            format!(
-                "if=pflash,format=raw,unit={unit},{mode},file={}",
-                escape(path)
-            )
-        };
         let mut accel = self.accel.name().to_owned();
         if !self.accel_options.is_empty() {
             accel = format!("{accel},{}", self.accel_options);
@@ -125,22 +195,6 @@ impl Spec {
             &self.cpus.to_string(),
             "-m",
             &self.mem,
-            "-drive",
-            &flash(0, &self.firmware.code, "readonly=on"),
-            "-drive",
-            &flash(1, &self.firmware.vars, "snapshot=on"),
-            "-drive",
-            &format!(
-                "if=none,id=image,format=raw,snapshot=on,file={}",
-                escape(&self.image)
-            ),
-            "-device",
-            // What QEMU itself hands over has the first place in the boot order.
-            if self.loader.is_some() {
-                "nvme,drive=image,serial=switchyard"
-            } else {
-                "nvme,drive=image,serial=switchyard,bootindex=0"
-            },
             "-device",
             &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x04"),
             "-chardev",
@@ -152,9 +206,7 @@ impl Spec {
         ]
         .map(str::to_owned)
         .into();
-        if let Some(loader) = &self.loader {
-            arguments.extend(["-kernel".to_owned(), loader.display().to_string()]);
-        }
+        arguments.extend(self.start.arguments());
         if self.icount {
             arguments.extend(["-icount", "shift=0,sleep=off"].map(str::to_owned));
         }
@@ -211,6 +263,9 @@ impl Machine {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if let Start::Direct(direct) = &spec.start {
+            command.current_dir(&direct.folder);
+        }
         die_with_parent(&mut command);
         let mut child = command.spawn().with_context(|| {
             format!("can't run {} (./justw setup)", spec.qemu.program.display())
@@ -233,7 +288,10 @@ impl Machine {
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 // A CPU model has features that TCG lacks; QEMU leaves them out and says so for each.
-                if line.contains("TCG doesn't support requested feature") {
+                // The loader's header asks for a framebuffer, which GRUB can give and QEMU cannot.
+                if line.contains("TCG doesn't support requested feature")
+                    || line.contains("multiboot knows VBE")
+                {
                     continue;
                 }
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use tools::cargo::{self, Profile};
 use tools::report::{Counts, Outcome};
-use tools::run::{Options, plan};
+use tools::run::{Options, bios_name, plan};
 use tools::workspace::{Archive, Workspace};
 use tools::{bench, host_tests, image, lint, machine_tests, run, screenshot, setup};
 
@@ -22,7 +22,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Check for QEMU and OVMF, and install them where possible
-    Setup,
+    Setup {
+        /// Also for what only some recipes need
+        #[arg(long)]
+        everything: bool,
+    },
     /// Build the loader, the kernel and the user programs
     Build,
     /// Make the boot image
@@ -33,6 +37,12 @@ enum Command {
         /// A folder with stock Limine's BOOTX64.EFI; empty: the project's own loader
         #[arg(long, default_value = "")]
         limine_dir: String,
+    },
+    /// Make the image for machines without UEFI
+    Bios {
+        /// The kernel's command line; empty: as in limine.cfg
+        #[arg(long, default_value = "")]
+        cmdline: String,
     },
     /// Boot the image in QEMU
     Run(Options),
@@ -79,7 +89,7 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Setup => setup::run()?,
+        Command::Setup { everything } => setup::run(everything)?,
         Command::Build => {
             cargo::build_system(&Workspace::find()?, Profile::Release, Archive::Product)?;
         }
@@ -89,6 +99,10 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         } => {
             let (plan, name) = plan(&cmdline, &limine_dir);
             image::make(&Workspace::find()?, &plan, name)?;
+        }
+        Command::Bios { cmdline } => {
+            let (plan, name) = plan(&cmdline, "");
+            image::make_bios(&Workspace::find()?, &plan, bios_name(name))?;
         }
         Command::Run(options) => return run::run(&options),
         Command::Test { list: true, .. } => {

@@ -7,11 +7,13 @@
 use crate::ansi::Stripper;
 use crate::transcript::Transcript;
 
-/// Whether the firmware has said that a loader came back to it, or that it found none: the system will not start any
-/// more, and what follows is the firmware's own menu or shell.
+/// Whether the firmware has said that a loader came back to it, or that it found none, or the loader that it has nothing to
+/// go back to: the system will not start any more, and what follows is the firmware's own menu or shell, or nothing.
 pub fn firmware_gave_up(said: &Transcript) -> bool {
     let gave_up = |l: &String| {
-        l.starts_with("BdsDxe: failed to start") || l.starts_with("BdsDxe: No bootable option")
+        l.starts_with("BdsDxe: failed to start")
+            || l.starts_with("BdsDxe: No bootable option")
+            || l.starts_with("switchyard boot: the machine stands still")
     };
     said.lines().iter().any(gave_up)
 }
@@ -73,6 +75,9 @@ mod tests {
         said.push(b"BdsDxe: loading Boot0001 \"x\"\r\nBdsDxe: starting Boot0001\r\n");
         assert!(!firmware_gave_up(&said));
         said.push(b"error\r\n\x1b[2JBdsDxe: failed to start Boot0001 \"x\": Load Error\r\n");
+        assert!(firmware_gave_up(&said));
+        let mut said = Transcript::default();
+        said.push(b"switchyard boot: error: a\r\nswitchyard boot: the machine stands still; restart it\r\n");
         assert!(firmware_gave_up(&said));
     }
 

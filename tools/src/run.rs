@@ -22,10 +22,21 @@ use crate::feeder::{Feeder, Step};
 use crate::firmware;
 use crate::image::{self, Plan};
 use crate::keys::Keys;
-use crate::machine::{Event, Machine, OnReset, Qemu, Spec};
+use crate::machine::{Event, Machine, OnReset, Qemu, Spec, Start};
 use crate::noise::{Filter, firmware_gave_up};
 use crate::terminal::Raw;
 use crate::workspace::Workspace;
+
+/// What starts the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Way {
+    /// UEFI, from the image that also goes on a USB stick
+    Uefi,
+    /// A BIOS and GRUB, from build/bios.iso
+    Bios,
+    /// QEMU itself: no firmware to wait for, and no image
+    Direct,
+}
 
 /// The machine a person asks for.
 #[derive(Clone, Debug, clap::Args)]
@@ -45,6 +56,9 @@ pub struct Options {
     /// QEMU's display
     #[arg(long, default_value = "none")]
     pub display: String,
+    /// What starts the system
+    #[arg(long, default_value = "uefi")]
+    pub firmware: Way,
     /// The kernel's command line; empty: as in limine.cfg
     #[arg(long, default_value = "")]
     pub cmdline: String,
@@ -54,16 +68,30 @@ pub struct Options {
 }
 
 impl Options {
-    /// The image these options ask for, and the name of its file.
-    pub fn plan(&self) -> (Plan, &'static str) {
-        plan(&self.cmdline, &self.limine_dir)
-    }
-
-    /// The machine these options ask for, with `image`.
+    /// Builds what these options ask for, and says how a machine starts from it.
     ///
     /// # Errors
-    /// If an option is not understood or the firmware is missing.
-    pub fn spec(&self, image: PathBuf, on_reset: OnReset) -> Result<Spec> {
+    /// If something can't be built or the firmware is missing.
+    pub fn start(&self, ws: &Workspace) -> Result<Start> {
+        let (plan, name) = plan(&self.cmdline, &self.limine_dir);
+        Ok(match self.firmware {
+            Way::Uefi => Start::Uefi {
+                image: image::make(ws, &plan, name)?,
+                firmware: firmware::find().context("no OVMF firmware found (./justw setup)")?,
+                loader: None,
+            },
+            Way::Bios => Start::Bios {
+                image: image::make_bios(ws, &plan, bios_name(name))?,
+            },
+            Way::Direct => Start::Direct(image::make_direct(ws, &plan, name)?),
+        })
+    }
+
+    /// The machine these options ask for.
+    ///
+    /// # Errors
+    /// If an option is not understood.
+    pub fn spec(&self, start: Start, on_reset: OnReset) -> Result<Spec> {
         let (accel, why) = Accel::choose(&self.accel)?;
         eprintln!(
             "qemu: {} CPUs ({}), {}, {} ({why})",
@@ -74,9 +102,7 @@ impl Options {
         );
         Ok(Spec {
             qemu: Qemu::system(),
-            firmware: firmware::find().context("no OVMF firmware found (./justw setup)")?,
-            image,
-            loader: None,
+            start,
             cpus: self.cpus,
             mem: self.mem.clone(),
             cpu: self.cpu.clone(),
@@ -90,6 +116,9 @@ impl Options {
     }
 }
 
+/// Name of the plain product's image.
+const PRODUCT: &str = "switchyard";
+
 /// The product's image with a command line and a loader, and the name of its file. The plain product keeps its name for
 /// itself, so that what goes on a USB stick is never a leftover of some experiment.
 pub fn plan(cmdline: &str, limine_dir: &str) -> (Plan, &'static str) {
@@ -99,11 +128,20 @@ pub fn plan(cmdline: &str, limine_dir: &str) -> (Plan, &'static str) {
         ..Plan::product()
     };
     let name = if cmdline.is_empty() {
-        "switchyard"
+        PRODUCT
     } else {
         "switchyard-cmdline"
     };
     (plan, name)
+}
+
+/// The name of the image for machines without UEFI, beside that of the one for UEFI.
+pub fn bios_name(name: &str) -> &'static str {
+    if name == PRODUCT {
+        "bios"
+    } else {
+        "bios-cmdline"
+    }
 }
 
 /// Boots, and stays until the machine ends or the user leaves.
@@ -112,15 +150,14 @@ pub fn plan(cmdline: &str, limine_dir: &str) -> (Plan, &'static str) {
 /// If something can't be built or started. How the machine ended is in the exit code.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let ws = Workspace::find()?;
-    let (plan, name) = options.plan();
-    let image = image::make(&ws, &plan, name)?;
+    let start = options.start(&ws)?;
     let stop = stop_flag()?;
     if stdin().is_terminal() {
-        let spec = options.spec(image, OnReset::Boot)?;
+        let spec = options.spec(start, OnReset::Boot)?;
         eprintln!("qemu: keys go to the machine; Ctrl-A X ends it");
         at_terminal(&spec, &stop)
     } else {
-        piped(&options.spec(image, OnReset::End)?, &stop)
+        piped(&options.spec(start, OnReset::End)?, &stop)
     }
 }
 

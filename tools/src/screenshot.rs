@@ -11,7 +11,6 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use crate::feeder::Feeder;
-use crate::image;
 use crate::machine::{Machine, OnReset};
 use crate::play::{Over, play_on};
 use crate::run::Options;
@@ -29,8 +28,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// If something can't be built or started, the prompt does not come back, or the picture can't be taken or written.
 pub fn run(options: &Options, path: &Path) -> Result<()> {
     let ws = Workspace::find()?;
-    let (plan, name) = options.plan();
-    let spec = options.spec(image::make(&ws, &plan, name)?, OnReset::End)?;
+    let spec = options.spec(options.start(&ws)?, OnReset::End)?;
     let (sender, events) = mpsc::channel();
     let mut machine = Machine::start(&spec, sender)?;
     let played = play_on(

@@ -1,7 +1,8 @@
 //! `just setup`: what a machine needs besides Rust, and how it gets there.
 //!
 //! Rust's own targets and the C compiler are seen to before this program can be compiled (`tools/bootstrap.sh`). Here:
-//! QEMU and OVMF, which are required. Where apt may be used (as root or through sudo) they are installed; elsewhere the
+//! QEMU and OVMF, which are required, and GRUB's tools, which only the image for machines without UEFI needs: where they
+//! can't be had, the tests that need them are skipped. Where apt may be used (as root or through sudo) they are installed; elsewhere the
 //! packages are named. Sudo asks for a password only where somebody sits at a terminal; it reads it from there, so piped
 //! input stays whole. When all is there this says nothing and costs a few milliseconds.
 
@@ -12,6 +13,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
+use crate::bios;
 use crate::firmware;
 use crate::machine::Qemu;
 use crate::qemu10;
@@ -20,16 +22,19 @@ use crate::qemu10;
 struct Need {
     name: &'static str,
     here: fn() -> bool,
+    /// Whether nothing works without it. What is not is only looked for when everything is asked for.
+    required: bool,
     apt: &'static str,
     dnf: &'static str,
     pacman: &'static str,
     brew: &'static str,
 }
 
-const NEEDS: [Need; 2] = [
+const NEEDS: [Need; 3] = [
     Need {
         name: "QEMU (qemu-system-x86_64)",
         here: || qemu10::version(&Qemu::system()).is_some(),
+        required: true,
         apt: "qemu-system-x86",
         dnf: "qemu-system-x86-core",
         pacman: "qemu-system-x86",
@@ -38,27 +43,40 @@ const NEEDS: [Need; 2] = [
     Need {
         name: "OVMF (UEFI firmware for QEMU)",
         here: || firmware::find().is_some(),
+        required: true,
         apt: "ovmf",
         dnf: "edk2-ovmf",
         pacman: "edk2-ovmf",
         brew: "qemu",
     },
+    Need {
+        name: "GRUB's BIOS half and grub-mkrescue",
+        here: bios::is_possible,
+        required: false,
+        apt: "grub-common grub-pc-bin xorriso mtools",
+        dnf: "grub2-tools-extra grub2-pc-modules xorriso mtools",
+        pacman: "grub libisoburn mtools",
+        brew: "i686-elf-grub xorriso mtools",
+    },
 ];
 
-/// Checks, and installs what is missing if that is possible here.
+/// Checks, and installs what is missing if that is possible here: what is required, or `everything`.
 ///
 /// # Errors
-/// If something is missing and can't be installed; the message names the packages.
-pub fn run() -> Result<()> {
-    if missing().is_empty() {
+/// If something required is missing and can't be installed; the message names the packages.
+pub fn run(everything: bool) -> Result<()> {
+    let before = missing(everything);
+    if before.is_empty() {
         return Ok(());
     }
-    let before = missing();
     for need in &before {
         eprintln!("setup: {} is missing", need.name);
     }
     if let Some(apt) = usable_apt() {
-        let packages: Vec<&str> = before.iter().map(|n| n.apt).collect();
+        let packages: Vec<&str> = before
+            .iter()
+            .flat_map(|n| n.apt.split_whitespace())
+            .collect();
         eprintln!("setup: installing {}", packages.join(" "));
         if apt == SUDO_ASKS {
             eprintln!("setup: sudo may ask for your password for that");
@@ -69,16 +87,24 @@ pub fn run() -> Result<()> {
         arguments.extend(&packages);
         apt_get(apt, &arguments);
     }
-    let left = missing();
+    let left = missing(everything);
     if left.is_empty() {
         eprintln!("setup: all there");
         return Ok(());
     }
-    bail!("{}", advice(&left));
+    if left.iter().any(|n| n.required) {
+        bail!("{}", advice(&left));
+    }
+    eprintln!("setup: {}", advice(&left));
+    eprintln!("setup: all else is there; what needs them is left out");
+    Ok(())
 }
 
-fn missing() -> Vec<&'static Need> {
-    NEEDS.iter().filter(|n| !(n.here)()).collect()
+fn missing(everything: bool) -> Vec<&'static Need> {
+    NEEDS
+        .iter()
+        .filter(|n| (n.required || everything) && !(n.here)())
+        .collect()
 }
 
 /// What to type, on each kind of system.
@@ -169,13 +195,22 @@ mod tests {
         let all: Vec<&Need> = NEEDS.iter().collect();
         let text = advice(&all);
         for line in [
-            "apt install qemu-system-x86 ovmf",
-            "dnf install qemu-system-x86-core edk2-ovmf",
-            "pacman -S qemu-system-x86 edk2-ovmf",
-            "brew install qemu",
+            "apt install qemu-system-x86 ovmf grub-common grub-pc-bin xorriso mtools\n",
+            "dnf install qemu-system-x86-core edk2-ovmf grub2-tools-extra",
+            "pacman -S qemu-system-x86 edk2-ovmf grub",
+            "brew install qemu i686-elf-grub",
         ] {
             assert!(text.contains(line), "{line} is not in: {text}");
         }
-        assert!(text.ends_with("brew install qemu"));
+        let brew = text.lines().last().unwrap();
+        assert_eq!(brew.matches("qemu").count(), 1);
+    }
+
+    #[test]
+    fn what_only_some_tests_need_is_not_asked_of_everybody() {
+        let of =
+            |everything| -> Vec<bool> { missing(everything).iter().map(|n| n.required).collect() };
+        assert!(of(false).iter().all(|required| *required));
+        assert!(NEEDS.iter().any(|n| !n.required));
     }
 }

@@ -59,6 +59,44 @@ const MAX_TABLE: u64 = 16 << 20;
 /// Bytes of the header that every table but the RSDP and FACS has (ACPI specification 6.5 §5.2.6).
 const HEADER: usize = 36;
 
+/// Where a BIOS keeps its tables: the last part of the first MiB (ACPI specification 6.5 §5.2.5.1).
+const BIOS_AREA: (u64, u64) = (0xe_0000, 0x10_0000);
+/// Where the BIOS says in which segment its extended data area is; its first KiB may hold the RSDP.
+const EBDA_SEGMENT_AT: u64 = 0x40e;
+
+/// Finds the RSDP where there is no UEFI to say where it is: on a boundary of 16 bytes in the first KiB of the extended
+/// BIOS data area, or in the BIOS's read-only memory, with a checksum that is right.
+pub fn find_rsdp(memory: &dyn PhysMemory) -> Option<PhysAddr> {
+    let ebda = memory
+        .bytes(PhysAddr(EBDA_SEGMENT_AT), 2)
+        .and_then(|b| half_at(b, 0))
+        .map_or(0, |segment| u64::from(segment) << 4);
+    [(ebda, ebda + 1024), BIOS_AREA]
+        .into_iter()
+        .filter(|(start, _)| *start != 0)
+        .flat_map(|(start, end)| (start..end).step_by(16))
+        .map(PhysAddr)
+        .find(|at| is_rsdp(memory, *at))
+}
+
+/// The first 20 bytes of an RSDP add up to 0; from revision 2 on, so does the whole (ACPI specification 6.5 §5.2.5.3).
+fn is_rsdp(memory: &dyn PhysMemory, at: PhysAddr) -> bool {
+    let sums = |bytes: &[u8]| bytes.iter().fold(0_u8, |sum, b| sum.wrapping_add(*b)) == 0;
+    let Some(head) = memory
+        .bytes(at, 20)
+        .filter(|b| b.starts_with(b"RSD PTR ") && sums(b))
+    else {
+        return false;
+    };
+    head[15] < 2
+        || memory
+            .bytes(at, 36)
+            .and_then(|b| dword_at(b, 20))
+            .filter(|length| (36..=4096).contains(length))
+            .and_then(|length| memory.bytes(at, length.into()))
+            .is_some_and(sums)
+}
+
 /// Walks the tables from the RSDP at `rsdp`.
 pub fn walk(memory: &dyn PhysMemory, rsdp: PhysAddr) -> AcpiFacts {
     let mut facts = AcpiFacts::default();

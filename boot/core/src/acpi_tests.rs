@@ -156,3 +156,50 @@ proptest! {
         let _ = walk(&Flat { base: 0, bytes: noise }, PhysAddr(0));
     }
 }
+
+/// The last part of the first MiB, with the BIOS's data area, an extended data area at 9FC00h and an RSDP of `revision` at
+/// each of `places`.
+fn first_mib(revision: u8, places: &[usize]) -> Flat {
+    let mut bytes = vec![0; 1 << 20];
+    bytes[0x40e..0x410].copy_from_slice(&0x9fc0_u16.to_le_bytes());
+    for &at in places {
+        let length = if revision < 2 { 20 } else { 36 };
+        bytes[at..at + 8].copy_from_slice(b"RSD PTR ");
+        bytes[at + 15] = revision;
+        bytes[at + 20] = length as u8;
+        for (sum_at, length) in [(8, 20), (32, length)] {
+            if length == 20 && sum_at != 8 {
+                continue;
+            }
+            let sum = bytes[at..at + length]
+                .iter()
+                .fold(0_u8, |s, b| s.wrapping_add(*b));
+            bytes[at + sum_at] = sum.wrapping_neg();
+        }
+    }
+    Flat {
+        base: 0x400,
+        bytes: bytes.split_off(0x400),
+    }
+}
+
+#[test]
+fn root_pointer_is_found_where_a_bios_keeps_it() {
+    for revision in [0, 2] {
+        let find = |places: &[usize]| find_rsdp(&first_mib(revision, places)).map(|at| at.0);
+        assert_eq!(find(&[0xf_5a30]), Some(0xf_5a30));
+        assert_eq!(find(&[0xe_0000]), Some(0xe_0000));
+        assert_eq!(find(&[0x9_fc10, 0xf_0000]), Some(0x9_fc10));
+        // Not on a boundary, past the first KiB of the data area, elsewhere.
+        assert_eq!(find(&[0xf_0008, 0xa_0000, 0xd_0000]), None);
+    }
+}
+
+#[test]
+fn root_pointer_with_a_wrong_sum_is_none() {
+    for (revision, at) in [(0, 0xf_0010), (2, 0xf_0010), (2, 0xf_001a)] {
+        let mut memory = first_mib(revision, &[0xf_0000]);
+        memory.bytes[at - 0x400] ^= 1;
+        assert_eq!(find_rsdp(&memory), None);
+    }
+}

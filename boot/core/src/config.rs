@@ -19,6 +19,15 @@ use alloc::vec::Vec;
 /// Limit on the file after macros are expanded, against macros that feed macros.
 const MAX_EXPANDED: usize = 1 << 20;
 
+/// Where a configuration file may lie, in order (Limine CONFIG, Location of the config file).
+pub const CONFIG_PATHS: &[&str] = &[
+    "/limine.conf",
+    "/boot/limine.conf",
+    "/limine/limine.conf",
+    "/boot/limine/limine.conf",
+    "/EFI/BOOT/limine.conf",
+];
+
 /// How long the message of a failed boot is shown, in tenths of a second.
 pub const MESSAGE_TENTHS: u32 = 50;
 /// The same with `timeout: 0`.

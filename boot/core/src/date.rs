@@ -50,9 +50,70 @@ pub fn unix_seconds(
     Some(seconds + i64::from(offset_minutes) * 60)
 }
 
+/// The registers of a PC's clock, as they are read: seconds, minutes, hours, day, month, year, and status register B
+/// (Motorola MC146818A data sheet, "Time, calendar and alarm").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockRegisters {
+    /// Seconds, minutes, hours, day of the month, month, year of the century.
+    pub time: [u8; 6],
+    /// Status register B: bit 2 numbers are binary, bit 1 hours count to 24.
+    pub status_b: u8,
+}
+
+/// Seconds since the UNIX epoch by a PC's clock, taken to be of this century and to show UTC. `None` for a clock that
+/// shows no date.
+#[must_use]
+pub fn from_clock(registers: ClockRegisters) -> Option<i64> {
+    let ClockRegisters { time, status_b } = registers;
+    let number = |value: u8| {
+        if status_b & 4 != 0 {
+            Some(value)
+        } else {
+            (value & 15 < 10 && value >> 4 < 10).then_some((value >> 4) * 10 + (value & 15))
+        }
+    };
+    let [second, minute, hour, day, month, year] = time;
+    let hour = if status_b & 2 != 0 {
+        number(hour)?
+    } else {
+        // Bit 7 says afternoon; both noon and midnight are 12.
+        number(hour & 0x7f)? % 12 + if hour & 0x80 != 0 { 12 } else { 0 }
+    };
+    unix_seconds(
+        2000 + u16::from(number(year)?),
+        number(month)?,
+        number(day)?,
+        hour,
+        number(minute)?,
+        number(second)?,
+        0,
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clock_is_read_in_each_of_its_forms() {
+        let read = |time, status_b| from_clock(ClockRegisters { time, status_b });
+        let noon = Some(1_735_646_400 + 59);
+        // 2024-12-31 12:00:59: packed decimal and binary, 24 and 12 hours.
+        assert_eq!(read([0x59, 0, 0x12, 0x31, 0x12, 0x24], 2), noon);
+        assert_eq!(read([59, 0, 12, 31, 12, 24], 6), noon);
+        assert_eq!(read([0x59, 0, 0x92, 0x31, 0x12, 0x24], 0), noon);
+        assert_eq!(read([59, 0, 0x8c, 31, 12, 24], 4), noon);
+        let midnight = noon.map(|s| s - 12 * 3600);
+        assert_eq!(read([0x59, 0, 0x12, 0x31, 0x12, 0x24], 0), midnight);
+    }
+
+    #[test]
+    fn clock_that_stands_open_has_no_date() {
+        let read = |time, status_b| from_clock(ClockRegisters { time, status_b });
+        assert_eq!(read([0xff; 6], 0xff), None);
+        assert_eq!(read([0x5a, 0, 0, 1, 1, 0x24], 2), None);
+        assert_eq!(read([0; 6], 2), None);
+    }
 
     #[test]
     fn known_dates_have_their_known_seconds() {

@@ -120,6 +120,8 @@ pub enum Fault {
     PhysicalTooHigh { end: u64 },
     /// The firmware runs with 5-level paging, which cannot be left in long mode.
     FirmwarePaging,
+    /// What the Multiboot loader says of the machine makes no sense.
+    Multiboot { what: &'static str },
     /// The firmware refused something.
     Firmware { what: &'static str, status: String },
 }
@@ -282,6 +284,9 @@ impl fmt::Display for Fault {
             }
             Self::FirmwarePaging => {
                 f.write_str("the firmware runs with 5-level paging, which this loader cannot leave")
+            }
+            Self::Multiboot { what } => {
+                write!(f, "the Multiboot loader's information {what}")
             }
             Self::Firmware { what, status } => {
                 write!(f, "the firmware failed to {what} ({status})")

@@ -29,8 +29,6 @@ pub const MAX_STACK: u64 = 256 << 20;
 /// Byte offset of a request's response pointer.
 pub const RESPONSE_OFFSET: usize = 40;
 
-/// `LIMINE_FIRMWARE_TYPE_EFI64`.
-pub const FIRMWARE_EFI64: u64 = 2;
 /// `LIMINE_PAGING_MODE_X86_64_4LVL`.
 pub const PAGING_4LEVEL: u64 = 0;
 /// `LIMINE_FRAMEBUFFER_RGB`.
@@ -39,6 +37,20 @@ pub const FRAMEBUFFER_RGB: u8 = 1;
 /// The value that IA32_PAT has at entry: WB, WT, UC-, UC, WP, WC, and UC twice where the protocol leaves it open
 /// (Limine PROTOCOL, Caching; encodings: Intel SDM vol. 3A §12.12.2).
 pub const PAT: u64 = 0x0000_0105_0007_0406;
+
+/// The GDT at entry: the protocol's seven descriptors, then a task state segment of base 0 and limit 0, since the
+/// task register cannot be loaded with a null selector (Intel SDM vol. 2A, LTR).
+pub const GDT: [u64; 9] = [
+    0,
+    0x0000_9b00_0000_ffff,
+    0x0000_9300_0000_ffff,
+    0x00cf_9b00_0000_ffff,
+    0x00cf_9300_0000_ffff,
+    0x0020_9b00_0000_0000,
+    0x0000_9300_0000_0000,
+    0x0000_8900_0000_0000,
+    0,
+];
 
 /// A feature that a kernel can request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

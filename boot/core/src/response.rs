@@ -8,8 +8,9 @@
 use crate::addr::{Hhdm, PhysAddr, VirtAddr};
 use crate::arena::{Arena, Place};
 use crate::error::Fault;
+use crate::front::FirmwareType;
 use crate::memmap::Region;
-use crate::protocol::{FIRMWARE_EFI64, FRAMEBUFFER_RGB, Feature, PAGING_4LEVEL};
+use crate::protocol::{FRAMEBUFFER_RGB, Feature, PAGING_4LEVEL};
 use crate::request::Requests;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -94,6 +95,8 @@ pub struct FramebufferFacts {
 pub struct Facts<'a> {
     /// The loader's name and version.
     pub loader: (&'a str, &'a str),
+    /// What firmware the machine has.
+    pub firmware: FirmwareType,
     /// The kernel's file; its string is the command line.
     pub kernel: FileFacts,
     /// The modules.
@@ -216,7 +219,7 @@ impl Writer<'_, '_> {
         let (name, version) = self.facts.loader;
         let strings = [self.text(name)?, self.text(version)?];
         self.answer(Feature::BootloaderInfo, 0, &strings)?;
-        self.answer(Feature::FirmwareType, 0, &[FIRMWARE_EFI64])?;
+        self.answer(Feature::FirmwareType, 0, &[self.facts.firmware as u64])?;
         self.answer(Feature::StackSize, 0, &[])?;
         self.answer(Feature::EntryPoint, 0, &[])?;
         self.answer(Feature::KeepIommu, 0, &[])?;
@@ -349,7 +352,8 @@ impl Writer<'_, '_> {
             let response = self.place(Feature::MemoryMap, 0, &[0, array])?;
             late.map = Some((response, entries, capacity));
         }
-        if self.requests.has(Feature::EfiMemoryMap) {
+        let efi = self.facts.firmware == FirmwareType::Efi64;
+        if efi && self.requests.has(Feature::EfiMemoryMap) {
             late.efi_map = Some(self.place(Feature::EfiMemoryMap, 0, &[0, 0, 0, 0])?);
         }
         Ok(late)

@@ -4,6 +4,7 @@ use super::*;
 use crate::addr::word_at;
 use crate::elf::Plan;
 use crate::elf::tests::{Header, file};
+use crate::front::FirmwareType;
 use crate::memmap::Kind;
 use crate::protocol::{COMMON_MAGIC, FEATURES, HHDM_BASE, KERNEL_BASE};
 use alloc::borrow::ToOwned;
@@ -42,6 +43,7 @@ fn facts(capacity: usize) -> Facts<'static> {
     };
     Facts {
         loader: ("name", "version"),
+        firmware: FirmwareType::Efi64,
         kernel: FileFacts {
             string: "a b".to_owned(),
             path: "/k".to_owned(),

@@ -1,30 +1,23 @@
 //! The program from its entry to the jump or the message.
 
-use crate::{console, files, load, say};
+use crate::front::Uefi;
+use crate::memory::{Pages, kind_of};
+use crate::{console, say};
 use alloc::string::ToString;
-use boot_core::config::{Config, MESSAGE_TENTHS, Timeout};
-use boot_core::error::{BootError, InFile};
-use core::convert::Infallible;
-use core::sync::atomic::{AtomicU64, Ordering};
+use boot_core::addr::{PAGE_SIZE, PhysAddr};
+use boot_core::load::{MACHINE, Prepared};
+use boot_core::memmap::Region;
+use boot_core::response::EfiMapFacts;
+use boot_core::session;
+use uefi::mem::memory_map::{MemoryMap, MemoryMapOwned, MemoryType};
 use uefi::prelude::*;
-
-/// The time-stamp counter at the first line.
-static BEGAN: AtomicU64 = AtomicU64::new(0);
-
-/// Ticks of the time-stamp counter since the first line: what the loader took, in whatever unit the machine counts.
-pub fn ticks() -> u64 {
-    read_counter().wrapping_sub(BEGAN.load(Ordering::Relaxed))
-}
-
-fn read_counter() -> u64 {
-    // SAFETY: RDTSC has no effect but its result, and UEFI runs at the highest privilege.
-    unsafe { core::arch::x86_64::_rdtsc() }
-}
 
 #[entry]
 fn main() -> Status {
     console::init();
-    BEGAN.store(read_counter(), Ordering::Relaxed);
+    let mut front = Uefi {
+        began: boot_machine::time_stamp(),
+    };
     say!(
         "switchyard boot: version {}, UEFI {}",
         env!("CARGO_PKG_VERSION"),
@@ -34,52 +27,58 @@ fn main() -> Status {
     // kernel that takes its time must not be caught by that. Some firmware has no such timer, which is as good.
     let _ = boot::set_watchdog_timer(0, 0x1_0000, None);
 
-    let mut patience = MESSAGE_TENTHS;
-    let Err(error) = boot_default(&mut patience);
-    say!("switchyard boot: error: {error}");
-    if patience > 0 {
+    let failed = match session::run(&mut front) {
+        Ok(prepared) => leave(prepared),
+        Err(failed) => failed,
+    };
+    say!("switchyard boot: error: {}", failed.error);
+    if failed.patience > 0 {
         say!(
             "switchyard boot: returning to the firmware in {} s, or at a key",
-            patience / 10
+            failed.patience / 10
         );
-        console::wait_for_key(Some(patience));
+        console::wait_for_key(Some(failed.patience));
     }
     Status::LOAD_ERROR
 }
 
-/// Boots the default entry of the first configuration file found. Sets `patience` to what the configuration says of
-/// messages, in tenths of a second.
-fn boot_default(patience: &mut u32) -> Result<Infallible, BootError> {
-    let found = files::find_config()?;
-    say!(
-        "switchyard boot: configuration {} on {}",
-        found.path,
-        found.volume.name()
-    );
-    *patience = Config::message_tenths(&found.contents);
-    let config = Config::parse(&found.contents).in_file(&found.path)?;
-    if config.quiet {
-        console::be_quiet();
-    }
-    for warning in &config.warnings {
-        say!("switchyard boot: warning: {}: {warning}", found.path);
-    }
-    let entry = config.default_entry().in_file(&found.path)?;
-    match config.timeout {
-        Timeout::Seconds(0) => {}
-        Timeout::Seconds(seconds) => {
-            say!(
-                "switchyard boot: '{}' in {seconds} s, or at a key",
-                entry.name
-            );
-            console::wait_for_key(Some(seconds.saturating_mul(10)));
-        }
-        Timeout::Never => {
-            say!("switchyard boot: '{}' at a key", entry.name);
-            console::wait_for_key(None);
+/// Ends boot services and starts the kernel: no allocation, no return.
+fn leave(mut prepared: Prepared<Pages>) -> ! {
+    // SAFETY: no protocol, event or pool string is held here; what the heap holds is used until the jump and never
+    // freed. The console's flag is set below, before anything could print.
+    let map = unsafe { boot::exit_boot_services(Some(MemoryType::LOADER_DATA)) };
+    console::firmware_has_left();
+    boot_machine::disable_interrupts();
+
+    let revision = prepared.revision();
+    let descriptors = map.entries().map(|d| Region {
+        base: d.phys_start,
+        end: d
+            .phys_start
+            .saturating_add(d.page_count.saturating_mul(PAGE_SIZE)),
+        kind: kind_of(d).kind(revision),
+    });
+    let code = boot_machine::routine_page();
+    match prepared.complete(descriptors, Some(facts_of(&map)), code) {
+        // SAFETY: UEFI runs programs in long mode at CPL 0 with memory and devices at their physical addresses, four levels
+        // of paging were checked for, boot services have ended and interrupts are off. What was prepared stays: nothing
+        // returns from here.
+        Ok(start) => unsafe { boot_machine::start(&start, prepared.acpi()) },
+        Err(fault) => {
+            console::emergency(format_args!("switchyard boot: error: {MACHINE}: {fault}\n"));
+            console::halt_or_reset()
         }
     }
-    load::boot(&config, &found.volume, &entry)
+}
+
+fn facts_of(map: &MemoryMapOwned) -> EfiMapFacts {
+    let meta = map.meta();
+    EfiMapFacts {
+        address: PhysAddr(map.buffer().as_ptr() as u64),
+        size: meta.map_size as u64,
+        descriptor_size: meta.desc_size as u64,
+        descriptor_version: meta.desc_version.into(),
+    }
 }
 
 /// A panic is a fault of this loader, not of what it was given.

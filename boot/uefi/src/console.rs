@@ -4,6 +4,7 @@
 //! too would print everything twice. A PC without a screen may have no console at all. The firmware's `ConOut` variable lists the devices its console consists of
 //! (UEFI specification 2.10 §3.3); if none of them is a UART, the loader drives COM1 itself, provided there is one.
 
+use boot_machine::{inb, outb};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
@@ -15,7 +16,6 @@ use uefi::{Status, boot, cstr16, system};
 const COM1: u16 = 0x3f8;
 
 static MIRROR: AtomicBool = AtomicBool::new(false);
-static QUIET: AtomicBool = AtomicBool::new(false);
 static EXITED: AtomicBool = AtomicBool::new(false);
 
 /// Prints a line.
@@ -24,28 +24,10 @@ macro_rules! say {
     ($($part:tt)*) => { $crate::console::line(format_args!($($part)*)) };
 }
 
-/// Prints a line on how far the boot has come, unless the configuration asks for quiet.
-#[macro_export]
-macro_rules! progress {
-    ($($part:tt)*) => { $crate::console::progress(format_args!($($part)*)) };
-}
-
 /// Finds out where messages go.
 pub fn init() {
     let heard = devices().0 && console_is_serial();
     MIRROR.store(!heard && com1_present(), Ordering::Relaxed);
-}
-
-/// Leaves progress lines out from now on.
-pub fn be_quiet() {
-    QUIET.store(true, Ordering::Relaxed);
-}
-
-/// Prints one line of progress.
-pub fn progress(text: fmt::Arguments<'_>) {
-    if !QUIET.load(Ordering::Relaxed) {
-        line(text);
-    }
 }
 
 /// Prints one line.
@@ -177,22 +159,4 @@ fn send(byte: u8) {
         }
     }
     outb(COM1, byte);
-}
-
-/// Writes a byte to an I/O port. Only ports of devices that the loader may drive: COM1 and the legacy PICs.
-pub fn outb(port: u16, value: u8) {
-    // SAFETY: port output touches no memory. The callers use the UART at COM1 and the PICs, which a loader owns.
-    unsafe {
-        core::arch::asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags));
-    }
-}
-
-fn inb(port: u16) -> u8 {
-    let value: u8;
-    // SAFETY: port input touches no memory; reading the UART's line status or scratch register has no side effect
-    // that matters here.
-    unsafe {
-        core::arch::asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags));
-    }
-    value
 }

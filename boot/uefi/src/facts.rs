@@ -1,32 +1,17 @@
 //! What the firmware knows of the machine: ACPI, SMBIOS, its own tables, the date.
 
-use crate::memory::Snapshot;
-use alloc::vec::Vec;
-use boot_core::acpi::{AcpiFacts, Extent, walk};
+use crate::memory::Mapped;
+use boot_core::acpi::{Extent, walk};
 use boot_core::addr::PhysAddr;
+use boot_core::front::Firmware;
+use boot_core::memmap::Region;
 use boot_core::{date, smbios};
 use uefi::system;
 use uefi::table::cfg::ConfigTableEntry;
 
-/// The firmware's tables.
-#[derive(Debug, Default)]
-pub struct Firmware {
-    /// ACPI's root pointer.
-    pub rsdp: Option<PhysAddr>,
-    /// SMBIOS's 32-bit entry point.
-    pub smbios_32: Option<PhysAddr>,
-    /// SMBIOS's 64-bit entry point.
-    pub smbios_64: Option<PhysAddr>,
-    /// The EFI system table.
-    pub system_table: Option<PhysAddr>,
-    /// What ACPI says.
-    pub acpi: AcpiFacts,
-    /// Places of SMBIOS's and EFI's own structures.
-    pub extents: Vec<Extent>,
-}
-
 /// Looks at everything.
-pub fn gather(memory: &Snapshot) -> Firmware {
+pub fn gather(regions: &[Region]) -> Firmware {
+    let memory = &Mapped(regions);
     let mut firmware = Firmware::default();
     let mut old_rsdp = None;
     system::with_config_table(|tables| {

@@ -11,9 +11,9 @@ use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use boot_core::config::Config;
+use boot_core::config::CONFIG_PATHS;
 use boot_core::error::{BootError, Fault, InFile};
-use boot_core::hash;
+use boot_core::front::{Block, FoundConfig, LoadedFile};
 use boot_core::path::{FilePath, Volume as Place};
 use boot_core::response::FileFacts;
 use uefi::boot::{self, OpenProtocolAttributes, OpenProtocolParams, ScopedProtocol, SearchType};
@@ -27,14 +27,6 @@ use uefi::proto::media::file::{
 use uefi::proto::media::fs::SimpleFileSystem;
 use uefi::{CString16, Handle, Status};
 
-/// Where a configuration file may lie, in order (Limine CONFIG, Location of the config file).
-const CONFIG_PATHS: &[&str] = &[
-    "/limine.conf",
-    "/boot/limine.conf",
-    "/limine/limine.conf",
-    "/boot/limine/limine.conf",
-    "/EFI/BOOT/limine.conf",
-];
 /// Larger than any sensible configuration.
 const MAX_CONFIG: u64 = 1 << 20;
 /// Bytes asked for at once; some firmware fails on very large reads.
@@ -48,33 +40,6 @@ pub struct Volume {
     disk: Vec<u8>,
     partition: u32,
     signature: PartitionSignature,
-}
-
-/// A configuration file.
-#[derive(Debug)]
-pub struct FoundConfig {
-    /// Its volume.
-    pub volume: Volume,
-    /// Its path there.
-    pub path: String,
-    /// Its bytes.
-    pub contents: Vec<u8>,
-}
-
-/// A file in memory.
-#[derive(Debug)]
-pub struct LoadedFile {
-    /// Its pages; bytes beyond `size` are zero.
-    pub pages: Pages,
-    /// What the kernel is told about it, but for its string.
-    pub facts: FileFacts,
-}
-
-impl LoadedFile {
-    /// Its contents.
-    pub fn contents(&self) -> &[u8] {
-        &self.pages.bytes()[..self.facts.size as usize]
-    }
 }
 
 /// Opens a protocol without claiming it: the firmware's own drivers and console go on using it.
@@ -210,13 +175,14 @@ fn connect_everything() {
 ///
 /// # Errors
 /// [`Fault::NoConfig`] if there is none, or what is wrong with the first one found.
-pub fn find_config() -> Result<FoundConfig, BootError> {
+pub fn find_config() -> Result<FoundConfig<Volume>, BootError> {
     for round in 0..2 {
         for volume in volumes() {
             for path in CONFIG_PATHS {
                 match volume.read_config(path) {
                     Ok(contents) => {
                         return Ok(FoundConfig {
+                            volume_name: volume.name(),
                             volume,
                             path: (*path).to_owned(),
                             contents,
@@ -243,24 +209,15 @@ pub fn find_config() -> Result<FoundConfig, BootError> {
 /// Reads a file whole into pages of its own.
 ///
 /// # Errors
-/// A [`Fault`] in the file `text`, which is how the configuration names it.
-pub fn load(
-    config: &Config,
-    home: &Volume,
-    path: &FilePath,
-    text: &str,
-) -> Result<LoadedFile, BootError> {
-    // A hash is too long for a message, and says nothing to its reader.
-    let text = text.split('#').next().unwrap_or(text);
-    let volume = find_volume(home, &path.volume).in_file(text)?;
-    let (mut file, size) = volume.open(&path.path).in_file(text)?;
+/// What is wrong with it.
+pub fn read(home: &Volume, path: &FilePath) -> Result<LoadedFile<Pages>, Fault> {
+    let volume = find_volume(home, &path.volume)?;
+    let (mut file, size) = volume.open(&path.path)?;
     if size == 0 {
-        return Err(Fault::Empty).in_file(text);
+        return Err(Fault::Empty);
     }
-    let mut pages = Pages::new(size)
-        .ok_or(Fault::NoMemory { bytes: size })
-        .in_file(text)?;
-    read_all(&mut file, &mut pages.bytes_mut()[..size as usize]).in_file(text)?;
+    let mut pages = Pages::new(size).ok_or(Fault::NoMemory { bytes: size })?;
+    read_all(&mut file, &mut pages.bytes_mut()[..size as usize])?;
 
     let (mut gpt_partition, mut mbr_disk) = ([0; 16], 0);
     match &volume.signature {
@@ -268,7 +225,7 @@ pub fn load(
         PartitionSignature::Mbr(id) => mbr_disk = u32::from_le_bytes(*id),
         _ => {}
     }
-    let loaded = LoadedFile {
+    Ok(LoadedFile {
         facts: FileFacts {
             address: pages.phys(),
             size,
@@ -279,15 +236,7 @@ pub fn load(
             gpt_partition,
         },
         pages,
-    };
-    if let Some(wanted) = &path.hash {
-        match hash::check(loaded.contents(), wanted) {
-            Err(fault) if config.hash_mismatch_panics => return Err(fault).in_file(text),
-            Err(fault) => crate::say!("switchyard boot: warning: {text}: {fault}"),
-            Ok(()) => {}
-        }
-    }
-    Ok(loaded)
+    })
 }
 
 fn find_volume(home: &Volume, place: &Place) -> Result<Volume, Fault> {

@@ -1,8 +1,8 @@
 //! Switchyard's loader: a UEFI application that boots a kernel by the Limine boot protocol.
 //!
 //! It reads `limine.conf`, brings the kernel and its modules into memory, answers the kernel's requests, ends the
-//! firmware's boot services and jumps. All that can be decided without firmware is in `boot-core`; this crate asks
-//! the firmware and touches the machine.
+//! firmware's boot services and jumps. All that can be decided without firmware is in `boot-core`, the jump in
+//! `boot-machine`; this crate asks the firmware.
 //!
 //! Until boot services end, every failure is one message on the console, naming the file and the fault, and a return
 //! to the firmware with an error status. After that nothing can fail for want of room, since all of it was measured
@@ -21,15 +21,9 @@ mod facts;
 #[cfg(target_os = "uefi")]
 mod files;
 #[cfg(target_os = "uefi")]
-mod handover;
-#[cfg(target_os = "uefi")]
-mod load;
-#[cfg(target_os = "uefi")]
-mod map;
+mod front;
 #[cfg(target_os = "uefi")]
 mod memory;
-#[cfg(target_os = "uefi")]
-mod quiet;
 #[cfg(target_os = "uefi")]
 mod screen;
 

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use boot_core::acpi::PhysMemory;
 use boot_core::addr::{PAGE_SIZE, PhysAddr, pages_for};
 use boot_core::error::Fault;
+use boot_core::front::Block;
 use boot_core::memmap::{FirmwareKind, Region};
 use boot_core::protocol::BaseRevision;
 use core::ptr::NonNull;
@@ -35,26 +36,24 @@ impl Pages {
         pages.bytes_mut().fill(0);
         Some(pages)
     }
+}
 
-    /// Where they lie.
-    pub fn phys(&self) -> PhysAddr {
+impl Block for Pages {
+    fn phys(&self) -> PhysAddr {
         PhysAddr(self.start.as_ptr() as u64)
     }
 
-    /// Their size in bytes.
-    pub fn size(&self) -> u64 {
+    fn size(&self) -> u64 {
         self.count as u64 * PAGE_SIZE
     }
 
-    /// Their contents.
-    pub fn bytes(&self) -> &[u8] {
+    fn bytes(&self) -> &[u8] {
         // SAFETY: the firmware gave `count` pages at `start` to this value alone, `new` initialised them, and the
         // borrow of `self` keeps writers away.
         unsafe { core::slice::from_raw_parts(self.start.as_ptr(), self.count * PAGE_SIZE as usize) }
     }
 
-    /// Their contents, to be written.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
+    fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`; the exclusive borrow of `self` keeps all others away. Any bytes the firmware left
         // there are valid `u8`.
         unsafe {
@@ -89,46 +88,34 @@ pub fn kind_of(descriptor: &MemoryDescriptor) -> FirmwareKind {
 }
 
 /// The firmware's memory map as it is now: good for measuring, stale with the next allocation.
-#[derive(Debug)]
-pub struct Snapshot {
-    regions: Vec<Region>,
+///
+/// # Errors
+/// [`Fault::Firmware`].
+pub fn snapshot(revision: BaseRevision) -> Result<Vec<Region>, Fault> {
+    let map = boot::memory_map(MemoryType::LOADER_DATA).map_err(|e| Fault::Firmware {
+        what: "give its memory map",
+        status: status_text(&e),
+    })?;
+    let region = |d: &MemoryDescriptor| Region {
+        base: d.phys_start,
+        end: d
+            .phys_start
+            .saturating_add(d.page_count.saturating_mul(PAGE_SIZE)),
+        kind: kind_of(d).kind(revision),
+    };
+    Ok(map.entries().map(region).collect())
 }
 
-impl Snapshot {
-    /// Asks the firmware.
-    ///
-    /// # Errors
-    /// [`Fault::Firmware`].
-    pub fn take(revision: BaseRevision) -> Result<Self, Fault> {
-        let map = boot::memory_map(MemoryType::LOADER_DATA).map_err(|e| Fault::Firmware {
-            what: "give its memory map",
-            status: status_text(&e),
-        })?;
-        let region = |d: &MemoryDescriptor| Region {
-            base: d.phys_start,
-            end: d
-                .phys_start
-                .saturating_add(d.page_count.saturating_mul(PAGE_SIZE)),
-            kind: kind_of(d).kind(revision),
-        };
-        Ok(Self {
-            regions: map.entries().map(region).collect(),
-        })
-    }
+/// What the firmware's page tables show: the first 4 GiB and what is in its memory map.
+pub struct Mapped<'a>(pub &'a [Region]);
 
-    /// The descriptors.
-    pub fn regions(&self) -> &[Region] {
-        &self.regions
-    }
-}
-
-impl PhysMemory for Snapshot {
+impl PhysMemory for Mapped<'_> {
     /// Firmware maps what its memory map lists, and the first 4 GiB, at physical addresses. Anything else a broken
     /// table may point to is refused rather than touched.
     fn bytes(&self, at: PhysAddr, length: u64) -> Option<&[u8]> {
         let end = at.0.checked_add(length)?;
         let listed = |r: &Region| r.base <= at.0 && end <= r.end;
-        if at.0 == 0 || (end > 1 << 32 && !self.regions.iter().any(listed)) {
+        if at.0 == 0 || (end > 1 << 32 && !self.0.iter().any(listed)) {
             return None;
         }
         // SAFETY: the range is not null and is mapped, as said above. It holds firmware tables, which nobody writes

@@ -8,18 +8,10 @@ use crate::files::open;
 use alloc::vec::Vec;
 use boot_core::addr::PhysAddr;
 use boot_core::config::Resolution;
+use boot_core::front::Screen;
 use boot_core::response::{FramebufferFacts, PixelLayout, VideoMode};
 use uefi::boot;
 use uefi::proto::console::gop::{EdidDiscovered, GraphicsOutput, ModeInfo, PixelFormat};
-
-/// The framebuffer and the size of its memory in bytes.
-#[derive(Debug)]
-pub struct Screen {
-    /// What the kernel is told.
-    pub facts: FramebufferFacts,
-    /// Bytes of video memory that belong to it.
-    pub bytes: u64,
-}
 
 /// All modes' pixels have 32 bits (UEFI specification 2.10 §12.9.2.1).
 const BITS: u16 = 32;

@@ -264,7 +264,7 @@ pub fn jobs() -> Vec<Job> {
 fn boot(lab: &Lab, name: &str, case: &Case) -> Result<Outcome> {
     let mut files = lab.product()?.clone();
     (case.spoil)(&mut files)?;
-    let mut spec = lab.machine(lab.image(name, &files)?, 2, "max");
+    let mut spec = lab.machine(lab.uefi(name, &files)?, 2, "max");
     spec.mem = case.mem.into();
     let is_message = |line: &String| case.message.iter().all(|part| line.contains(part));
     let played = lab.play(name, &spec, Feeder::default(), LIMIT, |said| {

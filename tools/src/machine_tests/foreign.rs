@@ -12,6 +12,7 @@ use crate::ending::Ending;
 use crate::feeder::Feeder;
 use crate::image::{CONFIG, LOADER};
 use crate::initrd::Files;
+use crate::machine::Start;
 use crate::play::{Over, Played};
 use crate::report::{Counts, Outcome};
 
@@ -122,10 +123,13 @@ fn boot(lab: &Lab, name: &str, case: &Case) -> Result<Outcome> {
         // The configuration is then on another volume than the loader.
         files.remove(LOADER);
     }
-    let mut spec = lab.machine(lab.image(name, &files)?, case.cpus, case.cpu);
-    if case.by_qemu {
-        spec.loader = Some(lab.loader_file());
+    let mut start = lab.uefi(name, &files)?;
+    if case.by_qemu
+        && let Start::Uefi { loader, .. } = &mut start
+    {
+        *loader = Some(lab.loader_file());
     }
+    let mut spec = lab.machine(start, case.cpus, case.cpu);
     spec.mem = case.mem.into();
     spec.graphics = case.graphics;
     let refused = |line: &String| !case.refusal.is_empty() && is_refusal(line, case.refusal);

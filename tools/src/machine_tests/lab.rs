@@ -13,11 +13,13 @@ use crate::feeder::Feeder;
 use crate::firmware::{self, Firmware};
 use crate::image::{self, Plan};
 use crate::initrd::Files;
-use crate::machine::{OnReset, Qemu, Spec};
+use crate::machine::{OnReset, Qemu, Spec, Start};
 use crate::play::{Played, play};
 use crate::qemu10;
+use crate::run::Way;
 use crate::transcript::Transcript;
 use crate::workspace::{Archive, Workspace};
+use crate::{bios, direct};
 
 /// A thing that is made once; the error of a failed attempt is kept for all who ask.
 type Once<T> = OnceLock<Result<T, String>>;
@@ -35,8 +37,9 @@ pub struct Lab {
     pub ws: Workspace,
     firmware: Firmware,
     product: Once<Files>,
-    tests: Once<PathBuf>,
+    tests: Once<Files>,
     loader: Once<Vec<u8>>,
+    multiboot: Once<Vec<u8>>,
     foreign: Mutex<BTreeMap<String, Vec<u8>>>,
     qemu10: Once<Qemu>,
 }
@@ -53,6 +56,7 @@ impl Lab {
             product: OnceLock::new(),
             tests: OnceLock::new(),
             loader: OnceLock::new(),
+            multiboot: OnceLock::new(),
             foreign: Mutex::default(),
             qemu10: OnceLock::new(),
         })
@@ -69,13 +73,24 @@ impl Lab {
         })
     }
 
-    /// The image of the test programs.
+    /// The files of the test programs' image.
+    ///
+    /// # Errors
+    /// If they can't be built.
+    pub fn tests(&self) -> Result<&Files> {
+        once(&self.tests, || {
+            image::build(&self.ws, &Plan::tests("tests"))
+        })
+    }
+
+    /// The loader for machines without UEFI.
     ///
     /// # Errors
     /// If it can't be built.
-    pub fn tests(&self) -> Result<&PathBuf> {
-        once(&self.tests, || {
-            image::make(&self.ws, &Plan::tests("tests"), "test")
+    pub fn multiboot(&self) -> Result<&Vec<u8>> {
+        once(&self.multiboot, || {
+            cargo::build_loader(&self.ws)?;
+            image::multiboot_loader(&self.ws)
         })
     }
 
@@ -127,27 +142,61 @@ impl Lab {
         })
     }
 
-    /// An image of `files` for the test `name`.
+    /// A start in the given way with `files`, for the test `name`.
     ///
     /// # Errors
-    /// If it can't be written.
-    pub fn image(&self, name: &str, files: &Files) -> Result<PathBuf> {
-        let path = self
-            .ws
-            .build
-            .join("cases")
-            .join(format!("{}.img", name.replace('/', "-")));
-        image::write_if_changed(&path, files)?;
-        Ok(path)
+    /// If the files can't be written, or there are no tools to make a BIOS image.
+    pub fn start(&self, way: Way, name: &str, files: &Files) -> Result<Start> {
+        match way {
+            Way::Uefi => self.uefi(name, files),
+            Way::Bios => self.bios(name, files),
+            Way::Direct => self.direct(name, files),
+        }
     }
 
-    /// A machine of this lab: TCG, 512 MiB, ends at a reset.
-    pub fn machine(&self, image: PathBuf, cpus: u32, cpu: &str) -> Spec {
-        Spec {
-            qemu: Qemu::system(),
+    /// UEFI with an image of `files`, for the test `name`. Tests that share their files may share a name.
+    ///
+    /// # Errors
+    /// If the image can't be written.
+    pub fn uefi(&self, name: &str, files: &Files) -> Result<Start> {
+        let image = self.case(name, "img");
+        image::write_if_changed(&image, files)?;
+        Ok(Start::Uefi {
             firmware: self.firmware.clone(),
             image,
             loader: None,
+        })
+    }
+
+    /// A BIOS with a CD of `files`, for the test `name`.
+    ///
+    /// # Errors
+    /// If the image can't be written.
+    pub fn bios(&self, name: &str, files: &Files) -> Result<Start> {
+        let image = self.case(name, "iso");
+        bios::write_if_changed(&image, self.multiboot()?, files)?;
+        Ok(Start::Bios { image })
+    }
+
+    /// A start by QEMU itself with `files`, for the test `name`: the fastest, for tests of what comes after the loader.
+    ///
+    /// # Errors
+    /// If the files can't be written.
+    pub fn direct(&self, name: &str, files: &Files) -> Result<Start> {
+        let folder = self.case(name, "files");
+        direct::write(&folder, self.multiboot()?, files).map(Start::Direct)
+    }
+
+    fn case(&self, name: &str, kind: &str) -> PathBuf {
+        let file = format!("{}.{kind}", name.replace('/', "-"));
+        self.ws.build.join("cases").join(file)
+    }
+
+    /// A machine of this lab: TCG, 512 MiB, ends at a reset.
+    pub fn machine(&self, start: Start, cpus: u32, cpu: &str) -> Spec {
+        Spec {
+            qemu: Qemu::system(),
+            start,
             cpus,
             mem: "512M".into(),
             cpu: cpu.into(),

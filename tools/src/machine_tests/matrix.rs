@@ -4,6 +4,8 @@
 //! QEMU: what a model adds here is its vendor (which decides the meaning of `sysenter`, `sysret` and null selectors),
 //! its family, and what it does *not* have.
 
+use crate::run::Way;
+
 /// One machine of the matrix.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -15,6 +17,8 @@ pub struct Config {
     pub cpu: &'static str,
     /// TCG's options; empty: one thread a CPU.
     pub tcg: &'static str,
+    /// What starts the system.
+    pub way: Way,
 }
 
 /// Everything TCG has; it reports AMD as its vendor.
@@ -32,11 +36,12 @@ const fn on(cpus: u32, (name, cpu): (&'static str, &'static str)) -> Config {
         name,
         cpu,
         tcg: "",
+        way: Way::Direct,
     }
 }
 
-/// The matrix.
-pub const MATRIX: [Config; 17] = [
+/// The matrix. QEMU loads the system by itself, which is fastest; the two ways a person's machine starts have one row each.
+pub const MATRIX: [Config; 19] = [
     on(1, MAX),
     on(1, QEMU64),
     on(1, AMD),
@@ -59,6 +64,15 @@ pub const MATRIX: [Config; 17] = [
         name: "max-one-thread",
         cpu: "max",
         tcg: "thread=single",
+        way: Way::Direct,
+    },
+    Config {
+        way: Way::Uefi,
+        ..on(4, ("max-uefi", "max"))
+    },
+    Config {
+        way: Way::Bios,
+        ..on(2, ("max-bios", "max"))
     },
 ];
 

@@ -62,7 +62,7 @@ pub fn jobs() -> Vec<Job> {
         .map(|case| {
             Job::new(
                 case.name.into(),
-                |lab| lab.product().map(drop),
+                |lab| lab.product().and(lab.multiboot()).map(drop),
                 move |lab| boot(lab, case),
             )
         })
@@ -76,10 +76,9 @@ fn boot(lab: &Lab, case: &Case) -> Result<Outcome> {
         CONFIG.into(),
         config::with_cmdline(&text, case.cmdline)?.into_bytes(),
     );
-    let image = lab.image(case.name, &files)?;
     let played = lab.play(
         case.name,
-        &lab.machine(image, case.cpus, "max"),
+        &lab.machine(lab.direct(case.name, &files)?, case.cpus, "max"),
         Feeder::default(),
         LIMIT,
         |_| false,

@@ -8,10 +8,12 @@ use anyhow::Result;
 
 use super::Job;
 use super::lab::Lab;
+use crate::bios;
 use crate::ending::Ending;
 use crate::feeder::{Feeder, PROMPT};
 use crate::play::Over;
 use crate::report::Outcome;
+use crate::run::Way;
 use crate::transcript::untimed;
 
 const LIMIT: Duration = Duration::from_mins(3);
@@ -61,29 +63,36 @@ const HELLO: &str = "hello, machine";
 
 /// On one CPU and on several; and a restart.
 pub fn jobs() -> Vec<Job> {
-    let mut jobs: Vec<Job> = [1, 4, 8]
-        .into_iter()
-        .map(|cpus| {
-            let name = format!("shell/{cpus}");
-            Job::new(
-                name.clone(),
-                |lab| lab.product().map(drop),
-                move |lab| drive(lab, &name, cpus),
-            )
-        })
-        .collect();
+    let mut jobs: Vec<Job> = [
+        ("shell/1", 1, Way::Direct),
+        ("shell/4", 4, Way::Uefi),
+        ("shell/8", 8, Way::Direct),
+        ("shell/bios", 2, Way::Bios),
+    ]
+    .into_iter()
+    .map(|(name, cpus, way)| {
+        Job::new(
+            name.into(),
+            |lab| lab.product().and(lab.multiboot()).map(drop),
+            move |lab| drive(lab, name, cpus, way),
+        )
+    })
+    .collect();
     jobs.push(Job::new(
         "shell/reboot".into(),
-        |lab| lab.product().map(drop),
+        |lab| lab.product().and(lab.multiboot()).map(drop),
         reboot,
     ));
     jobs
 }
 
-fn drive(lab: &Lab, name: &str, cpus: u32) -> Result<Outcome> {
-    let image = lab.image("product", lab.product()?)?;
+fn drive(lab: &Lab, name: &str, cpus: u32, way: Way) -> Result<Outcome> {
+    if way == Way::Bios && !bios::is_possible() {
+        return Ok(Outcome::skipped(bios::MISSING));
+    }
+    let start = lab.start(way, "product", lab.product()?)?;
     let commands = SCRIPT.map(|(command, _)| command);
-    let spec = lab.machine(image, cpus, "max");
+    let spec = lab.machine(start, cpus, "max");
     let played = lab.play(name, &spec, Feeder::with_lines(&commands), LIMIT, |_| false)?;
     let mut outcome = Outcome::default();
     let mut answers = answers(played.transcript().lines()).into_iter().peekable();
@@ -121,8 +130,8 @@ fn drive(lab: &Lab, name: &str, cpus: u32) -> Result<Outcome> {
 }
 
 fn reboot(lab: &Lab) -> Result<Outcome> {
-    let image = lab.image("product", lab.product()?)?;
-    let spec = lab.machine(image, 4, "max");
+    let start = lab.direct("product", lab.product()?)?;
+    let spec = lab.machine(start, 4, "max");
     let feeder = Feeder::with_lines(&["reboot"]);
     let played = lab.play("shell/reboot", &spec, feeder, LIMIT, |_| false)?;
     let mut outcome = Outcome::default();

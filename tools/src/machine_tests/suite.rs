@@ -7,11 +7,13 @@ use anyhow::Result;
 use super::lab::Lab;
 use super::matrix::{Config, MATRIX, X2APIC};
 use super::{Job, protocol};
+use crate::bios;
 use crate::ending::Ending;
 use crate::feeder::Feeder;
 use crate::machine::Qemu;
 use crate::play::Over;
 use crate::report::Outcome;
+use crate::run::Way;
 
 /// How long one boot with all its tests may take. Eight CPUs on two take their time.
 const LIMIT: Duration = Duration::from_mins(4);
@@ -28,7 +30,7 @@ pub fn jobs() -> Vec<Job> {
             let name = format!("suite/{}/{}", config.cpus, config.name);
             Job::new(
                 name.clone(),
-                |lab| lab.tests().map(drop),
+                |lab| lab.tests().and(lab.multiboot()).map(drop),
                 move |lab| boot(lab, &name, config, &Qemu::system(), None),
             )
         })
@@ -44,7 +46,7 @@ pub fn x2apic_jobs() -> Vec<Job> {
             let prepare = |lab: &Lab| {
                 // Whether it is there is the test's business; here it is only fetched in time.
                 let _ = lab.qemu10();
-                lab.tests().map(drop)
+                lab.tests().and(lab.multiboot()).map(drop)
             };
             Job::new(name.clone(), prepare, move |lab| match lab.qemu10() {
                 Ok(qemu) => boot(lab, &name, config, qemu, Some(IN_X2APIC_MODE)),
@@ -64,7 +66,11 @@ fn boot(
     qemu: &Qemu,
     demanded: Option<&str>,
 ) -> Result<Outcome> {
-    let mut spec = lab.machine(lab.tests()?.clone(), config.cpus, config.cpu);
+    if config.way == Way::Bios && !bios::is_possible() {
+        return Ok(Outcome::skipped(bios::MISSING));
+    }
+    let start = lab.start(config.way, "tests", lab.tests()?)?;
+    let mut spec = lab.machine(start, config.cpus, config.cpu);
     spec.accel_options = config.tcg;
     spec.qemu = qemu.clone();
     let played = lab.play(name, &spec, Feeder::default(), LIMIT, |_| false)?;

@@ -1,10 +1,10 @@
 //! Bringing interrupt hardware and IOMMUs to rest, as the protocol promises (Limine PROTOCOL, Machine State at
 //! Entry).
 //!
-//! All of this runs after boot services have ended, with interrupts off and the firmware's page tables, which show
-//! device registers at their physical addresses. Every wait is bounded: a device that does not answer is left.
+//! All of this runs after the firmware has been left, with interrupts off and page tables that show device registers at
+//! their physical addresses. Every wait is bounded: a device that does not answer is left.
 
-use crate::console::outb;
+use crate::port::outb;
 use boot_core::acpi::{AcpiFacts, NmiInput};
 use boot_core::addr::PhysAddr;
 use core::arch::x86_64::__cpuid;
@@ -222,7 +222,7 @@ fn rdmsr(number: u32) -> u64 {
 }
 
 fn wrmsr(number: u32, value: u64) {
-    // SAFETY: only the local APIC's MSRs are written, after boot services have ended, when the loader owns the CPU.
+    // SAFETY: only the local APIC's MSRs are written, after the firmware has been left, when the loader owns the CPU.
     unsafe {
         core::arch::asm!(
             "wrmsr", in("ecx") number, in("eax") value as u32, in("edx") (value >> 32) as u32,

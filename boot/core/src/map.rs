@@ -1,23 +1,24 @@
 //! What physical memory is and where the kernel sees it: the memory map from the firmware's descriptors and what lies
 //! on top of them, and the page tables from the memory map.
 //!
-//! Both are done twice: once to measure, from a snapshot, while there is still a heap, and once for good after boot
-//! services have ended, when nothing may be allocated.
+//! Both are done twice: once to measure, from a snapshot, while there is still a heap, and once for good after the firmware
+//! has been left, when nothing may be allocated.
 
-use crate::facts::Firmware;
-use crate::files::LoadedFile;
-use crate::load::{GIB, HHDM, Kernel, MAP_GROWTH};
-use crate::memory::{Pages, Snapshot};
-use crate::screen::Screen;
+use crate::acpi::Extent;
+use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
+use crate::error::Fault;
+use crate::front::{Block, Firmware, LoadedFile, Screen};
+use crate::load::{HHDM, Kernel, MAP_GROWTH};
+use crate::memmap::{Kind, MemoryMap, Paint, Region, capacity_for};
+use crate::paging::{Access, Features, PageTables, Root, tables_for};
+use crate::protocol::{BaseRevision, HHDM_LIMIT};
 use alloc::vec::Vec;
-use boot_core::acpi::Extent;
-use boot_core::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
-use boot_core::error::Fault;
-use boot_core::memmap::{Kind, MemoryMap, Paint, Region, capacity_for};
-use boot_core::paging::{Access, Features, PageTables, Root, tables_for};
-use boot_core::protocol::{BaseRevision, HHDM_LIMIT};
+
+/// 1 GiB.
+const GIB: u64 = 1 << 30;
 
 /// Stretches to be painted over the firmware's map.
+#[derive(Clone, Copy, Debug)]
 pub struct Overlay {
     /// Where.
     pub extent: Extent,
@@ -28,14 +29,14 @@ pub struct Overlay {
 }
 
 /// Collects them: kernel, modules, framebuffer, and the tables that the base revision promises to be mapped.
-pub fn overlays(
-    kernel: &Kernel,
-    modules: &[LoadedFile],
+pub fn overlays<B: Block>(
+    kernel: &Kernel<B>,
+    modules: &[LoadedFile<B>],
     screen: Option<&Screen>,
     firmware: &Firmware,
     revision: BaseRevision,
 ) -> Vec<Overlay> {
-    let pages = |pages: &Pages| Overlay {
+    let pages = |pages: &B| Overlay {
         extent: Extent {
             base: pages.phys(),
             length: pages.size(),
@@ -75,6 +76,9 @@ pub fn overlays(
 }
 
 /// Draws the map of everything: the firmware's regions, then the overlays.
+///
+/// # Errors
+/// [`Fault::ArenaFull`] if `room` does not suffice.
 pub fn draw<'r>(
     room: &'r mut [Region],
     firmware: impl Iterator<Item = Region>,
@@ -129,22 +133,20 @@ fn for_each_direct_run(
 }
 
 /// Bytes of page tables that can be needed at most.
-pub fn page_table_bytes(
-    kernel: &Kernel,
-    snapshot: &Snapshot,
+///
+/// # Errors
+/// [`Fault::PhysicalTooHigh`] for memory that the direct map has no room for.
+pub fn page_table_bytes<B>(
+    kernel: &Kernel<B>,
+    snapshot: &[Region],
     overlays: &[Overlay],
     revision: BaseRevision,
     features: Features,
 ) -> Result<u64, Fault> {
-    let inputs = snapshot.regions().len() + overlays.len() + 1;
+    let inputs = snapshot.len() + overlays.len() + 1;
     let mut room =
         alloc::vec![Region { base: 0, end: 0, kind: Kind::Usable }; capacity_for(inputs)];
-    let map = draw(
-        &mut room,
-        snapshot.regions().iter().copied(),
-        overlays,
-        revision,
-    )?;
+    let map = draw(&mut room, snapshot.iter().copied(), overlays, revision)?;
     let memory = |r: &&Region| matches!(r.kind, Kind::Usable | Kind::BootloaderReclaimable);
     if let Some(high) = map
         .regions()
@@ -182,9 +184,12 @@ pub fn page_table_bytes(
 }
 
 /// Builds the kernel's tables. Returns its root.
-pub fn map_all(
+///
+/// # Errors
+/// [`Fault::ArenaFull`] if the tables' memory does not suffice.
+pub fn map_all<B: Block>(
     tables: &mut PageTables<'_>,
-    kernel: &Kernel,
+    kernel: &Kernel<B>,
     regions: &[Region],
     revision: BaseRevision,
 ) -> Result<Root, Fault> {

@@ -9,12 +9,13 @@
 //! 2. at its address in the direct map (the loader's own memory is bootloader-reclaimable), first under the transit
 //!    tables, then under the kernel's own, where the lower half is as the protocol has it.
 //!
-//! It stays where the firmware loaded it, since firmware that protects memory lets nothing else be executed.
+//! It stays where the loader was loaded, since firmware that protects memory lets nothing else be executed.
 //!
 //! The state it establishes is that of Limine PROTOCOL, Machine State at Entry.
 
-use boot_core::addr::{Hhdm, PhysAddr, VirtAddr, page_down};
-use boot_core::protocol::{BaseRevision, PAT};
+use boot_core::addr::{PhysAddr, page_down};
+use boot_core::load::{HHDM, Start};
+use boot_core::protocol::{BaseRevision, GDT, PAT};
 use core::arch::x86_64::__cpuid;
 use core::arch::{asm, global_asm};
 
@@ -36,48 +37,34 @@ const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const EFER_NXE: u64 = 1 << 11;
 
-/// The GDT at entry: the protocol's seven descriptors, then a task state segment of base 0 and limit 0, since the
-/// task register cannot be loaded with a null selector (Intel SDM vol. 2A, LTR).
-pub const GDT: [u64; 9] = [
-    0,
-    0x0000_9b00_0000_ffff,
-    0x0000_9300_0000_ffff,
-    0x00cf_9b00_0000_ffff,
-    0x00cf_9300_0000_ffff,
-    0x0020_9b00_0000_0000,
-    0x0000_9300_0000_0000,
-    0x0000_8900_0000_0000,
-    0,
-];
-
 /// Everything the routine needs. Field order is known to the assembly.
 #[derive(Debug)]
 #[repr(C)]
-pub struct Parameters {
+struct Parameters {
     /// CR3 of the transit tables.
-    pub transit_cr3: u64,
+    transit_cr3: u64,
     /// CR3 of the kernel's tables.
-    pub kernel_cr3: u64,
+    kernel_cr3: u64,
     /// CR0 at entry.
-    pub cr0: u64,
+    cr0: u64,
     /// CR4 at entry.
-    pub cr4: u64,
+    cr4: u64,
     /// EFER at entry.
-    pub efer: u64,
+    efer: u64,
     /// IA32_PAT at entry.
-    pub pat: u64,
+    pat: u64,
     /// Address of this structure in the direct map.
-    pub own_address: u64,
+    own_address: u64,
     /// Address of the routine in the direct map.
-    pub routine: u64,
+    routine: u64,
     /// One past the stack's highest byte, in the direct map, a multiple of 16.
-    pub stack_top: u64,
+    stack_top: u64,
     /// The kernel's entry point.
-    pub entry: u64,
+    entry: u64,
     /// Limit of the GDT, behind padding so that the address after it is aligned.
-    pub gdt_limit: [u16; 4],
+    gdt_limit: [u16; 4],
     /// Its address in the direct map.
-    pub gdt_base: u64,
+    gdt_base: u64,
 }
 
 const _: () = {
@@ -93,6 +80,7 @@ const _: () = {
 // paging; uses no stack until it has the kernel's; does not return. Position-independent; aligned and padded so that it
 // lies within one page (`.org` refuses to go back, should it ever grow too long).
 global_asm!(
+    ".global switchyard_handover_start",
     ".balign 1024",
     "switchyard_handover_start:",
     // EFER first: the new tables have no-execute bits, which are reserved until NXE is set.
@@ -175,22 +163,25 @@ unsafe extern "C" {
     static switchyard_handover_start: u8;
 }
 
-/// Where the routine is: UEFI runs programs at physical addresses.
+/// Where the routine is: loaders run at physical addresses.
 fn routine() -> PhysAddr {
     PhysAddr(&raw const switchyard_handover_start as u64)
 }
 
-/// The page the routine lies in.
+/// The page that the jump's code lies in.
+#[must_use]
 pub fn routine_page() -> PhysAddr {
     PhysAddr(page_down(routine().0))
 }
 
 /// Whether the firmware runs with five levels of paging, which can only be left by leaving long mode.
+#[must_use]
 pub fn firmware_has_five_levels() -> bool {
     cr4() & CR4_LA57 != 0
 }
 
 /// What page tables can use on this CPU.
+#[must_use]
 pub fn paging_features() -> boot_core::paging::Features {
     let extended = if __cpuid(0x8000_0000).eax >= 0x8000_0001 {
         __cpuid(0x8000_0001).edx
@@ -205,21 +196,21 @@ pub fn paging_features() -> boot_core::paging::Features {
 
 fn cr0() -> u64 {
     let value: u64;
-    // SAFETY: reading CR0 changes nothing; UEFI applications run at CPL 0.
+    // SAFETY: reading CR0 changes nothing; loaders run at CPL 0.
     unsafe { asm!("mov {}, cr0", out(reg) value, options(nomem, nostack, preserves_flags)) }
     value
 }
 
 fn cr4() -> u64 {
     let value: u64;
-    // SAFETY: reading CR4 changes nothing; UEFI applications run at CPL 0.
+    // SAFETY: reading CR4 changes nothing; loaders run at CPL 0.
     unsafe { asm!("mov {}, cr4", out(reg) value, options(nomem, nostack, preserves_flags)) }
     value
 }
 
 /// CR0, CR4 and EFER at entry. Base revision 5 and later state every bit; earlier ones leave what they do not state
 /// to the loader, and then the firmware's settings for floating point and machine checks stay.
-pub fn control_registers(revision: BaseRevision, no_execute: bool) -> (u64, u64, u64) {
+fn control_registers(revision: BaseRevision, no_execute: bool) -> (u64, u64, u64) {
     let (mut keep0, mut keep4) = (CR0_MP | CR0_NE, CR4_MCE | CR4_OSFXSR | CR4_OSXMMEXCPT);
     if revision.strict_machine_state() {
         (keep0, keep4) = (0, 0);
@@ -232,47 +223,32 @@ pub fn control_registers(revision: BaseRevision, no_execute: bool) -> (u64, u64,
     )
 }
 
-/// Makes parameters that will lie at the start of `page`.
-pub fn parameters(
-    page: PhysAddr,
-    hhdm: Hhdm,
-    gdt: VirtAddr,
-    entry: VirtAddr,
-    stack_top: VirtAddr,
-) -> Parameters {
-    Parameters {
-        transit_cr3: 0,
-        kernel_cr3: 0,
-        cr0: 0,
-        cr4: 0,
-        efer: 0,
-        pat: PAT,
-        own_address: hhdm.virt(page).0,
-        routine: hhdm.virt(routine()).0,
-        stack_top: stack_top.0,
-        entry: entry.0,
-        gdt_limit: [0, 0, 0, size_of_val(&GDT) as u16 - 1],
-        gdt_base: gdt.0,
-    }
-}
-
-/// Turns interrupts off for good.
-pub fn disable_interrupts() {
-    // SAFETY: boot services have ended, so no firmware timer needs interrupts any more.
-    unsafe { asm!("cli", options(nomem, nostack)) }
-}
-
-/// Puts the parameters into `page` and runs the routine.
+/// Puts the parameters into the page that was taken for them and runs the routine.
 ///
 /// # Safety
-/// Boot services have ended and interrupts are off. `page` is memory that nothing else uses. The transit tables show it
-/// and [`routine_page`] at their own addresses, the latter executable; transit and kernel tables show both in the direct
-/// map with all rights; the kernel's tables show stack, GDT and entry point at the addresses in `parameters`.
-pub unsafe fn jump(page: PhysAddr, parameters: Parameters) -> ! {
+/// The machine is out of the firmware's hands and interrupts are off. `start.page` is memory that nothing else uses. The
+/// transit tables show it and [`routine_page`] at their own addresses, the latter executable; transit and kernel tables show
+/// both in the direct map with all rights; the kernel's tables show stack, GDT and entry point at the addresses in `start`.
+pub unsafe fn jump(start: &Start) -> ! {
+    let (cr0, cr4, efer) = control_registers(start.revision, start.no_execute);
+    let parameters = Parameters {
+        transit_cr3: start.transit_cr3.0,
+        kernel_cr3: start.kernel_cr3.0,
+        cr0,
+        cr4,
+        efer,
+        pat: PAT,
+        own_address: HHDM.virt(start.page).0,
+        routine: HHDM.virt(routine()).0,
+        stack_top: start.stack_top.0,
+        entry: start.entry.0,
+        gdt_limit: [0, 0, 0, size_of_val(&GDT) as u16 - 1],
+        gdt_base: start.gdt.0,
+    };
     // SAFETY: the caller gives the page to this function alone, and it is aligned for anything. The routine's needs are
     // the caller's promises.
     unsafe {
-        let place = page.0 as *mut Parameters;
+        let place = start.page.0 as *mut Parameters;
         place.write(parameters);
         asm!("cld", "jmp rax", in("rax") routine().0, in("rsi") place, options(noreturn));
     }

@@ -7,7 +7,7 @@
 set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
-targets='x86_64-unknown-none x86_64-unknown-uefi x86_64-unknown-linux-musl'
+targets='x86_64-unknown-none x86_64-unknown-uefi x86_64-unknown-linux-musl i686-unknown-linux-gnu'
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 

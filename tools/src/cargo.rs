@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace::{Archive, Workspace};
+use crate::workspace::{Archive, USER_TARGETS, Workspace};
 
 /// Target of the kernel and of foreign kernels.
 pub const BARE: &str = "x86_64-unknown-none";
@@ -14,6 +14,9 @@ pub const BARE: &str = "x86_64-unknown-none";
 pub const UEFI: &str = "x86_64-unknown-uefi";
 /// Target of user programs; it stands in for "bare metal with hard float" (see `.cargo/config.toml`).
 pub const USER: &str = "x86_64-unknown-linux-musl";
+
+/// Target of 32-bit user programs, likewise.
+pub const USER32: &str = "i686-unknown-linux-gnu";
 
 /// A build profile of the workspace's `Cargo.toml`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,14 +48,12 @@ pub fn artefact(ws: &Workspace, target: &str, profile: Profile, file: &str) -> P
 /// If cargo can't be run or a build fails; cargo has said why by then.
 pub fn build_system(ws: &Workspace, profile: Profile, archive: Archive) -> Result<()> {
     build(ws, BARE, profile, &["kernel"])?;
-    let mut packages: Vec<&str> = ws
-        .programs
-        .iter()
-        .filter(|program| program.is_in(archive))
-        .map(|program| program.package.as_str())
-        .collect();
-    packages.dedup();
-    build(ws, USER, profile, &packages)?;
+    for target in USER_TARGETS {
+        let packages = ws.packages_for(target, |program| program.is_in(archive));
+        if !packages.is_empty() {
+            build(ws, target, profile, &packages)?;
+        }
+    }
     build_loader(ws)
 }
 

@@ -69,7 +69,7 @@ pub fn archive_files(ws: &Workspace, archive: Archive, profile: Profile) -> Resu
     let mut files = initrd::collect(&ws.root.join("initrd"), archive)?;
     for program in &ws.programs {
         if program.name != INIT && program.is_in(archive) {
-            let path = cargo::artefact(ws, USER, profile, &program.name);
+            let path = cargo::artefact(ws, program.target, profile, &program.name);
             files.insert(
                 format!("bin/{}", program.name),
                 cargo::read_stripped(ws, &path)?,

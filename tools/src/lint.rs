@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use crate::cargo::{self, BARE, UEFI, USER};
-use crate::workspace::Workspace;
+use crate::cargo::{self, BARE, UEFI};
+use crate::workspace::{USER_TARGETS, Workspace};
 
 /// Runs clippy over the workspace.
 ///
@@ -11,11 +11,11 @@ use crate::workspace::Workspace;
 /// If clippy can't be run or finds something.
 pub fn run() -> Result<()> {
     let ws = Workspace::find()?;
-    let mut programs: Vec<&str> = ws.programs.iter().map(|p| p.package.as_str()).collect();
-    programs.dedup();
     clippy(&ws, BARE, &["kernel", "boot-foreign", "boot-multiboot"])?;
     clippy(&ws, UEFI, &["boot-uefi"])?;
-    clippy(&ws, USER, &programs)?;
+    for target in USER_TARGETS {
+        clippy(&ws, target, &ws.packages_for(target, |_| true))?;
+    }
     // Libraries, with their tests, as the host tests build them.
     let libraries: Vec<&str> = ws
         .metadata

@@ -1,11 +1,12 @@
 //! What the workspace holds, asked of cargo: the root, the target folder, and the programs under `servers/`.
 //!
 //! Servers are found, not listed: a new folder in `servers/` is built and packed without a word here. A server that only
-//! tests need says so in its own `Cargo.toml`:
+//! tests need, or that is a 32-bit program, says so in its own `Cargo.toml`:
 //!
 //! ```toml
 //! [package.metadata.initrd]
 //! archive = "test"
+//! target = "i686-unknown-linux-gnu"
 //! ```
 
 use std::path::PathBuf;
@@ -13,8 +14,13 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::{Metadata, MetadataCommand, Package, TargetKind};
 
+use crate::cargo::{USER, USER32};
+
 /// The program the kernel loads by itself; it lies beside the initrd, not in it.
 pub const INIT: &str = "init";
+
+/// The targets of user programs.
+pub const USER_TARGETS: [&str; 2] = [USER, USER32];
 
 /// Which archive a program belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +40,8 @@ pub struct Program {
     pub name: String,
     /// Where it is packed.
     pub archive: Archive,
+    /// What it is built for: one of [`USER_TARGETS`].
+    pub target: &'static str,
 }
 
 impl Program {
@@ -75,11 +83,13 @@ impl Workspace {
                 continue;
             }
             let archive = archive_of(package)?;
+            let built_for = target_of(package)?;
             for target in package.targets.iter().filter(|t| is_bin(t)) {
                 programs.push(Program {
                     package: package.name.to_string(),
                     name: target.name.clone(),
                     archive,
+                    target: built_for,
                 });
             }
         }
@@ -101,6 +111,20 @@ impl Workspace {
     }
 }
 
+impl Workspace {
+    /// The packages of the programs that are built for `target` and that `wanted` says yes to.
+    pub fn packages_for(&self, target: &str, wanted: impl Fn(&Program) -> bool) -> Vec<&str> {
+        let mut packages: Vec<&str> = self
+            .programs
+            .iter()
+            .filter(|program| program.target == target && wanted(program))
+            .map(|program| program.package.as_str())
+            .collect();
+        packages.dedup();
+        packages
+    }
+}
+
 /// Whether cargo builds a program from this target.
 pub fn is_bin(target: &cargo_metadata::Target) -> bool {
     target.kind.contains(&TargetKind::Bin)
@@ -114,5 +138,20 @@ fn archive_of(package: &Package) -> Result<Archive> {
             "{}: metadata.initrd.archive is '{other}'; it may be 'product' or 'test'",
             package.manifest_path
         ),
+    }
+}
+
+fn target_of(package: &Package) -> Result<&'static str> {
+    match package.metadata["initrd"]["target"].as_str() {
+        None => Ok(USER),
+        Some(name) => USER_TARGETS
+            .into_iter()
+            .find(|target| *target == name)
+            .with_context(|| {
+                format!(
+                    "{}: metadata.initrd.target is '{name}'; it may be one of {USER_TARGETS:?}",
+                    package.manifest_path
+                )
+            }),
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Each room and the workspace packages it may depend on. A rule ends in `*` for all packages in a folder.
-const RULES: [(&str, &[&str]); 9] = [
+const RULES: [(&str, &[&str]); 10] = [
     ("abi", &[]),
     ("arch", &["abi"]),
     ("sched", &[]),
@@ -14,7 +14,8 @@ const RULES: [(&str, &[&str]); 9] = [
     ("kernel", &["abi", "arch", "sched", "screen"]),
     ("boot/*", &["boot-core", "boot-machine"]),
     ("servers/rt", &["abi"]),
-    ("servers/*", &["abi", "rt"]),
+    ("servers/rt32", &["abi"]),
+    ("servers/*", &["abi", "rt", "rt32"]),
     ("tools", &["abi"]),
 ];
 

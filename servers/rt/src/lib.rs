@@ -31,6 +31,7 @@ mod failure;
 mod handle;
 mod interface;
 pub mod interfaces;
+pub mod landing;
 #[cfg(feature = "loader")]
 pub mod loader;
 pub mod logging;
@@ -70,6 +71,7 @@ pub(crate) fn begin() {
     if let Some(handle) = start::peek(abi::start::names::PROCESS) {
         process::set_current(handle);
     }
+    landing::begin();
     logging::start();
 }
 

@@ -8,6 +8,7 @@ use core::time::Duration;
 
 use abi::Protection;
 use abi::info::ProcessInfo;
+use rt::process::Mode;
 use rt::{Memory, Notification, Process, Thread};
 
 use crate::world;
@@ -46,6 +47,14 @@ macro_rules! code {
     }};
 }
 
+/// The same in 32-bit code.
+#[macro_export]
+macro_rules! code32 {
+    ($($line:expr),+ $(,)?) => {
+        $crate::code!(".code32", $($line,)+ ".code64")
+    };
+}
+
 /// Numbers of the registers as machine code has them; [`RSP`](reg::RSP) is preset to the top of the stack.
 pub mod reg {
     pub const RAX: usize = 0;
@@ -80,6 +89,26 @@ fn preamble(values: &[u64; 16]) -> Vec<u8> {
     code
 }
 
+/// The general registers before 32-bit code runs, in machine-code order.
+pub fn pattern32() -> [u32; 8] {
+    let mut values = core::array::from_fn(|number| 0x5A5A_C000 | (number as u32) << 4);
+    values[reg::RSP] = STACK_TOP as u32 - 64;
+    values
+}
+
+/// The same in 32-bit code: `mov r32, imm32` eight times.
+fn preamble32(values: &[u32; 8]) -> Vec<u8> {
+    let mut code = Vec::new();
+    for (number, value) in values.iter().enumerate() {
+        code.push(0xB8 + number as u8);
+        code.extend(value.to_le_bytes());
+    }
+    code
+}
+
+/// Bytes of that preamble.
+pub const PREAMBLE32_BYTES: u64 = 40;
+
 /// Bytes of the preamble: the code's first instruction is that far behind [`CODE`].
 pub const PREAMBLE_BYTES: u64 = 160;
 
@@ -98,8 +127,37 @@ impl Bare {
     /// # Errors
     /// Those of the calls that it takes.
     pub fn new(code: &[u8], registers: &[u64; 16]) -> rt::Result<Bare> {
-        let process = Process::create("bare")?;
-        let mut whole = preamble(registers);
+        Bare::with(Mode::Long, |_| preamble(registers), code)
+    }
+
+    /// The same, with the process's landing page (its first byte, plus `offset`) in register number `register`.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn at_landing(code: &[u8], register: usize, offset: u64) -> rt::Result<Bare> {
+        let at = |info: &ProcessInfo| {
+            let mut values = pattern();
+            values[register] = info.landing - abi::landing::IMAGE_OFFSET + offset;
+            preamble(&values)
+        };
+        Bare::with(Mode::Long, at, code)
+    }
+
+    /// A 32-bit process that will load `registers` and run `code` ([`code32!`](crate::code32)), not yet started.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn new32(code: &[u8], registers: &[u32; 8]) -> rt::Result<Bare> {
+        Bare::with(Mode::Compat, |_| preamble32(registers), code)
+    }
+
+    fn with(
+        mode: Mode,
+        preamble: impl FnOnce(&ProcessInfo) -> Vec<u8>,
+        code: &[u8],
+    ) -> rt::Result<Bare> {
+        let process = Process::create_in(mode, "bare", rt::Priority::LOWEST)?;
+        let mut whole = preamble(&process.info()?);
         whole.extend(code);
         let bytes = (whole.len() as u64).next_multiple_of(4096);
         let text = Memory::create(bytes)?;

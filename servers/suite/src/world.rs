@@ -11,7 +11,9 @@ use rt::archive::Archive;
 use rt::loader::{self, Plan};
 use rt::{AsHandle, Log, Memory, Notification, OwnedHandle, Process, System, Thread, start, time};
 
-const PROGRAM: &str = "program";
+/// This program and the 32-bit one: the entry of the start block, and the file in the archive.
+const PROGRAM: (&str, &str) = ("program", "bin/suite");
+const PROGRAM32: (&str, &str) = ("program32", "bin/suite32");
 const REPORT: &str = "report";
 /// Bytes of the memory in which a test leaves its reason; the first eight are the reason's length.
 const REPORT_BYTES: u64 = 4096;
@@ -29,9 +31,35 @@ pub struct World {
     pub system: System,
     /// CPUs of the machine.
     pub cpus: u32,
-    program: Memory,
+    program: Image,
+    program32: Image,
+}
+
+/// A program that can be started.
+struct Image {
+    memory: Memory,
     file: &'static [u8],
     plan: Plan,
+}
+
+impl Image {
+    /// Takes it from the start block, or unpacks it from the archive.
+    fn take((entry, name): (&str, &str), archive: Option<&Archive>) -> Result<Image, String> {
+        let failed = |error: Error| format!("{error}");
+        let (memory, bytes) = match archive {
+            Some(archive) => unpack(archive, name)?,
+            None => (
+                start::take(entry).map_err(|error| format!("{error}"))?,
+                start::value(entry).map_err(|error| format!("{error}"))?,
+            ),
+        };
+        let mapping = memory.map(Protection::READ).map_err(failed)?;
+        let mapped = mapping.bytes().min(bytes as usize);
+        // SAFETY: nobody writes to the program once the first process of the suite has made it.
+        let file = unsafe { core::slice::from_raw_parts(mapping.leak(), mapped) };
+        let plan = Plan::new(file).map_err(|error| format!("{name}: {error}"))?;
+        Ok(Image { memory, file, plan })
+    }
 }
 
 impl World {
@@ -43,24 +71,32 @@ impl World {
         let missing = |error: start::StartError| format!("{error}");
         let log: Log = start::take("log").map_err(missing)?;
         let system: System = start::take("system").map_err(missing)?;
-        let (program, bytes) = match start::take::<Memory>(PROGRAM) {
-            Ok(program) => (program, start::value(PROGRAM).map_err(missing)?),
-            Err(_) => unpack().map_err(|error| format!("initrd: {error}"))?,
+        // What the suite itself was started with; its processes are given the programs.
+        let (program, program32) = match start::take::<Memory>("initrd") {
+            Ok(initrd) => {
+                let mapping = initrd
+                    .map(Protection::READ)
+                    .map_err(|error| format!("initrd: {error}"))?;
+                let bytes = start::value("initrd").map_err(missing)? as usize;
+                // SAFETY: the archive is mapped read-only everywhere.
+                let contents = unsafe { mapping.as_slice() };
+                let archive = Archive::new(&contents[..contents.len().min(bytes)])
+                    .map_err(|error| format!("initrd: {error}"))?;
+                (
+                    Image::take(PROGRAM, Some(&archive))?,
+                    Image::take(PROGRAM32, Some(&archive))?,
+                )
+            }
+            Err(_) => (Image::take(PROGRAM, None)?, Image::take(PROGRAM32, None)?),
         };
         let failed = |error: Error| format!("{error}");
-        let mapping = program.map(Protection::READ).map_err(failed)?;
-        let mapped = mapping.bytes().min(bytes as usize);
-        // SAFETY: nobody writes to the program once the first process of the suite has made it.
-        let file = unsafe { core::slice::from_raw_parts(mapping.leak(), mapped) };
-        let plan = Plan::new(file).map_err(|error| format!("{error}"))?;
         let cpus = system.machine().map_err(failed)?.cpus;
         Ok(Box::leak(Box::new(World {
             log,
             system,
             cpus,
             program,
-            file,
-            plan,
+            program32,
         })))
     }
 
@@ -79,12 +115,31 @@ impl World {
     /// # Errors
     /// Those of the calls that it takes.
     pub fn prepare(&self, argument: &str, extra: &[(&str, Handle)]) -> rt::Result<Child> {
+        self.prepare_image(&self.program, argument, extra)
+    }
+
+    /// Starts the 32-bit program with an argument, in a 32-bit process.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn spawn32(&self, argument: &str) -> rt::Result<Child> {
+        let child = self.prepare_image(&self.program32, argument, &[])?;
+        child.thread.start()?;
+        Ok(child)
+    }
+
+    fn prepare_image(
+        &self,
+        image: &Image,
+        argument: &str,
+        extra: &[(&str, Handle)],
+    ) -> rt::Result<Child> {
         let name = argument.rsplit(' ').next().unwrap_or(argument);
         let mut end = name.len().min(abi::info::NAME_BYTES);
         while !name.is_char_boundary(end) {
             end -= 1;
         }
-        let process = self.plan.process(&name[..end], rt::Priority::LOWEST)?;
+        let process = image.plan.process(&name[..end], rt::Priority::LOWEST)?;
         let report = Memory::create(REPORT_BYTES)?;
         // In place from now on: a test that used up all memory must still be able to say why it failed.
         report.write(0, &[0; 8])?;
@@ -95,15 +150,17 @@ impl World {
         };
         give("log", self.log.handle(), 0)?;
         give("system", self.system.handle(), 0)?;
-        give(PROGRAM, self.program.handle(), self.file.len() as u64)?;
+        for ((entry, _), image) in [(PROGRAM, &self.program), (PROGRAM32, &self.program32)] {
+            give(entry, image.memory.handle(), image.file.len() as u64)?;
+        }
         give(REPORT, report.handle(), 0)?;
         for (name, handle) in extra {
             give(name, *handle, 0)?;
         }
-        self.plan.load(self.file, &process)?;
+        image.plan.load(image.file, &process)?;
         let done = Notification::create()?;
         process.watch(&done, 1)?;
-        let thread = loader::first_thread(&process, &self.plan, STACK_BYTES, &block, argument)?;
+        let thread = loader::first_thread(&process, &image.plan, STACK_BYTES, &block, argument)?;
         Ok(Child {
             process,
             thread,
@@ -129,17 +186,12 @@ impl core::ops::Deref for Lent {
     }
 }
 
-/// The suite's own program out of the boot archive, in memory that its processes share, and its size.
-fn unpack() -> Result<(Memory, u64), String> {
+/// A program out of the boot archive, in memory that the suite's processes share, and its size.
+fn unpack(archive: &Archive, name: &str) -> Result<(Memory, u64), String> {
     let failed = |error: Error| format!("{error}");
-    let initrd: Memory = start::take("initrd").map_err(|error| format!("{error}"))?;
-    let bytes = start::value("initrd").map_err(|error| format!("{error}"))?;
-    let mapping = initrd.map(Protection::READ).map_err(failed)?;
-    // SAFETY: the archive is mapped read-only everywhere.
-    let contents = unsafe { mapping.as_slice() };
-    let archive = Archive::new(&contents[..contents.len().min(bytes as usize)])
-        .map_err(|error| format!("{error}"))?;
-    let file = archive.find("bin/suite").ok_or("it has no bin/suite")?;
+    let file = archive
+        .find(name)
+        .ok_or_else(|| format!("the initrd has no {name}"))?;
     let program = Memory::create(file.len() as u64).map_err(failed)?;
     program.write(0, file).map_err(failed)?;
     Ok((program, file.len() as u64))

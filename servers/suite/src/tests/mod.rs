@@ -1,11 +1,13 @@
 //! All tests, a file a subject.
 
 mod calls;
+mod compat;
 mod faults;
 mod fpu;
 mod grinder;
 mod handles;
 mod ipc;
+mod landing;
 mod limits;
 mod memory;
 mod messages;
@@ -30,6 +32,8 @@ pub const ALL: &[&[Test]] = &[
     faults::TESTS,
     privilege::TESTS,
     segments::TESTS,
+    landing::TESTS,
+    compat::TESTS,
     messages::TESTS,
     ipc::TESTS,
     notifications::TESTS,

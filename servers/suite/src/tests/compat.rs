@@ -1,0 +1,229 @@
+//! 32-bit programs: their entries into the kernel, their faults, and what they can't reach.
+//!
+//! What only 32-bit code can look at, `suite32` does, in a process of its own for each test.
+
+use abi::FaultKind;
+use abi::info::{ProcessInfo, ProcessState};
+use alloc::format;
+use core::time::Duration;
+
+use super::faults::faulted;
+use super::tests;
+use crate::bare::{self, Bare, CODE, PREAMBLE32_BYTES, STACK_BOTTOM, STACK_TOP, reg};
+use crate::registers::BASE_FLAGS;
+use crate::verdict::{Verdict, Why};
+use crate::world::{World, ending};
+use crate::{check, code, code32, must, same, skip};
+
+tests! {
+    compat_registers_survive_every_entry: 30,
+    compat_block_form_keeps_all_registers: 30,
+    compat_bad_numbers_are_error_values: 20,
+    compat_wide_values_travel: 20,
+    compat_bad_stacks_are_error_values: 20,
+    compat_landing_page_stays: 20,
+    compat_mappings_stay_below_4_gib: 20,
+    compat_messages_travel_whole: 60,
+    compat_threads_have_storage_of_their_own: 60,
+    compat_preemption_keeps_registers: 90,
+    compat_single_steps_over_entries_stop_in_user_code: 20,
+    compat_faults_are_reported_with_all_registers: 30,
+    compat_page_faults_are_reported_with_address: 30,
+    compat_threads_begin_below_4_gib_only: 10,
+    unknown_modes_of_processes_are_refused: 10,
+}
+
+/// Exit codes of `suite32`.
+const HELD: u64 = 0;
+const SKIPPED: u64 = 2;
+
+/// Runs a test of `suite32` to its end.
+fn run32(world: &World, name: &str) -> rt::Result<ProcessInfo> {
+    world.spawn32(name)?.end(Duration::from_secs(60))
+}
+
+fn judge(world: &World, name: &str) -> Verdict {
+    let info = must!(run32(world, name));
+    let exited = info.state == ProcessState::Exited as u32;
+    match info.code {
+        HELD if exited => Ok(()),
+        SKIPPED if exited => skip!("this machine has another entry"),
+        _ => Err(Why::Failed(format!(
+            "suite32 {}; it says why above",
+            ending(&info)
+        ))),
+    }
+}
+
+macro_rules! in_32_bit_code {
+    ($($name:ident => $there:literal,)+) => {$(
+        fn $name(world: &'static World) -> Verdict {
+            judge(world, $there)
+        }
+    )+};
+}
+
+in_32_bit_code! {
+    compat_registers_survive_every_entry => "registers_survive_every_entry",
+    compat_block_form_keeps_all_registers => "block_form_keeps_all_registers",
+    compat_bad_numbers_are_error_values => "bad_numbers_are_error_values",
+    compat_wide_values_travel => "wide_values_travel",
+    compat_bad_stacks_are_error_values => "bad_stacks_are_error_values",
+    compat_landing_page_stays => "landing_page_stays",
+    compat_mappings_stay_below_4_gib => "mappings_stay_below_4_gib",
+    compat_messages_travel_whole => "messages_travel_whole",
+    compat_threads_have_storage_of_their_own => "threads_have_storage_of_their_own",
+    compat_preemption_keeps_registers => "preemption_keeps_registers",
+}
+
+fn compat_single_steps_over_entries_stop_in_user_code(world: &'static World) -> Verdict {
+    let mut stepped = 0;
+    for name in ["step_interrupt", "step_syscall", "step_sysenter"] {
+        let info = must!(run32(world, name));
+        if info.state == ProcessState::Exited as u32 && info.code == SKIPPED {
+            continue;
+        }
+        stepped += 1;
+        faulted(name, &info, FaultKind::Debug)?;
+        let context = &info.context;
+        // The trap comes behind the one instruction after the return, and the call was made: EBX has the time's lower half.
+        same!(context.rip, context.rdi + 1);
+        same!(context.cs, 0x1B);
+        check!(context.rax == 0 && context.rbx != 0, "{name}: no call");
+        check!(
+            context.rflags & !0x8D5 == BASE_FLAGS | 1 << 8,
+            "{name}: flags {:#x}",
+            context.rflags
+        );
+    }
+    // There is always one besides `int 0x80`, unless the CPU is neither Intel's nor AMD's.
+    check!(stepped >= 1);
+    Ok(())
+}
+
+const START: u64 = CODE + PREAMBLE32_BYTES;
+
+/// Says so unless a report shows these registers, and nothing in their upper halves.
+fn shows(info: &ProcessInfo, values: &[u32; 8]) -> Verdict {
+    let context = &info.context;
+    let shown = [
+        context.rax,
+        context.rcx,
+        context.rdx,
+        context.rbx,
+        context.rsp,
+        context.rbp,
+        context.rsi,
+        context.rdi,
+    ];
+    same!(shown, values.map(u64::from));
+    same!(
+        (context.cs, context.ss, context.ds, context.es),
+        (0x1B, 0x23, 0x23, 0x23)
+    );
+    same!((context.fs, context.gs), (0, 0));
+    Ok(())
+}
+
+fn compat_faults_are_reported_with_all_registers(_: &'static World) -> Verdict {
+    // The code, the fault, how far behind the first instruction it is reported.
+    let cases: [(&[u8], FaultKind, u64); 9] = [
+        (code32!("ud2"), FaultKind::InvalidInstruction, 0),
+        (code32!("int3"), FaultKind::Breakpoint, 1),
+        (code32!("div esp"), FaultKind::Divide, 0),
+        (code32!("hlt"), FaultKind::Protection, 0),
+        (code32!("in al, 0x60"), FaultKind::Protection, 0),
+        (code32!("int 0x21"), FaultKind::Protection, 0),
+        (code32!("mov eax, gs:[0x10]"), FaultKind::Protection, 0),
+        (code32!("mov eax, fs:[ebx]"), FaultKind::Protection, 0),
+        // Instructions that 64-bit code does not have: this is 32-bit code indeed.
+        (
+            code32!("aaa", "into", "ud2"),
+            FaultKind::InvalidInstruction,
+            2,
+        ),
+    ];
+    for (number, (code, kind, offset)) in cases.into_iter().enumerate() {
+        let mut values = bare::pattern32();
+        // A digit that `aaa` leaves alone.
+        values[reg::RAX] &= !0xFF;
+        let info = must!(must!(Bare::new32(code, &values)).run());
+        faulted(&format!("case {number}"), &info, kind)?;
+        same!(info.context.rip, START + offset);
+        shows(&info, &values)?;
+    }
+    Ok(())
+}
+
+fn compat_page_faults_are_reported_with_address(_: &'static World) -> Verdict {
+    const WRITE: u64 = 2;
+    const USER: u64 = 4;
+    const PRESENT: u64 = 1;
+    const FETCH: u64 = 16;
+    let read = code32!("mov eax, [ebx]");
+    let write = code32!("mov [ebx], eax");
+    let jump = code32!("jmp ebx");
+    for (number, (code, address, must, may)) in [
+        (read, 0, USER, 0),
+        (read, 0xFFFF_FFF0, USER, 0),
+        (read, 0x8000_0000, USER, 0),
+        (write, 0x6000_0000, USER | WRITE, 0),
+        (write, CODE as u32, USER | WRITE | PRESENT, 0),
+        (jump, 0xFFFF_F000, USER, FETCH),
+        (jump, STACK_TOP as u32 - 8, USER, FETCH | PRESENT),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut values = bare::pattern32();
+        values[reg::RBX] = address;
+        let info = must!(must!(Bare::new32(code, &values)).run());
+        faulted(&format!("case {number}"), &info, FaultKind::Page)?;
+        let at = if code == jump {
+            u64::from(address)
+        } else {
+            START
+        };
+        same!(
+            (info.context.cr2, info.context.rip),
+            (u64::from(address), at)
+        );
+        same!(info.context.error_code & !may, must);
+        shows(&info, &values)?;
+    }
+    let deep = must!(
+        must!(Bare::new32(
+            code32!("2:", "push eax", "jmp 2b"),
+            &bare::pattern32()
+        ))
+        .run()
+    );
+    faulted("endless push", &deep, FaultKind::Page)?;
+    same!(deep.context.cr2, STACK_BOTTOM - 4);
+    Ok(())
+}
+
+fn compat_threads_begin_below_4_gib_only(_: &'static World) -> Verdict {
+    let bare = must!(Bare::new32(code32!("ud2"), &bare::pattern32()));
+    // SAFETY: the process is another one.
+    let made = unsafe { bare.process.create_thread(1 << 32, STACK_TOP, 0) };
+    check!(made.is_err(), "a thread began above 4 GiB");
+    // SAFETY: as above.
+    let (_, area) = must!(unsafe { bare.process.create_thread(CODE, STACK_TOP, 0) });
+    check!(area < 1 << 32, "an IPC area at {area:#x}");
+    Ok(())
+}
+
+fn unknown_modes_of_processes_are_refused(_: &'static World) -> Verdict {
+    use crate::kernel_calls::refused;
+    use abi::{Call, Error};
+    let name = "mode";
+    for mode in [2, 3, 1 << 32, u64::MAX] {
+        let arguments = [name.as_ptr() as u64, name.len() as u64, 0, mode];
+        refused(Call::ProcessCreate, &arguments, Error::BadArgument)?;
+    }
+    // A 64-bit process still runs 64-bit code only where it begins.
+    let info = must!(bare::run(code!("mov r8, 1", "ud2")));
+    same!((info.context.cs, info.context.r8), (0x2B, 1));
+    Ok(())
+}

@@ -199,24 +199,7 @@ pub unsafe fn block_by(
     call: Call,
     block: &mut [u64; BLOCK_WORDS],
 ) -> Result<(), Error> {
-    // SAFETY: the area is the thread's own.
-    unsafe { block_in(area() as u32, entry, call, block) }
-}
-
-/// The same with the thread's IPC area at `area`, for a thread that has no storage yet.
-///
-/// # Errors
-/// As for [`block_by`].
-///
-/// # Safety
-/// As for [`block_by`]; `area` is the calling thread's.
-pub(crate) unsafe fn block_in(
-    area: u32,
-    entry: Entry,
-    call: Call,
-    block: &mut [u64; BLOCK_WORDS],
-) -> Result<(), Error> {
-    let words = (area as usize + offset_of!(IpcHeader, registers)) as *mut [u64; BLOCK_WORDS];
+    let words = (area() as usize + offset_of!(IpcHeader, registers)) as *mut [u64; BLOCK_WORDS];
     let mut registers = Registers {
         eax: call as u32 | BLOCK_FORM,
         flags: BASE_FLAGS,

@@ -8,7 +8,6 @@ use core::arch::asm;
 use core::mem::offset_of;
 
 use abi::Call;
-use abi::compat::{BLOCK_WORDS, block};
 use abi::ipc_area::{IpcHeader, PROGRAM_OFFSET};
 use abi::segment::DataSegment;
 
@@ -48,16 +47,10 @@ pub(crate) fn begin(area: u32) {
     // SAFETY: that part of the area is the program's, and large enough.
     unsafe { (place as *mut Tls).write(tls) };
     let descriptor = DataSegment::flat(place).descriptor();
-    let mut words = [0; BLOCK_WORDS];
-    words[block::RSI] = SLOT;
-    words[block::RDX] = descriptor & 0xFFFF_FFFF;
-    words[block::R10] = descriptor >> 32;
-    // SAFETY: sets a segment that nothing uses yet; the area is the thread's.
-    if unsafe { call::block_in(area, call::by_landing(), Call::ThreadSetTls, &mut words) }.is_ok() {
+    // SAFETY: sets a segment of the calling thread that nothing uses yet.
+    if let Ok([selector, ..]) = unsafe { call::plain(Call::ThreadSetTls, [0, SLOT, descriptor]) } {
         // SAFETY: the segment is flat from the block on; compiled code does not use GS.
-        unsafe {
-            asm!("mov gs, {:x}", in(reg) words[block::RDI] as u32, options(nostack, preserves_flags))
-        };
+        unsafe { asm!("mov gs, {:x}", in(reg) selector as u32, options(nostack, preserves_flags)) };
     }
 }
 

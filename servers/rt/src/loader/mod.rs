@@ -46,7 +46,8 @@ pub const fn places(mode: Mode) -> Places {
         Mode::Compat => Places {
             image_end: 0x2000_0000,
             start_block: 0x2000_0000,
-            stack_top: MAP_START_32,
+            // A little below where the kernel puts mappings, so that running over the end faults.
+            stack_top: MAP_START_32 - (1 << 20),
             most_stack: 1 << 28,
         },
     }

@@ -9,11 +9,12 @@ use arch::paging::Access;
 use arch::platform::{apic, pic};
 
 use crate::memory::space::Fault;
-use crate::memory::stacks;
+use crate::memory::{PAGE_BYTES, stacks};
 use crate::object::Section;
 use crate::process::Ending;
 use crate::schedule::{self, RESCHEDULE_VECTOR, SERVE_VECTOR};
-use crate::{cpu, irq, panic, syscall};
+use crate::thread::ThreadPtr;
+use crate::{boot, cpu, irq, panic, syscall};
 
 const PAGE_FAULT: u64 = 14;
 const PROTECTION: u64 = 13;
@@ -24,20 +25,37 @@ const DOUBLE_FAULT: u64 = 8;
 const MACHINE_CHECK: u64 = 18;
 const LEGACY: Range<u64> = pic::FIRST_VECTOR as u64..pic::FIRST_VECTOR as u64 + 16;
 
+/// In checked builds: every entry from user mode, of whatever kind, builds its context at the top of the current thread's kernel
+/// stack. `syscall` and interrupts find that stack by two different fields, which every switch must change together.
+#[inline]
+fn assert_own_stack(context: &UserContext) {
+    debug_assert!(
+        cpu::this()
+            .current
+            .get()
+            .is_some_and(|thread| core::ptr::eq(thread.get().machine.state.context(), context))
+            || matches!(context.vector, DOUBLE_FAULT | MACHINE_CHECK),
+        "an entry from user mode came in on a stack that is not the current thread's"
+    );
+}
+
 #[unsafe(no_mangle)]
-extern "C" fn switchyard_system_call(_context: &mut UserContext) {
+extern "C" fn switchyard_system_call(context: &mut UserContext) {
+    assert_own_stack(context);
     // The context is the current thread's, at the top of its stack, where the thread knows to find it.
     syscall::enter();
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn switchyard_compat_call(_context: &mut UserContext) {
+extern "C" fn switchyard_compat_call(context: &mut UserContext) {
+    assert_own_stack(context);
     // As above.
     syscall::compat::enter();
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn switchyard_thread_begin() {
+    boot::in_thread();
     // It may have been killed between its start and its first turn.
     if let Some(current) = cpu::this().current.get() {
         schedule::notice(current);
@@ -52,6 +70,7 @@ extern "C" fn switchyard_serve_requests() {
 
 #[unsafe(no_mangle)]
 extern "C" fn switchyard_user_trap(context: &mut UserContext) {
+    assert_own_stack(context);
     from_user(context);
 }
 
@@ -285,11 +304,11 @@ impl fmt::Display for Exception<'_> {
         let context = self.0;
         if context.vector == DOUBLE_FAULT {
             f.write_str("double fault")?;
-            if stacks::is_guard(context.rsp) || stacks::is_guard(context.rsp.wrapping_sub(8)) {
-                f.write_str(", the kernel stack overflowed")?;
+            if let Some(stack) = overflowed(context) {
+                write!(f, ", the {stack} stack overflowed")?;
             }
             return match cpu::try_this().and_then(|cpu| cpu.current.get()) {
-                Some(thread) => write!(f, ", thread {}", thread.get().id()),
+                Some(thread) => write_thread(f, thread),
                 None => f.write_str(", no thread"),
             };
         }
@@ -303,4 +322,44 @@ impl fmt::Display for Exception<'_> {
             Detail(context)
         )
     }
+}
+
+/// Which stack ran over, if one did: the stack pointer, or the address that could not be written, is in the unmapped page below it.
+fn overflowed(context: &UserContext) -> Option<&'static str> {
+    let hit = |is_guard: &dyn Fn(u64) -> bool| {
+        [context.rsp, context.rsp.wrapping_sub(8), context.cr2]
+            .into_iter()
+            .any(is_guard)
+    };
+    let idle_guard = cpu::try_this().map(|cpu| {
+        let bottom = cpu.idle_stack().start;
+        bottom - PAGE_BYTES..bottom
+    });
+    if hit(&stacks::is_guard) {
+        Some("kernel")
+    } else if hit(&|address| boot::stack_guard().contains(&address)) {
+        Some("boot")
+    } else if hit(&|address| {
+        idle_guard
+            .as_ref()
+            .is_some_and(|guard| guard.contains(&address))
+    }) {
+        Some("idle")
+    } else {
+        None
+    }
+}
+
+fn write_thread(f: &mut fmt::Formatter<'_>, thread: ThreadPtr) -> fmt::Result {
+    let thread = thread.get();
+    // SAFETY: all kernel code between two quiescent points is inside a section, and a panic never comes to another.
+    let section = unsafe { Section::enter() };
+    let process = thread.process().borrow(&section);
+    write!(
+        f,
+        ", thread {} of process {} ({})",
+        thread.id(),
+        process.id(),
+        process.name().as_str()
+    )
 }

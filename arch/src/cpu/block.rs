@@ -149,13 +149,25 @@ impl CpuBlock {
                 .into_iter()
                 .zip(ist_tops)
             {
-                let stack = top - IST_BLOCK_POINTER;
-                *(stack as *mut u64) = place as u64;
-                block.tss.set_ist(slot, stack);
+                block.give_ist_stack(slot, *top);
             }
             *block.gdt.get() = Gdt::new(index.0, &raw const block.tss as u64, tss::LIMIT);
             Idt::fill(block.idt.get());
             block
+        }
+    }
+
+    /// Puts the block's address at a stack's top, where entries that can't trust GS find it, and the stack into the TSS.
+    ///
+    /// # Safety
+    /// `top` is the 16-byte aligned top of a mapped stack of this CPU's own; the block's address is set; the CPU does not use
+    /// the slot yet.
+    unsafe fn give_ist_stack(&self, slot: Ist, top: u64) {
+        let stack = top - IST_BLOCK_POINTER;
+        // SAFETY: the caller's promise.
+        unsafe {
+            *(stack as *mut u64) = self.self_pointer.get() as u64;
+            self.tss.set_ist(slot, stack);
         }
     }
 
@@ -336,6 +348,15 @@ struct BootBlock(UnsafeCell<CpuBlock>);
 unsafe impl Sync for BootBlock {}
 
 static BOOT: BootBlock = BootBlock(UnsafeCell::new(CpuBlock::empty(0)));
+
+/// Where a double fault of the early boot is reported: the boot stack may be what failed.
+#[repr(C, align(16))]
+struct EarlyStack(UnsafeCell<[u8; 8192]>);
+
+// SAFETY: as for the block.
+unsafe impl Sync for EarlyStack {}
+
+static EARLY_STACK: EarlyStack = EarlyStack(UnsafeCell::new([0; 8192]));
 static INSTALLED: core::sync::atomic::AtomicBool = core::sync::atomic::AtomicBool::new(false);
 
 /// Points GS of the first CPU at a static block, so that [`block`] works from the kernel's first lines on. Its IDT catches
@@ -347,10 +368,15 @@ pub unsafe fn install_boot_block() {
     // SAFETY: nobody else refers to the boot block yet.
     let block = unsafe { &*BOOT.0.get() };
     block.self_pointer.set(block);
-    // SAFETY: as above; the block is static. IST slots are empty, so the IDT is filled without them.
+    // SAFETY: as above; block and stack are static, and the stack's top has room for the block's address. The other IST slots are
+    // empty, so the IDT does not name them.
     unsafe {
+        block.give_ist_stack(
+            Ist::DoubleFault,
+            EARLY_STACK.0.get() as u64 + size_of::<EarlyStack>() as u64,
+        );
         *block.gdt.get() = Gdt::new(0, &raw const block.tss as u64, tss::LIMIT);
-        Idt::fill_without_ist(block.idt.get());
+        Idt::fill_early(block.idt.get());
         block.load();
     }
     INSTALLED.store(true, Ordering::Release);

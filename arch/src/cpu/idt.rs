@@ -52,7 +52,7 @@ impl Idt {
         }
     }
 
-    fn fill_with(&mut self, ist: bool) {
+    fn fill_with(&mut self, own_stacks: &[(usize, u64, Ist)]) {
         for vector in 0..=255u8 {
             // User code may raise these three by an instruction; any other `int n` is a #GP.
             let dpl = if matches!(vector, BREAKPOINT | OVERFLOW | SYSTEM_CALL) {
@@ -62,15 +62,8 @@ impl Idt {
             };
             self.gates[usize::from(vector)] = Gate::new(entry::vector_address(vector), dpl, 0);
         }
-        if ist {
-            for (vector, handler, slot) in [
-                (1, entry::debug_address(), Ist::Debug),
-                (2, entry::nmi_address(), Ist::Nmi),
-                (8, entry::double_fault_address(), Ist::DoubleFault),
-                (18, entry::machine_check_address(), Ist::MachineCheck),
-            ] {
-                self.gates[vector] = Gate::new(handler, 0, slot as u64);
-            }
+        for &(vector, handler, slot) in own_stacks {
+            self.gates[vector] = Gate::new(handler, 0, slot as u64);
         }
     }
 
@@ -79,16 +72,23 @@ impl Idt {
     /// # Safety
     /// `place` must be valid for a table that this CPU alone will use, whose IST stacks are set.
     pub(super) unsafe fn fill(place: *mut Idt) {
+        let own_stacks = [
+            (1, entry::debug_address(), Ist::Debug),
+            (2, entry::nmi_address(), Ist::Nmi),
+            (8, entry::double_fault_address(), Ist::DoubleFault),
+            (18, entry::machine_check_address(), Ist::MachineCheck),
+        ];
         // SAFETY: the caller's promise; any bit pattern is a table.
-        unsafe { (*place).fill_with(true) };
+        unsafe { (*place).fill_with(&own_stacks) };
     }
 
-    /// Fills the table at `place` for early boot, when there are no IST stacks.
+    /// Fills the table at `place` for early boot, when only #DF has a stack of its own.
     ///
     /// # Safety
     /// As [`fill`](Self::fill).
-    pub(super) unsafe fn fill_without_ist(place: *mut Idt) {
+    pub(super) unsafe fn fill_early(place: *mut Idt) {
+        let own_stacks = [(8, entry::double_fault_address(), Ist::DoubleFault)];
         // SAFETY: the caller's promise.
-        unsafe { (*place).fill_with(false) };
+        unsafe { (*place).fill_with(&own_stacks) };
     }
 }

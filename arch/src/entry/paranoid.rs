@@ -89,7 +89,7 @@ pub(super) unsafe extern "C" fn nmi() {
 /// #DF. The CPU pushes an error code, always 0.
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn double_fault() {
-    on_own_stack!("switchyard_clac_df", "8", "", hooks::kernel_trap)
+    on_own_stack!("switchyard_clac_df", "8", "", double_fault_anywhere)
 }
 
 /// #MC.
@@ -143,6 +143,12 @@ pub(super) unsafe extern "C" fn debug() {
 #[unsafe(naked)]
 unsafe extern "C" fn debug_in_kernel() {
     on_own_stack!("switchyard_clac_debug", "1", "push 0", debug_from_kernel)
+}
+
+/// CR2 still holds the address of the page fault, if one was that could not be delivered: below an overflown stack, for one.
+extern "C" fn double_fault_anywhere(context: &mut abi::UserContext) {
+    context.cr2 = vectors::read_cr2();
+    hooks::kernel_trap(context);
 }
 
 extern "C" fn debug_from_user(context: &mut abi::UserContext) {

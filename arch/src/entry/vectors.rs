@@ -162,7 +162,7 @@ extern "C" fn trap_from_kernel(context: &mut UserContext) {
     hooks::kernel_trap(context);
 }
 
-fn read_cr2() -> u64 {
+pub(super) fn read_cr2() -> u64 {
     let value;
     // SAFETY: reading CR2 has no effect.
     unsafe {

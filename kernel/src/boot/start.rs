@@ -17,7 +17,7 @@ use spin::Once;
 
 use super::command_line::{FpuMode, Mitigations, option};
 use super::protocol::{self, Answers, Extent, MemoryMap};
-use super::{entry, first_process, heap, smp};
+use super::{entry, first_process, heap, on_purpose, smp};
 use crate::irq::Line;
 use crate::landing;
 use crate::machine::{self, Facts};
@@ -128,6 +128,9 @@ pub(super) extern "C" fn start() -> ! {
             ::log::warn!("backtraces will have no names: {error}");
         }
     }
+    if let Some(what) = option(answers.command_line.as_str(), "panic") {
+        on_purpose::on_boot_stack(what);
+    }
     let tables = find_tables(&answers);
     if let Err(error) = first_cpu(epoch, tables.as_ref()) {
         give_up(&format_args!("the first CPU: {error}"));
@@ -174,7 +177,7 @@ extern "C" fn go_on() -> ! {
     // SAFETY: this is the idle stack, and the state lives as long as the CPU.
     unsafe { arch::switch::adopt(&cpu::this().idle) };
     if let Some(what) = option(line, "panic") {
-        panic_on_purpose(what);
+        on_purpose::after_boot(what);
     }
     log::set_notify(log_owner::mark);
     zeroed::init();
@@ -186,26 +189,6 @@ extern "C" fn go_on() -> ! {
         give_up(&error);
     }
     schedule::run_idle()
-}
-
-/// `panic=test` on the command line: so that the panic report itself can be tested.
-#[inline(never)]
-fn panic_on_purpose(what: &str) {
-    match what {
-        "test" => panic!("asked for on the command line"),
-        // The last CPU to start looks for this itself: see smp.rs.
-        "ap" if cpu::count() > 1 => smp::wait_for_panic(),
-        "fault" => {
-            // SAFETY: the address is in the kernel's half and mapped to nothing: the access is a fault and nothing else, as is the
-            // purpose.
-            unsafe { (0xFFFF_9000_0000_0000 as *const u8).read_volatile() };
-        }
-        other => {
-            ::log::warn!(
-                "panic={other}: unknown; test, fault and ap (with several CPUs) are known"
-            );
-        }
-    }
 }
 
 fn show_on_loaders_screen(answers: &Answers) {

@@ -43,6 +43,8 @@ pub struct KernelImage {
     pub rodata: Range<u64>,
     /// All that is written: initialised or not.
     pub data: Range<u64>,
+    /// Pages of `data` that are mapped nowhere in the image: below the boot stack.
+    pub guard: Range<u64>,
 }
 
 impl KernelImage {
@@ -66,6 +68,7 @@ impl KernelImage {
             text: at(&raw const __text_start)..at(&raw const __text_end),
             rodata: at(&raw const __rodata_start)..at(&raw const __rodata_end),
             data: at(&raw const __data_start)..at(&raw const __kernel_end),
+            guard: crate::boot::stack_guard(),
         }
     }
 }
@@ -340,7 +343,11 @@ fn map_image(tables: &mut PageTables, image: &KernelImage) -> Result<(), Error> 
         (&image.rodata, Access::Read),
         (&image.data, Access::ReadWrite),
     ] {
-        for page in part.clone().step_by(PAGE_BYTES as usize) {
+        for page in part
+            .clone()
+            .step_by(PAGE_BYTES as usize)
+            .filter(|page| !image.guard.contains(page))
+        {
             let frame = image.physical + page.checked_sub(image.start).ok_or(Error::BadArgument)?;
             // SAFETY: the tables are not in use yet, and the rights are those that each part was linked for.
             unsafe {
@@ -440,6 +447,8 @@ mod tests {
         }
         assert_eq!(at(start), None);
         assert_eq!(at(start + 0xA000), None);
+        // The page below the boot stack.
+        assert_eq!(at(start + 0x8000), None);
     }
 
     #[test]

@@ -71,6 +71,7 @@ pub(crate) fn kernel_machine() {
             text: start + 0x1000..start + 0x5000,
             rodata: start + 0x5000..start + 0x7000,
             data: start + 0x7000..start + 0xA000,
+            guard: start + 0x8000..start + 0x9000,
         };
         let range = |start: u64, frames, kind| MemoryRange {
             start: start / PAGE_BYTES,

@@ -26,7 +26,7 @@ struct Case {
     headline: &'static str,
 }
 
-const CASES: [Case; 4] = [
+const CASES: [Case; 7] = [
     Case {
         name: "panic/1",
         cpus: 1,
@@ -53,9 +53,28 @@ const CASES: [Case; 4] = [
         cmdline: "panic=fault",
         headline: "page fault in the kernel",
     },
+    // The page fault of a stack that runs over finds no stack: a double fault, whose report must know whose stack it was.
+    Case {
+        name: "panic/stack/2",
+        cpus: 2,
+        cmdline: "panic=stack",
+        headline: ": double fault, the kernel stack overflowed, thread 1 of process 1 (init)",
+    },
+    Case {
+        name: "panic/boot-stack/1",
+        cpus: 1,
+        cmdline: "panic=boot-stack",
+        headline: "KERNEL PANIC on CPU 0: double fault, the boot stack overflowed, no thread",
+    },
+    Case {
+        name: "panic/idle-stack/1",
+        cpus: 1,
+        cmdline: "panic=idle-stack",
+        headline: "KERNEL PANIC on CPU 0: double fault, the idle stack overflowed, no thread",
+    },
 ];
 
-/// On one CPU and on several, on the first and on another, by a call and by a fault.
+/// On one CPU and on several, on the first and on another, by a call, by a fault and by stacks that run over.
 pub fn jobs() -> Vec<Job> {
     CASES
         .iter()

@@ -17,6 +17,7 @@ mod processes;
 mod registers;
 mod schedule;
 mod segments;
+mod spaces;
 mod things;
 mod threads;
 
@@ -40,6 +41,7 @@ pub const ALL: &[&[Test]] = &[
     processes::TESTS,
     threads::TESTS,
     memory::TESTS,
+    spaces::TESTS,
     limits::TESTS,
     schedule::TESTS,
     grinder::TESTS,

@@ -124,6 +124,13 @@ calls! {
     /// [slots](crate::segment), or empty it (a descriptor of 0). 0 names the calling thread; another one must not run: for now, it
     /// was not started. Right MANAGE on it. Segment registers that name the slot are loaded anew.
     ThreadSetTls = 66, "thread_set_tls";
+    /// `(thread, ContextPart, pointer, bytes)`: copy out a part of the state of a thread that does not run: for now, one that was
+    /// not started. `bytes` is the part's size. Right MANAGE.
+    ThreadGetContext = 67, "thread_get_context";
+    /// `(thread, ContextPart, pointer, bytes)`: set a part of it. What user code could not have set itself is
+    /// [`Error::BadArgument`](crate::Error::BadArgument), and nothing is changed then; flags that it can't choose are passed over.
+    /// Right MANAGE.
+    ThreadSetContext = 68, "thread_set_context";
 
     /// `(hardware, line, flags: 1 = an ISA line number, 0 = a global system interrupt) -> rdi handle`. Right HARDWARE.
     IrqCreate = 72, "irq_create";

@@ -71,6 +71,94 @@ pub struct UserContext {
     pub ss: u64,
 }
 
+/// A thread's debug registers (Intel SDM vol. 3B §17.2). They stop the thread itself, in user mode, and nobody else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct DebugRegisters {
+    /// DR0 to DR3: addresses below [`USER_END`](crate::layout::USER_END), aligned to what they watch.
+    pub address: [u64; 4],
+    /// DR6 at the last debug trap: which breakpoint it was, and whether a single step.
+    pub status: u64,
+    /// DR7: which are enabled (bits 0 to 7, two for each, either will do), and for each what it watches (executing, writing,
+    /// or any access) and how many bytes. Not access to I/O ports, and not bit 13.
+    pub control: u64,
+}
+
+impl DebugRegisters {
+    /// [`control`](Self::control) bits that enable breakpoint `index` for what `watch` says.
+    pub const fn enable(index: usize, watch: Watch) -> u64 {
+        let (kind, length) = match watch {
+            Watch::Execute => (0b00, 0b00),
+            Watch::Write(width) => (0b01, width as u64),
+            Watch::Access(width) => (0b11, width as u64),
+        };
+        1 << (2 * index) | (kind | length << 2) << (16 + 4 * index)
+    }
+}
+
+/// What a breakpoint stops at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Watch {
+    /// Before the instruction at the address.
+    Execute,
+    /// After a write.
+    Write(Width),
+    /// After a read or a write.
+    Access(Width),
+}
+
+/// How many bytes a breakpoint watches, as DR7 has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum Width {
+    /// One byte.
+    One = 0b00,
+    /// Two.
+    Two = 0b01,
+    /// Four.
+    Four = 0b11,
+    /// Eight.
+    Eight = 0b10,
+}
+
+/// The parts of a thread's state that a supervisor gets and sets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum ContextPart {
+    /// A [`UserContext`]. What it says of the last entry (debug status, CR2, call number, vector, error code) is not set.
+    Registers = 0,
+    /// [`DebugRegisters`].
+    Debug = 1,
+    /// The descriptors of the three [slots](crate::segment), 64 bits each.
+    Tls = 2,
+}
+
+impl ContextPart {
+    /// The part with this number.
+    pub const fn from_number(number: u64) -> Option<ContextPart> {
+        match number {
+            0 => Some(ContextPart::Registers),
+            1 => Some(ContextPart::Debug),
+            2 => Some(ContextPart::Tls),
+            _ => None,
+        }
+    }
+
+    /// Its size.
+    pub const fn bytes(self) -> usize {
+        match self {
+            ContextPart::Registers => size_of::<UserContext>(),
+            ContextPart::Debug => size_of::<DebugRegisters>(),
+            ContextPart::Tls => 8 * crate::segment::TLS_SLOTS,
+        }
+    }
+}
+
+const _: () = {
+    assert!(size_of::<UserContext>() == 224);
+    assert!(size_of::<DebugRegisters>() == 48);
+};
+
 /// What a thread did that ended it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]

@@ -30,7 +30,7 @@ mod tag;
 mod time;
 
 pub use call::Call;
-pub use context::{FaultKind, UserContext};
+pub use context::{ContextPart, DebugRegisters, FaultKind, UserContext, Watch, Width};
 pub use error::Error;
 pub use handle::{Badge, Handle};
 pub use priority::Priority;

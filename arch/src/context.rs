@@ -7,6 +7,8 @@
 pub use abi::UserContext;
 use abi::layout::USER_END;
 
+use crate::segments::{TlsSlots, is_loadable, is_stack};
+
 /// 64-bit user code selector (see `cpu/gdt.rs`).
 pub const USER_CODE64: u16 = 0x28 | 3;
 /// 32-bit user code selector.
@@ -23,8 +25,9 @@ pub const VECTOR_SYSENTER: u64 = 258;
 /// What [`UserContext::call_number`] holds when the last entry was no system call.
 pub const NO_CALL: u64 = u64::MAX;
 
-/// Flags that user code may set itself: CF, PF, AF, ZF, SF, TF, DF, OF, AC, ID. Not IOPL, IF, NT, RF, VM, VIF, VIP.
-pub const USER_FLAGS: u64 = 0x0024_0DD5;
+/// Flags that a context may have: those that user code may set itself (CF, PF, AF, ZF, SF, TF, DF, OF, AC, ID), and RF, by which a
+/// debugger lets a thread go on at a breakpoint. Not IOPL, IF, NT, VM, VIF, VIP.
+pub const USER_FLAGS: u64 = 0x0025_0DD5;
 /// IF and the bit that is always one.
 pub const FIXED_FLAGS: u64 = 0x202;
 
@@ -37,17 +40,20 @@ pub enum BadContext {
     Rsp,
     /// CS is not a user code selector.
     Cs,
-    /// SS is not the user data selector.
+    /// SS is neither the user data selector nor that of a slot of the thread's that can be a stack.
     Ss,
+    /// DS, ES, FS or GS can't be loaded by user code.
+    Selector,
     /// A base is not canonical, or points into the kernel's half.
     Base,
 }
 
-/// Checks a context that somebody set, and forces the flags that user mode may not choose.
+/// Checks a context that somebody set for a thread with these descriptors of its own, and forces the flags that user mode may not
+/// choose.
 ///
 /// # Errors
 /// The first field that would fault or let user code where it must not be.
-pub fn sanitise(context: &mut UserContext) -> Result<(), BadContext> {
+pub fn sanitise(context: &mut UserContext, slots: &TlsSlots) -> Result<(), BadContext> {
     let end = if context.cs == u64::from(USER_CODE32) {
         1 << 32
     } else {
@@ -62,8 +68,14 @@ pub fn sanitise(context: &mut UserContext) -> Result<(), BadContext> {
     if context.cs != u64::from(USER_CODE64) && context.cs != u64::from(USER_CODE32) {
         return Err(BadContext::Cs);
     }
-    if context.ss != u64::from(USER_DATA) {
+    if !u16::try_from(context.ss).is_ok_and(|ss| is_stack(ss, slots)) {
         return Err(BadContext::Ss);
+    }
+    if ![context.ds, context.es, context.fs, context.gs]
+        .iter()
+        .all(|&selector| is_loadable(selector, slots))
+    {
+        return Err(BadContext::Selector);
     }
     if !is_user_base(context.fs_base) || !is_user_base(context.gs_base) {
         return Err(BadContext::Base);
@@ -146,17 +158,20 @@ mod tests {
     #[test]
     fn a_fresh_context_may_enter_user_mode() {
         let mut context = fresh(0x20_0000, 0x7FFF_0000, 1, 2, 3);
-        assert_eq!(sanitise(&mut context), Ok(()));
+        assert_eq!(sanitise(&mut context, &TlsSlots::EMPTY), Ok(()));
         assert_eq!((context.rdi, context.rsi, context.fs_base), (1, 2, 3));
     }
 
     #[test]
     fn a_fresh_32_bit_context_may_enter_user_mode_below_4_gib_only() {
         let mut context = fresh32(0x8000_0000, 0xFFFF_0000, 1, 2);
-        assert_eq!(sanitise(&mut context), Ok(()));
+        assert_eq!(sanitise(&mut context, &TlsSlots::EMPTY), Ok(()));
         assert_eq!((context.cs, context.ds, context.es), (0x1B, 0x23, 0x23));
         context.rip = 1 << 32;
-        assert_eq!(sanitise(&mut context), Err(BadContext::Rip));
+        assert_eq!(
+            sanitise(&mut context, &TlsSlots::EMPTY),
+            Err(BadContext::Rip)
+        );
     }
 
     #[test]
@@ -215,6 +230,22 @@ mod tests {
                 },
             ),
             (BadContext::Ss, UserContext { ss: 0, ..good }),
+            (BadContext::Ss, UserContext { ss: 0x10, ..good }),
+            (BadContext::Ss, UserContext { ss: 0x2B, ..good }),
+            (BadContext::Ss, UserContext { ss: 0x43, ..good }),
+            (
+                BadContext::Ss,
+                UserContext {
+                    ss: 0x1_0023,
+                    ..good
+                },
+            ),
+            (BadContext::Selector, UserContext { ds: 0x10, ..good }),
+            (BadContext::Selector, UserContext { es: 0x08, ..good }),
+            (BadContext::Selector, UserContext { fs: 0x30, ..good }),
+            (BadContext::Selector, UserContext { gs: 0x43, ..good }),
+            (BadContext::Selector, UserContext { gs: 0x63, ..good }),
+            (BadContext::Selector, UserContext { ds: 0x27, ..good }),
             (
                 BadContext::Base,
                 UserContext {
@@ -231,21 +262,43 @@ mod tests {
             ),
         ] {
             let mut context = context;
-            assert_eq!(sanitise(&mut context), Err(want), "{want:?}");
+            assert_eq!(
+                sanitise(&mut context, &TlsSlots::EMPTY),
+                Err(want),
+                "{want:?}"
+            );
         }
+    }
+
+    #[test]
+    fn selectors_of_a_slot_are_taken_while_it_is_filled() {
+        let mut slots = TlsSlots::EMPTY;
+        slots
+            .set(1, abi::segment::DataSegment::flat(0).descriptor())
+            .unwrap();
+        let mut context = UserContext {
+            ds: 3,
+            es: 0x4B,
+            fs: 0x48,
+            gs: 0x5B,
+            ss: 0x4B,
+            ..fresh(0x20_0000, 0, 0, 0, 0)
+        };
+        assert_eq!(sanitise(&mut context, &slots), Ok(()));
+        slots.set(1, 0).unwrap();
+        assert_eq!(sanitise(&mut context, &slots), Err(BadContext::Ss));
+        context.ss = u64::from(USER_DATA);
+        assert_eq!(sanitise(&mut context, &slots), Err(BadContext::Selector));
     }
 
     #[test]
     fn flags_that_are_not_the_users_are_forced() {
         let mut context = fresh(0x20_0000, 0, 0, 0, 0);
         context.rflags = u64::MAX;
-        sanitise(&mut context).unwrap();
+        sanitise(&mut context, &TlsSlots::EMPTY).unwrap();
         assert_eq!(context.rflags & 0x3000, 0, "IOPL");
-        assert_eq!(
-            context.rflags & (1 << 14 | 1 << 16 | 1 << 17),
-            0,
-            "NT, RF, VM"
-        );
+        assert_eq!(context.rflags & (1 << 14 | 1 << 17), 0, "NT, VM");
+        assert_eq!(context.rflags >> 19 & 3, 0, "VIF, VIP");
         assert_ne!(context.rflags & 1 << 9, 0, "IF");
     }
 }

@@ -1,4 +1,4 @@
-//! What few threads have, and the switch must carry for those that have it: thread-area segments.
+//! What few threads have, and the switch must carry for those that have it: thread-area segments, breakpoints.
 //!
 //! A thread's [`Extras`] begin with a word that has a bit for each kind that the thread has. The switch ors the words of
 //! the two threads; if nothing is set, which is the rule, it does nothing more. So each kind costs only those that use it, and the
@@ -6,17 +6,35 @@
 
 use core::cell::Cell;
 
-use crate::cpu::CpuBlock;
+use abi::DebugRegisters;
+
+use crate::cpu::{CpuBlock, Pending};
+use crate::debug_registers;
 use crate::segments::TlsSlots;
 
 /// The thread has thread-area segments.
 const TLS: u32 = 1 << 0;
 
+/// The thread has breakpoints.
+const DEBUG: u32 = 1 << 1;
+/// One of its breakpoints was hit in the kernel, and it does not know yet.
+const HIT: u32 = 1 << 2;
+
 /// A thread's part. It is touched by the CPU that runs the thread, or by whoever holds the thread stopped.
 pub struct Extras {
     kinds: Cell<u32>,
     tls: Cell<TlsSlots>,
+    /// `status` is not kept here but in the thread's context.
+    debug: Cell<DebugRegisters>,
+    /// Breakpoints that were hit in the kernel, as DR6 has them.
+    hits: Cell<u64>,
 }
+
+const NO_BREAKPOINTS: DebugRegisters = DebugRegisters {
+    address: [0; 4],
+    status: 0,
+    control: 0,
+};
 
 impl Extras {
     /// Nothing of all.
@@ -24,6 +42,8 @@ impl Extras {
         Extras {
             kinds: Cell::new(0),
             tls: Cell::new(TlsSlots::EMPTY),
+            debug: Cell::new(NO_BREAKPOINTS),
+            hits: Cell::new(0),
         }
     }
 
@@ -48,6 +68,39 @@ impl Extras {
         self.tls.set(slots);
         self.mark(TLS, !slots.is_empty());
     }
+
+    /// The thread's breakpoints; their status is 0.
+    pub(crate) fn breakpoints(&self) -> DebugRegisters {
+        self.debug.get()
+    }
+
+    /// Changes the thread's breakpoints, from its next switch on.
+    ///
+    /// # Safety
+    /// They went through [`debug_registers::check`].
+    pub(crate) unsafe fn set_breakpoints(&self, registers: DebugRegisters) {
+        self.debug.set(DebugRegisters {
+            status: 0,
+            ..registers
+        });
+        self.mark(DEBUG, debug_registers::is_active(&registers));
+    }
+
+    /// Notes that breakpoints of this thread, the current one, were hit in the kernel. It gets its #DB on its way out.
+    pub(crate) fn note_hits(&self, block: &CpuBlock, hits: u64) {
+        self.hits.set(self.hits.get() | hits);
+        self.mark(HIT, true);
+        block.request(Pending::THREAD);
+    }
+
+    /// The breakpoints that were hit in the kernel, if any; they are forgotten. For the thread itself, on its way out.
+    pub fn take_hits(&self) -> Option<u64> {
+        if self.kinds.get() & HIT == 0 {
+            return None;
+        }
+        self.mark(HIT, false);
+        Some(self.hits.replace(0))
+    }
 }
 
 /// Takes from this CPU what `previous` had and `next` has not, and gives it what `next` has. Before selectors are loaded.
@@ -61,6 +114,16 @@ pub(crate) unsafe fn switch(block: &CpuBlock, previous: &Extras, next: &Extras) 
     if either & TLS != 0 {
         // SAFETY: the caller's promise.
         unsafe { load_tls(block, next) };
+    }
+    if next.kinds() & DEBUG != 0 {
+        // SAFETY: they were checked when they were set.
+        unsafe { debug_registers::load(&next.debug.get()) };
+    } else if previous.kinds() & DEBUG != 0 {
+        debug_registers::switch_off();
+    }
+    if next.kinds() & HIT != 0 {
+        // It was preempted on its way out; the request was taken by whoever ran in between.
+        block.request(Pending::THREAD);
     }
 }
 

@@ -12,14 +12,17 @@ use core::arch::{asm, naked_asm};
 use core::cell::Cell;
 use core::ptr;
 
-use abi::UserContext;
+use abi::segment::TLS_SLOTS;
+use abi::{DebugRegisters, UserContext};
 
 use crate::addr::PhysAddr;
+use crate::context::{self, BadContext};
 use crate::cpu::{self, CpuBlock, IoBitmap, Msr, features};
+use crate::debug_registers::{self, BadDebugRegisters};
 use crate::entry::{context_at, return_to_user};
 use crate::extras::{self, Extras};
 use crate::fpu::{self, FpuState};
-use crate::segments::{self, BadDescriptor};
+use crate::segments::{self, BadDescriptor, TlsSlots};
 use crate::tlb;
 
 /// What the switch knows of a thread.
@@ -111,6 +114,64 @@ impl ThreadState {
         self.stack_top
     }
 
+    /// What few threads have.
+    #[inline]
+    pub fn extras(&self) -> &Extras {
+        &self.extras
+    }
+
+    /// The thread's debug registers.
+    pub fn debug_registers(&self) -> DebugRegisters {
+        DebugRegisters {
+            // SAFETY: the context lives as long as the thread.
+            status: unsafe { (*self.context()).debug_status },
+            ..self.extras.breakpoints()
+        }
+    }
+
+    /// Changes the thread's debug registers. For a thread that does not run.
+    ///
+    /// # Errors
+    /// What makes them unfit; nothing is changed then.
+    ///
+    /// # Safety
+    /// The caller holds the thread stopped.
+    pub unsafe fn set_debug_registers(
+        &self,
+        registers: &DebugRegisters,
+    ) -> Result<(), BadDebugRegisters> {
+        let checked = debug_registers::check(registers)?;
+        // SAFETY: just checked; the caller is the only one who touches the context now.
+        unsafe {
+            self.extras.set_breakpoints(checked);
+            (*self.context()).debug_status = checked.status;
+        }
+        Ok(())
+    }
+
+    /// Changes the thread's registers, but for what they say of its last entry. For a thread that does not run.
+    ///
+    /// # Errors
+    /// What makes them unfit; nothing is changed then.
+    ///
+    /// # Safety
+    /// The caller holds the thread stopped, on its way out of the kernel or before its first run.
+    pub unsafe fn set_registers(&self, registers: &UserContext) -> Result<(), BadContext> {
+        let mut registers = *registers;
+        context::sanitise(&mut registers, &self.extras.tls())?;
+        // SAFETY: the caller is the only one who touches the context now.
+        let place = unsafe { &mut *self.context() };
+        *place = UserContext {
+            debug_status: place.debug_status,
+            cr2: place.cr2,
+            call_number: place.call_number,
+            vector: place.vector,
+            error_code: place.error_code,
+            ..registers
+        };
+        Ok(())
+    }
+
     /// Changes one of the thread's own descriptors, and the bases that came with it. For a thread that does not run.
     ///
     /// # Errors
@@ -124,6 +185,28 @@ impl ThreadState {
         self.extras.set_tls(slots);
         // SAFETY: the caller is the only one who touches the context now.
         slots.renew_bases(slot, unsafe { &mut *self.context() });
+        Ok(())
+    }
+
+    /// Changes all of the thread's own descriptors. For a thread that does not run.
+    ///
+    /// # Errors
+    /// As [`set_tls`](Self::set_tls); nothing is changed then.
+    ///
+    /// # Safety
+    /// As [`set_tls`](Self::set_tls).
+    pub unsafe fn set_all_tls(&self, descriptors: &[u64; TLS_SLOTS]) -> Result<(), BadDescriptor> {
+        let mut checked = TlsSlots::EMPTY;
+        for (slot, &descriptor) in descriptors.iter().enumerate() {
+            checked.set(slot, descriptor)?;
+        }
+        let before = self.extras.tls();
+        for (slot, &descriptor) in checked.descriptors().iter().enumerate() {
+            if before.descriptors()[slot] != descriptor {
+                // SAFETY: the caller's promise.
+                unsafe { self.set_tls(slot, descriptor) }?;
+            }
+        }
         Ok(())
     }
 

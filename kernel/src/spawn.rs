@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use abi::{Error, Priority};
 use arch::context;
 use arch::memory::phys_to_virt;
+use arch::segments::TlsSlots;
 
 use crate::memory::space::{Mode, Space, max_ipc_areas};
 use crate::object::Ref;
@@ -38,7 +39,7 @@ pub fn thread(
         Mode::Long => context::fresh(entry, stack, argument, area.address, area.address),
         Mode::Compat => context::fresh32(entry, stack, argument, area.address),
     };
-    context::sanitise(&mut registers).map_err(|_| give_up(Error::BadArgument))?;
+    context::sanitise(&mut registers, &TlsSlots::EMPTY).map_err(|_| give_up(Error::BadArgument))?;
     // SAFETY: the context was checked, and the thread holds the space.
     let machine = unsafe { Machine::new(space.root(), registers) }.map_err(give_up)?;
     let [header, buffer] = area.frames.map(phys_to_virt).map(NonNull::new);

@@ -13,10 +13,11 @@ use crate::memory::{PAGE_BYTES, stacks};
 use crate::object::Section;
 use crate::process::Ending;
 use crate::schedule::{self, RESCHEDULE_VECTOR, SERVE_VECTOR};
-use crate::thread::ThreadPtr;
+use crate::thread::{Thread, ThreadPtr};
 use crate::{boot, cpu, irq, panic, syscall};
 
 const PAGE_FAULT: u64 = 14;
+const DEBUG: u64 = 1;
 const PROTECTION: u64 = 13;
 const NOT_PRESENT: u64 = 11;
 const FPU_UNAVAILABLE: u64 = 7;
@@ -195,6 +196,18 @@ fn page_fault(context: &UserContext) -> bool {
             false
         }
     }
+}
+
+/// Gives a thread the debug trap that it caused in the kernel, if it did: by a breakpoint on memory that the kernel touched for it.
+pub(crate) fn deliver_debug_trap(thread: &Thread) {
+    let Some(hits) = thread.machine.state.extras().take_hits() else {
+        return;
+    };
+    let context = thread.registers_mut();
+    context.vector = DEBUG;
+    context.error_code = 0;
+    context.debug_status = hits;
+    user_fault(context);
 }
 
 /// A fault of a user program ends that program, with a report.

@@ -15,6 +15,7 @@ use super::frame::{self, pop_general, push_general};
 use super::vectors;
 use crate::context::NO_CALL;
 use crate::cpu::{Msr, offsets as cpu_offset};
+use crate::debug_registers;
 use crate::hooks;
 
 /// Body of an entry that stays on its IST stack. `$slot` names its place for `clac`.
@@ -152,29 +153,31 @@ extern "C" fn double_fault_anywhere(context: &mut abi::UserContext) {
 }
 
 extern "C" fn debug_from_user(context: &mut abi::UserContext) {
-    context.debug_status = take_debug_status();
+    let status = debug_registers::take_status();
+    // SAFETY: an exception from user mode has a current thread, which lives as long as it runs.
+    let thread = unsafe { &*crate::cpu::block().current() };
+    context.debug_status = debug_registers::relevant(status, &thread.extras().breakpoints());
     hooks::user_trap(context);
 }
 
-/// The kernel sets no breakpoints of its own, so a #DB here is the doing of user code. It is noted and the kernel goes on
-/// without TF. A single step over `sysenter` is the user's to see: its entry is told of it (see `sysenter.rs`).
+/// The kernel sets no breakpoints of its own, so a #DB here is the doing of user code, and the kernel goes on without TF.
+///
+/// A watched place that the kernel touched for the thread, or that a `mov ss` right before the entry read, is the thread's to
+/// hear of on its way out. So is a single step over `sysenter`: its entry is told of it (see `sysenter.rs`).
 extern "C" fn debug_from_kernel(context: &mut abi::UserContext) {
     const TRAP_FLAG: u64 = 1 << 8;
-    context.debug_status = take_debug_status();
+    let block = crate::cpu::block();
+    context.debug_status = debug_registers::take_status();
+    // SAFETY: the current thread is none, or it lives as long as it runs.
+    if let Some(thread) = unsafe { block.current().as_ref() } {
+        let extras = thread.extras();
+        let hits = debug_registers::relevant(context.debug_status, &extras.breakpoints());
+        if hits & debug_registers::HITS != 0 {
+            extras.note_hits(block, hits & debug_registers::HITS);
+        }
+    }
     if context.rip == super::sysenter_address() && context.rflags & TRAP_FLAG != 0 {
-        crate::cpu::block().note_step();
+        block.note_step();
     }
     context.rflags &= !TRAP_FLAG;
-}
-
-/// Reads DR6 and resets it, as the CPU only ever sets bits there (Intel SDM vol. 3B §17.2.3).
-fn take_debug_status() -> u64 {
-    const RESET: u64 = 0xFFFF_0FF0;
-    let status;
-    // SAFETY: DR6 only reports.
-    unsafe {
-        core::arch::asm!("mov {}, dr6", out(reg) status, options(nomem, nostack, preserves_flags));
-        core::arch::asm!("mov dr6, {}", in(reg) RESET, options(nomem, nostack, preserves_flags));
-    }
-    status
 }

@@ -99,6 +99,13 @@ unsafe extern "C" fn common() {
         "pop qword ptr [rax - 8]",
         "pop qword ptr [rax - 16]",
         "lea rsp, [rax - 16]",
+        // The CPU's frame lay over what is "room only" below. No address of the kernel's shall be shown to anybody.
+        "xor eax, eax",
+        "mov [rsp - 16], rax",              // cr2
+        "mov [rsp - 24], rax",              // debug status
+        "mov [rsp - 32], rax",              // selectors
+        "mov [rsp - 40], rax",              // gs base
+        "mov [rsp - 48], rax",              // fs base
         "mov rax, gs:[{scratch}]",
         "jmp 2b",
         no_call = const NO_CALL as i32,

@@ -32,6 +32,8 @@ macro_rules! plain {
 plain!(u8, u16, u32, u64, i32, i64, usize);
 plain!(
     abi::UserContext,
+    abi::DebugRegisters,
+    [u64; abi::segment::TLS_SLOTS],
     abi::info::HandleInfo,
     abi::info::ProcessInfo,
     abi::info::CpuInfo,

@@ -10,6 +10,7 @@ use crate::cpu;
 use crate::log_owner;
 use crate::object::{Section, quiescent};
 use crate::sync;
+use crate::trap;
 
 /// Retired objects (or pieces) that one way out destroys.
 const RECLAIM_BUDGET: usize = 2;
@@ -43,12 +44,12 @@ pub fn exit_work() {
             log_owner::tell();
         }
         if has(Pending::THREAD)
-            && cpu
-                .current
-                .get()
-                .is_some_and(|thread| thread.get().is_killed())
+            && let Some(current) = cpu.current.get()
         {
-            leave_thread();
+            trap::deliver_debug_trap(current.get());
+            if current.get().is_killed() {
+                leave_thread();
+            }
         }
         if has(Pending::RESCHEDULE) {
             reschedule();

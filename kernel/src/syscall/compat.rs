@@ -45,8 +45,10 @@ pub fn enter() {
             return;
         }
     };
-    super::enter();
+    super::perform(current);
+    // Before anybody may stop the thread and look at its registers, which happens on the way out.
     give_back(current, form);
+    crate::schedule::exit_work();
 }
 
 /// Why a call does not get as far as its number.

@@ -5,6 +5,7 @@
 
 mod caller;
 pub mod compat;
+mod context;
 mod device;
 mod handle;
 mod ipc;
@@ -33,9 +34,15 @@ enum Outcome {
 
 /// Runs the system call in the registers of the current thread, and does what is due on the way out.
 pub fn enter() {
-    let Some(current) = cpu::this().current.get() else {
-        return;
-    };
+    if let Some(current) = cpu::this().current.get() {
+        perform(current);
+        schedule::exit_work();
+    }
+}
+
+/// Runs the system call in the registers of the current thread. Status and results are in them then.
+#[inline(always)]
+fn perform(current: ThreadPtr) {
     // SAFETY: this is the beginning of a kernel entry; it ends before `exit_work` declares a quiescent point.
     let mut section = unsafe { Section::enter() };
     match run(current, &mut section) {
@@ -43,7 +50,6 @@ pub fn enter() {
         Ok(Outcome::Written) => {}
         Err(error) => current.get().set_status(Err(error)),
     }
-    schedule::exit_work();
 }
 
 fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
@@ -94,7 +100,9 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::ThreadSetAffinity => thread::set_affinity(caller)?,
         Call::ThreadSetFsBase => thread::set_fs_base(caller)?,
         Call::ThreadSelf => thread::this(caller)?,
-        Call::ThreadSetTls => thread::set_tls(caller)?,
+        Call::ThreadSetTls => context::set_tls(caller)?,
+        Call::ThreadGetContext => context::get(caller)?,
+        Call::ThreadSetContext => context::set(caller)?,
 
         Call::IrqCreate => device::create_irq(caller)?,
         Call::IrqBind => device::bind_irq(caller)?,

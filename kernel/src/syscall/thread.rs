@@ -1,10 +1,7 @@
 //! Calls on threads.
 
-use abi::segment::tls_selector;
 use abi::{Badge, Error, Priority, Rights};
 use arch::context::is_user_base;
-use arch::segments::BadDescriptor;
-use arch::switch::set_current_tls;
 
 use super::Caller;
 use crate::cpu;
@@ -98,27 +95,6 @@ pub(super) fn set_fs_base(caller: Caller) -> Result<(), Error> {
     }
     // SAFETY: this is a call of the current thread, and the base was checked.
     unsafe { arch::switch::set_current_fs_base(base) };
-    Ok(())
-}
-
-/// `thread_set_tls`.
-pub(super) fn set_tls(caller: Caller) -> Result<(), Error> {
-    let slot = usize::try_from(caller.argument(1)).map_err(|_| Error::OutOfRange)?;
-    let selector = tls_selector(slot).ok_or(Error::OutOfRange)?;
-    let descriptor = caller.argument(2);
-    let refused = |_: BadDescriptor| Error::BadArgument;
-    if caller.handle(0).is_none() {
-        // SAFETY: the caller is this CPU's current thread.
-        unsafe { set_current_tls(&caller.thread().machine.state, slot, descriptor) }
-            .map_err(refused)?;
-    } else {
-        let thread = caller.hold::<Thread>(caller.handle(0), Rights::MANAGE)?;
-        thread.while_stopped(|machine| {
-            // SAFETY: the thread is held stopped.
-            unsafe { machine.state.set_tls(slot, descriptor) }.map_err(refused)
-        })?;
-    }
-    caller.set_result(0, u64::from(selector));
     Ok(())
 }
 

@@ -25,6 +25,7 @@ pub mod archive;
 #[cfg(target_env = "musl")]
 mod bare;
 pub mod call;
+mod context;
 pub mod device;
 mod endpoint;
 mod failure;

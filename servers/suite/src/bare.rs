@@ -118,6 +118,8 @@ pub struct Bare {
     pub process: Process,
     /// Its thread.
     pub thread: Thread,
+    /// Its stack, from [`STACK_BOTTOM`] on.
+    pub stack: Memory,
     done: Notification,
 }
 
@@ -172,6 +174,7 @@ impl Bare {
         Ok(Bare {
             process,
             thread,
+            stack,
             done,
         })
     }

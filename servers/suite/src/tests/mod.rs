@@ -1,7 +1,9 @@
 //! All tests, a file a subject.
 
+mod breakpoints;
 mod calls;
 mod compat;
+mod contexts;
 mod faults;
 mod fpu;
 mod grinder;
@@ -35,6 +37,8 @@ pub const ALL: &[&[Test]] = &[
     segments::TESTS,
     landing::TESTS,
     compat::TESTS,
+    contexts::TESTS,
+    breakpoints::TESTS,
     messages::TESTS,
     ipc::TESTS,
     notifications::TESTS,

@@ -127,8 +127,10 @@ pub struct CpuInfo {
     pub ipis_sent: u64,
     /// Threads ready or running there.
     pub runnable: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Machine checks that were survived.
+    pub machine_checks: u32,
+    /// NMIs taken.
+    pub nmis: u64,
 }
 
 /// What a thread is doing.
@@ -295,7 +297,7 @@ impl PowerAction {
 const _: () = {
     assert!(size_of::<UserContext>() == 28 * 8);
     assert!(size_of::<HandleInfo>() == 24);
-    assert!(size_of::<CpuInfo>() == 56);
+    assert!(size_of::<CpuInfo>() == 64);
     assert!(size_of::<ThreadInfo>() == 72);
     assert!(size_of::<MemoryInfo>() == 48);
     assert!(size_of::<FramebufferInfo>() == 24);

@@ -28,6 +28,14 @@ unsafe extern "C" {
     #[link_name = "switchyard_nmi"]
     pub(crate) safe fn nmi(context: &mut UserContext);
 
+    /// The CPU reports an error of its own, at any instruction whatever: no lock may be taken.
+    #[link_name = "switchyard_machine_check"]
+    pub(crate) safe fn machine_check(context: &mut UserContext);
+
+    /// A double fault came, at any instruction whatever. There is nothing to return to.
+    #[link_name = "switchyard_double_fault"]
+    pub(crate) safe fn double_fault(context: &mut UserContext) -> !;
+
     /// A thread runs for the first time: do what is due on the way to user mode.
     #[link_name = "switchyard_thread_begin"]
     pub(crate) safe fn thread_begin();

@@ -60,6 +60,10 @@ pub struct Cpu {
     /// Interrupts of its timer.
     pub(crate) timer_ticks: Counter,
     pub(crate) ipis_sent: Counter,
+    pub(crate) nmis: Counter,
+    pub(crate) machine_checks: Counter,
+    /// The last machine check that was survived and not yet told of: its bank's status; 0: none.
+    pub(crate) machine_check: AtomicU64,
 }
 
 /// Which thread a CPU runs: a place that it writes by plain stores, and that others may look at.
@@ -176,6 +180,9 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
             interrupts: Counter::new(),
             timer_ticks: Counter::new(),
             ipis_sent: Counter::new(),
+            nmis: Counter::new(),
+            machine_checks: Counter::new(),
+            machine_check: AtomicU64::new(0),
         });
         &*cpu
     };

@@ -2,9 +2,10 @@
 
 use core::fmt;
 use core::ops::Range;
+use core::sync::atomic::Ordering;
 
 use abi::{Error, FaultKind, UserContext};
-use arch::cpu::halt_forever;
+use arch::cpu::{MachineCheck, halt_forever};
 use arch::paging::Access;
 use arch::platform::{apic, pic};
 
@@ -22,6 +23,7 @@ const PROTECTION: u64 = 13;
 const NOT_PRESENT: u64 = 11;
 const FPU_UNAVAILABLE: u64 = 7;
 const FIRST_INTERRUPT: u64 = 32;
+const NMI: u64 = 2;
 const DOUBLE_FAULT: u64 = 8;
 const MACHINE_CHECK: u64 = 18;
 const LEGACY: Range<u64> = pic::FIRST_VECTOR as u64..pic::FIRST_VECTOR as u64 + 16;
@@ -79,8 +81,6 @@ extern "C" fn switchyard_user_trap(context: &mut UserContext) {
 pub(crate) fn from_user(context: &mut UserContext) {
     if context.vector >= FIRST_INTERRUPT {
         interrupt(context.vector);
-    } else if context.vector == MACHINE_CHECK || context.vector == DOUBLE_FAULT {
-        panic::on_exception(context, &Exception(context));
     } else {
         user_fault(context);
     }
@@ -96,6 +96,11 @@ extern "C" fn switchyard_kernel_trap(context: &mut UserContext) {
             cpu.seen.return_to_if_away();
         }
         interrupt(context.vector);
+        return;
+    }
+    if context.vector == NMI {
+        // Only before this CPU has stacks for it.
+        switchyard_nmi(context);
         return;
     }
     if context.vector == PAGE_FAULT
@@ -120,12 +125,47 @@ extern "C" fn switchyard_kernel_trap(context: &mut UserContext) {
     }
 }
 
-/// Anywhere: a panic on another CPU stops this one; otherwise an NMI says nothing that the kernel knows of.
+/// Anywhere: a panic on another CPU stops this one; otherwise an NMI says nothing that the kernel knows of, and is counted.
 #[unsafe(no_mangle)]
 extern "C" fn switchyard_nmi(_context: &mut UserContext) {
+    if let Some(cpu) = cpu::try_this() {
+        cpu.nmis.add(1);
+    }
     if panic::somebody_panics() {
         halt_forever();
     }
+}
+
+/// Anywhere: an error of the CPU's own. One that was contained is counted and told of later, as the log may be locked by the
+/// code that was interrupted; any other is the end.
+#[unsafe(no_mangle)]
+extern "C" fn switchyard_machine_check(context: &mut UserContext) {
+    // SAFETY: this is the handler of #MC.
+    let verdict = unsafe { arch::cpu::take_machine_check() };
+    match (verdict, cpu::try_this()) {
+        (MachineCheck::Survivable(status), Some(cpu)) => {
+            cpu.machine_checks.add(1);
+            cpu.machine_check.store(status, Ordering::Relaxed);
+            cpu.block().request(arch::cpu::Pending::MACHINE_CHECK);
+        }
+        _ => panic::on_exception(context, &Exception(context)),
+    }
+}
+
+/// Anywhere: an exception could not be delivered, most likely for want of a stack.
+#[unsafe(no_mangle)]
+extern "C" fn switchyard_double_fault(context: &mut UserContext) -> ! {
+    panic::on_exception(context, &Exception(context))
+}
+
+/// Tells of a machine check that was survived.
+pub(crate) fn tell_of_machine_check() {
+    let cpu = cpu::this();
+    let status = cpu.machine_check.swap(0, Ordering::Relaxed);
+    log::warn!(
+        "CPU {}: a machine check was survived, status {status:#x}",
+        cpu.index()
+    );
 }
 
 fn interrupt(vector: u64) {

@@ -37,6 +37,8 @@ impl Pending {
     pub const TIMER: Pending = Pending(16);
     /// The log grew, and its owner is to be told.
     pub const LOG: Pending = Pending(32);
+    /// A machine check was survived, and is to be told of.
+    pub const MACHINE_CHECK: Pending = Pending(64);
 }
 
 /// One CPU's block.
@@ -58,6 +60,8 @@ pub struct CpuBlock {
     apic_id: Cell<u32>,
     /// Whether the single step that `sysenter` brought into the kernel is owed to user mode.
     step: Cell<bool>,
+    /// Whether an NMI's handler runs. Set and cleared by its entry.
+    in_nmi: Cell<bool>,
     /// Whose state the FPU registers hold, and whether CR0.TS is clear.
     pub(crate) fpu: Owner,
     /// The kernel's per-CPU data.
@@ -85,6 +89,8 @@ pub(crate) mod offsets {
     pub(crate) const STACK_TOP: usize = offset_of!(CpuBlock, stack_top);
     /// The scratch word.
     pub(crate) const SCRATCH: usize = offset_of!(CpuBlock, scratch);
+    /// Whether an NMI's handler runs.
+    pub(crate) const IN_NMI: usize = offset_of!(CpuBlock, in_nmi);
 }
 
 const _: () = {
@@ -113,6 +119,7 @@ impl CpuBlock {
             index,
             apic_id: Cell::new(0),
             step: Cell::new(false),
+            in_nmi: Cell::new(false),
             fpu: Owner::new(),
             extension: Cell::new(ptr::null()),
             lock_mask: Cell::new(0),
@@ -260,6 +267,11 @@ impl CpuBlock {
         self.stack_top.set(top);
         // SAFETY: the caller's promise.
         unsafe { self.tss.set_rsp0(top) };
+    }
+
+    /// Whether an NMI's handler runs.
+    pub(crate) fn in_nmi(&self) -> bool {
+        self.in_nmi.get()
     }
 
     /// The two places that must agree: the stack of `syscall` and TSS.RSP0.

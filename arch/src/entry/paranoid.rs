@@ -7,6 +7,10 @@
 //!
 //! From user mode things are simple: GS is the user's for certain. An NMI, #MC or #DF is handled where it is; a #DB moves its
 //! frame to the thread's own stack, so that it may block.
+//!
+//! Each has its stack, but none may come twice on it. #DB and #DF raise no second one of their kind, and the CPU holds NMIs back
+//! until the handler's `iretq`, and shuts down at a second #MC. What is left is a #MC or #DB *inside* an NMI's code, whose
+//! `iretq` would let the next NMI in too early: they return to it in another way.
 
 use core::arch::naked_asm;
 
@@ -14,89 +18,201 @@ use super::alternatives::{clac_slot, cr3_slot};
 use super::frame::{self, pop_general, push_general};
 use super::vectors;
 use crate::context::NO_CALL;
-use crate::cpu::{Msr, offsets as cpu_offset};
+use crate::cpu::{self, Msr, offsets as cpu_offset};
 use crate::debug_registers;
 use crate::hooks;
 
-/// Body of an entry that stays on its IST stack. `$slot` names its place for `clac`.
+/// The rest of an entry that stays on its IST stack, down to the call of its handler.
 ///
-/// In: `[error] rip cs rflags rsp ss` on the IST stack, the block's address 16 bytes below the stack's top. All registers are
-/// kept. R12 holds the GS base that was found (callee-saved in the C convention), R13 says whether it is to be put back.
-macro_rules! on_own_stack {
-    ($slot:literal, $vector:literal, $push_error:literal, $handler:path) => {
-        naked_asm!(
-            $push_error,
-            concat!("push ", $vector),
-            "cld",
-            clac_slot!($slot),
-            "push {no_call}",
-            "sub rsp, {room}",
+/// In: `vector error rip cs rflags rsp ss` on the IST stack, the block's address right above. Out: a whole [`abi::UserContext`] at
+/// RSP, GS the kernel's. R13 is 1 if the kernel was interrupted, and R12 then the GS base that was found; both are callee-saved in
+/// the C convention.
+macro_rules! build_context {
+    () => {
+        concat!(
+            "push {no_call}
+             sub rsp, {room}
+             ",
             push_general!(),
-            "xor r13d, r13d",
-            "test byte ptr [rsp + {cs}], 3",
-            "jz 2f",
-            "swapgs",
-            "lfence",
+            "
+             xor r13d, r13d
+             test byte ptr [rsp + {cs}], 3
+             jz 2f
+             swapgs
+             lfence
+             ",
             cr3_slot!(),
-            "jmp 3f",
-            "2:",
-            "lfence",
-            "mov ecx, {gs_base}",
-            "rdmsr",
-            "mov r12d, eax",
-            "shl rdx, 32",
-            "or r12, rdx",
-            "mov rax, [rsp + {block}]",
-            "mov rdx, rax",
-            "shr rdx, 32",
-            "wrmsr",
-            "inc r13d",
-            "3:",
-            "mov rdi, rsp",
-            "call {handler}",
-            "test r13d, r13d",
-            "jz 4f",
-            "mov ecx, {gs_base}",
-            "mov eax, r12d",
-            "mov rdx, r12",
-            "shr rdx, 32",
-            "wrmsr",
+            "
+             jmp 3f
+             2:
+             lfence
+             mov ecx, {gs_base}
+             rdmsr
+             mov r12d, eax
+             shl rdx, 32
+             or r12, rdx
+             mov rax, [rsp + {block}]
+             mov rdx, rax
+             shr rdx, 32
+             wrmsr
+             inc r13d
+             3:
+             mov rdi, rsp
+             "
+        )
+    };
+}
+
+/// Puts back the GS base that was found. In: R12. Clobbers RAX, RCX, RDX.
+macro_rules! put_gs_back {
+    () => {
+        "mov ecx, {gs_base}
+         mov eax, r12d
+         mov rdx, r12
+         shr rdx, 32
+         wrmsr"
+    };
+}
+
+/// To the kernel code that was interrupted. In: RSP at the context, the GS base as it was found.
+macro_rules! leave_to_kernel {
+    () => {
+        concat!(
             pop_general!(),
-            "add rsp, {after_general}",
-            "iretq",
-            "4:",
+            "
+             add rsp, {after_general}
+             iretq
+             "
+        )
+    };
+}
+
+/// To user mode. In: RSP at the context, GS the kernel's.
+macro_rules! leave_to_user {
+    () => {
+        concat!(
             cr3_slot!(),
+            "
+             ",
             pop_general!(),
-            "add rsp, {after_general}",
-            "swapgs",
-            "iretq",
-            no_call = const NO_CALL as i32,
-            room = const frame::MIDDLE - 8,
-            cs = const frame::CS,
-            gs_base = const Msr::GS_BASE.0,
-            block = const frame::BYTES,
-            handler = sym $handler,
-            after_general = const frame::RIP - frame::AFTER_GENERAL,
+            "
+             add rsp, {after_general}
+             swapgs
+             iretq
+             "
         )
     };
 }
 
 /// NMI.
+///
+/// In: the CPU's frame on the IST stack, NMIs blocked until the `iretq`. All registers are kept.
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn nmi() {
-    on_own_stack!("switchyard_clac_nmi", "2", "push 0", hooks::nmi)
+    naked_asm!(
+        "push 0",               // error code
+        "push 2",
+        "cld",
+        clac_slot!("switchyard_clac_nmi"),
+        build_context!(),
+        "mov byte ptr gs:[{in_nmi}], 1",
+        "call {handler}",
+        "mov byte ptr gs:[{in_nmi}], 0",
+        "test r13d, r13d",
+        "jz 4f",
+        put_gs_back!(),
+        leave_to_kernel!(),
+        "4:",
+        leave_to_user!(),
+        ".globl switchyard_nmi_end",
+        "switchyard_nmi_end:",
+        in_nmi = const cpu_offset::IN_NMI,
+        handler = sym hooks::nmi,
+        no_call = const NO_CALL as i32,
+        room = const frame::MIDDLE - 8,
+        cs = const frame::CS,
+        gs_base = const Msr::GS_BASE.0,
+        block = const frame::BYTES,
+        after_general = const frame::RIP - frame::AFTER_GENERAL,
+    )
 }
 
-/// #DF. The CPU pushes an error code, always 0.
+/// #DF. The CPU pushes an error code, always 0. There is no way back: what was interrupted can't go on (Intel SDM vol. 3A §6.15,
+/// interrupt 8).
+///
+/// In: the CPU's frame on the IST stack.
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn double_fault() {
-    on_own_stack!("switchyard_clac_df", "8", "", double_fault_anywhere)
+    naked_asm!(
+        "push 8",
+        "cld",
+        clac_slot!("switchyard_clac_df"),
+        build_context!(),
+        "call {handler}",
+        "ud2",
+        handler = sym double_fault_anywhere,
+        no_call = const NO_CALL as i32,
+        room = const frame::MIDDLE - 8,
+        cs = const frame::CS,
+        gs_base = const Msr::GS_BASE.0,
+        block = const frame::BYTES,
+    )
+}
+
+/// Body of an entry on its IST stack that may have interrupted an NMI's. There `iretq` would let the next NMI in, on the stack that
+/// is in use (Intel SDM vol. 3A §6.7.1), so it returns by `popfq` and `ret`: the two words that they need go below the stack
+/// pointer of the NMI's code, where the kernel keeps nothing.
+///
+/// In: the CPU's frame on the IST stack. All registers are kept. The handler returns whether an NMI's code was interrupted.
+macro_rules! maybe_inside_nmi {
+    ($slot:literal, $vector:literal, $handler:path) => {
+        naked_asm!(
+            "push 0",           // error code
+            concat!("push ", $vector),
+            "cld",
+            clac_slot!($slot),
+            build_context!(),
+            "call {handler}",
+            "test r13d, r13d",
+            "jz 4f",
+            "mov r14d, eax",
+            put_gs_back!(),
+            "test r14b, r14b",
+            "jnz 5f",
+            leave_to_kernel!(),
+            "5:",
+            "mov rax, [rsp + {rsp}]",
+            "sub rax, 16",
+            "mov rdx, [rsp + {rip}]",
+            "mov [rax + 8], rdx",
+            "mov rdx, [rsp + {rflags}]",
+            "mov [rax], rdx",
+            "mov [rsp + {rsp}], rax",
+            pop_general!(),
+            "mov rsp, [rsp + {rsp_after_pops}]",
+            "popfq",
+            "ret",
+            "4:",
+            leave_to_user!(),
+            handler = sym $handler,
+            no_call = const NO_CALL as i32,
+            room = const frame::MIDDLE - 8,
+            cs = const frame::CS,
+            rip = const frame::RIP,
+            rflags = const frame::RFLAGS,
+            rsp = const frame::RSP,
+            rsp_after_pops = const frame::RSP - frame::AFTER_GENERAL,
+            gs_base = const Msr::GS_BASE.0,
+            block = const frame::BYTES,
+            after_general = const frame::RIP - frame::AFTER_GENERAL,
+        )
+    };
 }
 
 /// #MC.
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn machine_check() {
-    on_own_stack!("switchyard_clac_mc", "18", "push 0", hooks::kernel_trap)
+    maybe_inside_nmi!("switchyard_clac_mc", "18", machine_check_handler)
 }
 
 /// #DB. From user mode it goes on on the thread's own stack; from kernel mode it is handled here.
@@ -143,19 +259,19 @@ pub(super) unsafe extern "C" fn debug() {
 /// that does not clear it.
 #[unsafe(naked)]
 unsafe extern "C" fn debug_in_kernel() {
-    on_own_stack!("switchyard_clac_debug", "1", "push 0", debug_from_kernel)
+    maybe_inside_nmi!("switchyard_clac_debug", "1", debug_from_kernel)
 }
 
 /// CR2 still holds the address of the page fault, if one was that could not be delivered: below an overflown stack, for one.
-extern "C" fn double_fault_anywhere(context: &mut abi::UserContext) {
+extern "C" fn double_fault_anywhere(context: &mut abi::UserContext) -> ! {
     context.cr2 = vectors::read_cr2();
-    hooks::kernel_trap(context);
+    hooks::double_fault(context)
 }
 
 extern "C" fn debug_from_user(context: &mut abi::UserContext) {
     let status = debug_registers::take_status();
     // SAFETY: an exception from user mode has a current thread, which lives as long as it runs.
-    let thread = unsafe { &*crate::cpu::block().current() };
+    let thread = unsafe { &*cpu::block().current() };
     context.debug_status = debug_registers::relevant(status, &thread.extras().breakpoints());
     hooks::user_trap(context);
 }
@@ -164,9 +280,9 @@ extern "C" fn debug_from_user(context: &mut abi::UserContext) {
 ///
 /// A watched place that the kernel touched for the thread, or that a `mov ss` right before the entry read, is the thread's to
 /// hear of on its way out. So is a single step over `sysenter`: its entry is told of it (see `sysenter.rs`).
-extern "C" fn debug_from_kernel(context: &mut abi::UserContext) {
+extern "C" fn debug_from_kernel(context: &mut abi::UserContext) -> bool {
     const TRAP_FLAG: u64 = 1 << 8;
-    let block = crate::cpu::block();
+    let block = cpu::block();
     context.debug_status = debug_registers::take_status();
     // SAFETY: the current thread is none, or it lives as long as it runs.
     if let Some(thread) = unsafe { block.current().as_ref() } {
@@ -180,4 +296,19 @@ extern "C" fn debug_from_kernel(context: &mut abi::UserContext) {
         block.note_step();
     }
     context.rflags &= !TRAP_FLAG;
+    interrupted_an_nmi(context)
+}
+
+extern "C" fn machine_check_handler(context: &mut abi::UserContext) -> bool {
+    hooks::machine_check(context);
+    interrupted_an_nmi(context)
+}
+
+/// Whether the interrupted code is an NMI's: its handler, which is noted in the block, or the assembly around that.
+fn interrupted_an_nmi(context: &abi::UserContext) -> bool {
+    unsafe extern "C" {
+        static switchyard_nmi_end: u8;
+    }
+    let assembly = nmi as *const () as u64..&raw const switchyard_nmi_end as u64;
+    cpu::block().in_nmi() || assembly.contains(&context.rip)
 }

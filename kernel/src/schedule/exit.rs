@@ -43,6 +43,9 @@ pub fn exit_work() {
         if has(Pending::LOG) {
             log_owner::tell();
         }
+        if has(Pending::MACHINE_CHECK) {
+            crate::trap::tell_of_machine_check();
+        }
         if has(Pending::THREAD)
             && let Some(current) = cpu.current.get()
         {
@@ -79,7 +82,9 @@ pub fn preemption_point() {
             retime();
         }
         // What is left for the way out is asked again.
-        block.request(Pending(asked.0 & (Pending::THREAD.0 | Pending::LOG.0)));
+        block.request(Pending(
+            asked.0 & (Pending::THREAD.0 | Pending::LOG.0 | Pending::MACHINE_CHECK.0),
+        ));
         if (asked.0 | block.take_requests_of(Pending::RESCHEDULE).0) & Pending::RESCHEDULE.0 != 0 {
             cpu::this().seen.pass();
             reschedule();

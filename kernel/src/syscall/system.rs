@@ -99,7 +99,8 @@ fn cpu_info(cpu: &Cpu) -> CpuInfo {
         interrupts: cpu.interrupts.get(),
         ipis_sent: cpu.ipis_sent.get(),
         runnable: cpu.load.get() as u32,
-        reserved: 0,
+        machine_checks: cpu.machine_checks.get() as u32,
+        nmis: cpu.nmis.get(),
     }
 }
 

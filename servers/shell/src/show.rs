@@ -20,6 +20,7 @@ pub fn cpus(list: &[CpuInfo]) -> String {
         ("SWITCHES", right),
         ("INTERRUPTS", right),
         ("IPIS SENT", right),
+        ("NMIS", right),
         ("RUNNABLE", right),
     ]);
     for cpu in list {
@@ -31,6 +32,7 @@ pub fn cpus(list: &[CpuInfo]) -> String {
             cpu.switches.to_string(),
             cpu.interrupts.to_string(),
             cpu.ipis_sent.to_string(),
+            cpu.nmis.to_string(),
             cpu.runnable.to_string(),
         ]);
     }

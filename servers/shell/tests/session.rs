@@ -43,7 +43,8 @@ impl World for Facts {
             interrupts: 678,
             ipis_sent: 9,
             runnable: 1,
-            reserved: 0,
+            machine_checks: 0,
+            nmis: 1234,
         };
         Ok(vec![cpu(0, 0), cpu(1, 16)])
     }
@@ -160,9 +161,9 @@ fn prompt_is_exactly_what_tools_wait_for() {
 fn tables_have_units_and_line_up() {
     assert_eq!(
         answer("cpus"),
-        "CPU  APIC ID    BUSY  TIME BUSY  SWITCHES  INTERRUPTS  IPIS SENT  RUNNABLE\n  \
-         0        0  25.0 %  250.00 ms     12345         678          9         1\n  \
-         1       16  25.0 %  250.00 ms     12345         678          9         1\n"
+        "CPU  APIC ID    BUSY  TIME BUSY  SWITCHES  INTERRUPTS  IPIS SENT  NMIS  RUNNABLE\n  \
+         0        0  25.0 %  250.00 ms     12345         678          9  1234         1\n  \
+         1       16  25.0 %  250.00 ms     12345         678          9  1234         1\n"
     );
     let ps = answer("ps");
     assert!(ps.starts_with("PROCESS  NAME"), "{ps}");

@@ -5,8 +5,9 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use abi::{Error, FaultKind, UserContext};
-use arch::cpu::{MachineCheck, halt_forever};
+use arch::cpu::halt_forever;
 use arch::paging::Access;
+use arch::platform::machine_check::{MachineCheck, take_machine_check};
 use arch::platform::{apic, pic};
 
 use crate::memory::space::Fault;
@@ -141,7 +142,7 @@ extern "C" fn switchyard_nmi(_context: &mut UserContext) {
 #[unsafe(no_mangle)]
 extern "C" fn switchyard_machine_check(context: &mut UserContext) {
     // SAFETY: this is the handler of #MC.
-    let verdict = unsafe { arch::cpu::take_machine_check() };
+    let verdict = unsafe { take_machine_check() };
     match (verdict, cpu::try_this()) {
         (MachineCheck::Survivable(status), Some(cpu)) => {
             cpu.machine_checks.add(1);

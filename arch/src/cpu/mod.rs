@@ -5,7 +5,6 @@ mod features;
 mod gdt;
 mod idt;
 mod init;
-mod machine_check;
 mod msr;
 mod mtrr;
 mod tss;
@@ -18,7 +17,6 @@ pub use features::{Features, features};
 pub use gdt::{CPU_NUMBER, KERNEL_CODE, KERNEL_DATA, USER_CODE32, USER_CODE64, USER_DATA};
 pub(crate) use init::{CR0, CR0_TASK_SWITCHED};
 pub use init::{ControlState, InitError, cpu_init, detect};
-pub use machine_check::{MachineCheck, take_machine_check};
 pub use msr::Msr;
 pub use tss::{IO_BITMAP_BYTES, IoBitmap};
 

@@ -13,6 +13,7 @@ pub mod acpi;
 pub mod apic_registers;
 pub mod fadt;
 pub mod hypervisor;
+pub mod machine_check;
 pub mod madt;
 pub mod sleep_state;
 

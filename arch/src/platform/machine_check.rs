@@ -7,11 +7,11 @@
 //! What may go wrong: a second #MC before the first one's status is cleared shuts the machine down (Intel SDM vol. 3B
 //! §16.3.1.2, MCIP), so the status is cleared here and nothing slow comes before it.
 
-use crate::cpu::Msr;
+use x86_64::registers::model_specific::Msr;
 
 /// IA32_MCG_CAP, IA32_MCG_STATUS and the first bank's status (Intel SDM vol. 3B §16.3.1, §16.3.2); four registers a bank.
-const CAPABILITIES: Msr = Msr(0x179);
-const GLOBAL_STATUS: Msr = Msr(0x17A);
+const CAPABILITIES: u32 = 0x179;
+const GLOBAL_STATUS: u32 = 0x17A;
 const FIRST_BANK_STATUS: u32 = 0x401;
 const REGISTERS_A_BANK: u32 = 4;
 
@@ -69,12 +69,12 @@ fn judge_all(global: u64, recovery: bool, banks: impl Iterator<Item = u64>) -> M
 pub unsafe fn take_machine_check() -> MachineCheck {
     // SAFETY: see above; the banks' registers exist up to their number.
     unsafe {
-        let capabilities = CAPABILITIES.read();
+        let capabilities = Msr::new(CAPABILITIES).read();
         let bank =
-            |number: u64| Msr(FIRST_BANK_STATUS + REGISTERS_A_BANK * (number & BANKS) as u32);
+            |number: u64| Msr::new(FIRST_BANK_STATUS + REGISTERS_A_BANK * (number & BANKS) as u32);
         let count = capabilities & BANKS;
         let verdict = judge_all(
-            GLOBAL_STATUS.read(),
+            Msr::new(GLOBAL_STATUS).read(),
             capabilities & SOFTWARE_RECOVERY != 0,
             (0..count).map(|number| bank(number).read()),
         );
@@ -84,7 +84,7 @@ pub unsafe fn take_machine_check() -> MachineCheck {
                     bank(number).write(0);
                 }
             }
-            GLOBAL_STATUS.write(0);
+            Msr::new(GLOBAL_STATUS).write(0);
         }
         verdict
     }

@@ -427,6 +427,7 @@ pub unsafe fn complete_context(thread: &ThreadState) {
 /// In: RDI where to store RSP, RSI the RSP to go on with. Out: returns on the other stack. Flags are not kept; interrupts stay
 /// off. Clobbers what a C call may.
 #[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
 unsafe extern "C" fn exchange_stacks(previous: *mut u64, next: u64) {
     naked_asm!(
         "push rbp",
@@ -449,6 +450,7 @@ unsafe extern "C" fn exchange_stacks(previous: *mut u64, next: u64) {
 
 /// Where a thread's first switch comes out: RSP is at its context. Does what is due on the way to user mode, then goes there.
 #[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
 unsafe extern "C" fn first_run() {
     naked_asm!(
         "call {begin}",

@@ -30,6 +30,7 @@ use crate::hooks;
 ///
 /// Out: by `iretq`, all registers as in the context.
 #[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
 pub(super) unsafe extern "C" fn entry() {
     naked_asm!(
         "swapgs",

@@ -108,6 +108,7 @@ macro_rules! leave_to_user {
 ///
 /// In: the CPU's frame on the IST stack, NMIs blocked until the `iretq`. All registers are kept.
 #[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
 pub(super) unsafe extern "C" fn nmi() {
     naked_asm!(
         "push 0",               // error code
@@ -142,6 +143,7 @@ pub(super) unsafe extern "C" fn nmi() {
 ///
 /// In: the CPU's frame on the IST stack.
 #[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
 pub(super) unsafe extern "C" fn double_fault() {
     naked_asm!(
         "push 8",
@@ -211,6 +213,7 @@ macro_rules! maybe_inside_nmi {
 
 /// #MC.
 #[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
 pub(super) unsafe extern "C" fn machine_check() {
     maybe_inside_nmi!("switchyard_clac_mc", "18", machine_check_handler)
 }
@@ -219,6 +222,7 @@ pub(super) unsafe extern "C" fn machine_check() {
 ///
 /// In: `rip cs rflags rsp ss` on the IST stack, the block's address above it.
 #[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
 pub(super) unsafe extern "C" fn debug() {
     naked_asm!(
         "test byte ptr [rsp + 8], 3",       // CS
@@ -258,6 +262,7 @@ pub(super) unsafe extern "C" fn debug() {
 /// #DB with the kernel's CS: the shadow of a `mov ss` before `syscall` (CVE-2018-8897), or TF carried in by an entry
 /// that does not clear it.
 #[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
 unsafe extern "C" fn debug_in_kernel() {
     maybe_inside_nmi!("switchyard_clac_debug", "1", debug_from_kernel)
 }

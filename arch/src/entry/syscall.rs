@@ -32,6 +32,7 @@ const TF_RF: u32 = 1 << 8 | 1 << 16;
 ///
 /// Out: all registers as in the context, except that RCX = RIP and R11 = RFLAGS as `sysretq` has it.
 #[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
 pub(super) unsafe extern "C" fn entry() {
     naked_asm!(
         "swapgs",

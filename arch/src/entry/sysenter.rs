@@ -42,6 +42,7 @@ const INTERRUPT_FLAG: u64 = 1 << 9;
 ///
 /// Out: by `iretq`, all registers as in the context, whose RIP the kernel sets.
 #[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
 pub(super) unsafe extern "C" fn entry() {
     naked_asm!(
         "swapgs",

@@ -28,6 +28,7 @@ const SYSTEM_CALL: u64 = 0x80;
 ///
 /// In: the CPU's frame. Out: jumps to [`common`] with error code and vector pushed. Changes no register.
 #[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
 pub(super) unsafe extern "C" fn stubs() {
     naked_asm!(
         ".balign 16",
@@ -51,6 +52,7 @@ pub(super) unsafe extern "C" fn stubs() {
 /// In: `vector error rip cs rflags rsp ss` on the stack. Builds a whole [`UserContext`] and calls [`trap`].
 /// From user mode it falls through to [`return_to_user`]; to the kernel it returns by `iretq` on the same stack.
 #[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
 unsafe extern "C" fn common() {
     naked_asm!(
         "cld",
@@ -126,6 +128,7 @@ unsafe extern "C" fn common() {
 /// # Safety
 /// The registers must be as stated.
 #[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
 pub unsafe extern "C" fn return_to_user() {
     naked_asm!(
         pop_general!(),

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | what is in the workspace, and building it | [`workspace`], [`cargo`] |
 //! | the image | [`initrd`], [`config`], [`esp`], [`disk`], [`image`] |
-//! | the machine | [`firmware`], [`accel`], [`machine`], [`qmp`], [`ending`] |
+//! | the machine | [`firmware`], [`accel`], [`machine`], [`qmp`], [`gdb`], [`ending`] |
 //! | what a machine says | [`ansi`], [`transcript`], [`noise`], [`play`] |
 //! | a person at the machine | [`feeder`], [`keys`], [`terminal`], [`run`], [`screenshot`] |
 //! | tests and figures | [`report`], [`host_tests`], [`machine_tests`], [`qemu10`], [`bench`], [`lint`] |
@@ -28,6 +28,7 @@ pub mod ending;
 pub mod esp;
 pub mod feeder;
 pub mod firmware;
+pub mod gdb;
 pub mod host_tests;
 pub mod image;
 pub mod initrd;

@@ -36,7 +36,8 @@ pub fn run(argument: &str) -> u64 {
     match argument.split_once(' ') {
         Some(("test", name)) => run_one(world, name),
         Some(("role", rest)) => roles::run(world, rest),
-        _ => run_all(world, argument),
+        Some(("injection", filter)) => run_all(world, tests::INJECTED, filter),
+        _ => run_all(world, tests::ALL, argument),
     }
 }
 
@@ -55,17 +56,18 @@ fn run_one(world: &'static World, name: &str) -> u64 {
 }
 
 fn find(name: &str) -> Option<&'static Test> {
-    tests::ALL
-        .iter()
+    [tests::ALL, tests::INJECTED]
+        .into_iter()
+        .flatten()
         .copied()
         .flatten()
         .find(|test| test.name == name)
 }
 
-/// Runs all tests whose name contains `filter`, then switches the machine off.
-fn run_all(world: &'static World, filter: &str) -> u64 {
+/// Runs all of these tests whose name contains `filter`, then switches the machine off.
+fn run_all(world: &'static World, tests: &[&[Test]], filter: &str) -> u64 {
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for test in tests::ALL
+    for test in tests
         .iter()
         .copied()
         .flatten()

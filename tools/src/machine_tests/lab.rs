@@ -94,6 +94,15 @@ impl Lab {
         })
     }
 
+    /// The files of an image of the test programs that starts those of another manifest, `initrd/MANIFEST.toml`.
+    ///
+    /// # Errors
+    /// If they can't be built.
+    pub fn tests_of(&self, manifest: &str) -> Result<Files> {
+        self.tests()?;
+        image::contents(&self.ws, &Plan::tests(manifest))
+    }
+
     /// The loader.
     ///
     /// # Errors
@@ -222,6 +231,15 @@ impl Lab {
         stop: impl Fn(&Transcript) -> bool,
     ) -> Result<Played> {
         let played = play(spec, feeder, limit, stop)?;
+        self.keep(name, &played)?;
+        Ok(played)
+    }
+
+    /// Keeps a session's transcript as `build/logs/NAME.log`.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn keep(&self, name: &str, played: &Played) -> Result<()> {
         let folder = self.ws.build.join("logs");
         let mut log = played.transcript().lines().join("\n");
         log.push('\n');
@@ -230,7 +248,6 @@ impl Lab {
             .and_then(|()| {
                 std::fs::write(folder.join(format!("{}.log", name.replace('/', "-"))), log)
             })
-            .context("build/logs")?;
-        Ok(played)
+            .context("build/logs")
     }
 }

@@ -7,6 +7,7 @@ mod boot;
 mod foreign;
 mod lab;
 mod matrix;
+mod nmi;
 mod panic;
 mod piped;
 mod protocol;
@@ -55,6 +56,7 @@ impl Job {
 fn all() -> Vec<Job> {
     let mut jobs = suite::jobs();
     jobs.extend(suite::x2apic_jobs());
+    jobs.extend(nmi::jobs());
     jobs.extend(shell::jobs());
     jobs.extend(piped::jobs());
     jobs.extend(panic::jobs());

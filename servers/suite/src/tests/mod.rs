@@ -8,6 +8,7 @@ mod faults;
 mod fpu;
 mod grinder;
 mod handles;
+mod injection;
 mod ipc;
 mod landing;
 mod limits;
@@ -50,6 +51,9 @@ pub const ALL: &[&[Test]] = &[
     schedule::TESTS,
     grinder::TESTS,
 ];
+
+/// The tests that need somebody outside of the machine.
+pub const INJECTED: &[&[Test]] = &[injection::TESTS];
 
 /// The partners that some of them start.
 pub const ROLES: &[&[Role]] = &[

@@ -1,0 +1,337 @@
+//! What must hold while somebody outside of the machine injects NMIs into it, or stops it before each instruction of the kernel's
+//! entries with a debugger.
+//!
+//! Alone these tests show little, so they are not among those that run by themselves: the host program asks for them by an argument
+//! (`injection NAME`), and does its part when they say that they have begun. Both go through all ways into the kernel and out of it
+//! with every general register, the flags, and the FS and GS bases known.
+
+use abi::info::{ProcessInfo, ProcessState};
+use abi::{Call, Error, FaultKind};
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::arch::asm;
+use core::arch::x86_64::__cpuid_count;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+use rt::process::Mode;
+use rt::{Endpoint, Memory, Notification, Plain, Process, Protection, thread, time};
+
+use super::faults::faulted;
+use super::tests;
+use crate::bare::{self, CODE, STACK_TOP};
+use crate::registers::*;
+use crate::verdict::{Verdict, Why};
+use crate::world::{self, World};
+use crate::{check, code, must, same};
+
+tests! {
+    registers_survive_a_storm_of_nmis: 150,
+    registers_survive_events_at_each_instruction_of_the_entries: 600,
+}
+
+/// The line by which a test says that the outside may begin.
+const BEGINS: &str = "injection: begin\n";
+/// NMIs that each CPU must have taken before the storm is over.
+const NMIS: u64 = 2_000;
+/// How long the storm may last at most.
+const STORM: Duration = Duration::from_secs(110);
+/// Laps through all the ways: an outside that stops at each instruction needs a few to have done everything there.
+const LAPS: u64 = 12;
+
+/// GS bases to go into the kernel with: what a program may have, and with FSGSBASE also what looks like the kernel's own.
+const BASES: [u64; 6] = [
+    0,
+    0x1234_5678_9000,
+    0x7FFF_FFFF_FFFF,
+    0xFFFF_8000_0000_0000,
+    0xFFFF_E000_0000_1000,
+    0xFFFF_FFFF_8000_0000,
+];
+
+fn registers_survive_a_storm_of_nmis(world: &'static World) -> Verdict {
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut threads = Vec::new();
+    for cpu in 0..world.cpus {
+        // Two, so that they switch.
+        for seed in 0..2 {
+            let stop = Arc::clone(&stop);
+            let traveller = must!(Traveller::new(cpu, u64::from(cpu) << 8 | seed));
+            let builder = thread::Builder::new().cpu(cpu);
+            threads.push(must!(builder.spawn(move || traveller.travel(&stop))));
+        }
+    }
+    must!(world.log.write(BEGINS));
+    let begin = time::now();
+    loop {
+        must!(time::sleep(Duration::from_millis(50)));
+        let cpus = must!(world.system.cpus());
+        if cpus.iter().all(|cpu| cpu.nmis >= NMIS) || crate::clock::since(begin) > STORM {
+            break;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for thread in threads {
+        let laps = must!(thread.join(time::after(Duration::from_secs(30))))?;
+        check!(laps > 0, "a thread did not come round");
+    }
+    for cpu in must!(world.system.cpus()) {
+        let line = format!("injection: CPU {} took {} NMIs\n", cpu.index, cpu.nmis);
+        must!(world.log.write(&line));
+        check!(
+            cpu.nmis >= NMIS,
+            "CPU {} took {} NMIs only",
+            cpu.index,
+            cpu.nmis
+        );
+    }
+    Ok(())
+}
+
+fn registers_survive_events_at_each_instruction_of_the_entries(world: &'static World) -> Verdict {
+    let traveller = must!(Traveller::new(0, 1));
+    must!(world.log.write(BEGINS));
+    for lap in 0..LAPS {
+        traveller.lap(lap)?;
+        children()?;
+        old_entries()?;
+    }
+    Ok(())
+}
+
+/// A thread's way through the kernel, and whom it meets there.
+struct Traveller {
+    seed: u64,
+    server: Endpoint,
+}
+
+impl Traveller {
+    /// With a server of its own, on the same CPU.
+    fn new(cpu: u32, seed: u64) -> rt::Result<Traveller> {
+        let endpoint = Arc::new(Endpoint::create()?);
+        let server = endpoint.mint(rt::Badge(seed), abi::Rights::SEND)?;
+        thread::Builder::new().cpu(cpu).spawn(move || {
+            while let Ok(rt::Event::Message(received)) =
+                endpoint.recv(0, time::after(Duration::from_secs(600)))
+            {
+                let answer = rt::Message::new(0).with_words(received.words.map(|word| !word));
+                let _ = received.reply.map(|reply| reply.answer(answer));
+            }
+        })?;
+        Ok(Traveller { seed, server })
+    }
+
+    /// Lap after lap until told to stop. Returns how many.
+    fn travel(&self, stop: &AtomicBool) -> Result<u64, Why> {
+        let mut round = 0;
+        while !stop.load(Ordering::Relaxed) {
+            self.lap(round)?;
+            round += 1;
+        }
+        Ok(round)
+    }
+
+    /// Once through the ways that leave the thread alive.
+    fn lap(&self, round: u64) -> Verdict {
+        let area = rt::sys::area() as u64;
+        let base = set_gs_base(BASES[(round % BASES.len() as u64) as usize]);
+        self.calls(round)?;
+        self.interruptions(round)?;
+        self.message(round)?;
+        self.birth(round)?;
+        same!(rt::sys::area() as u64, area);
+        same!(gs_base(), base);
+        Ok(())
+    }
+
+    fn calls(&self, round: u64) -> Verdict {
+        let calls = [
+            (Call::Null as u64, 0),
+            (Call::Yield as u64, 0),
+            // A deadline that is over.
+            (Call::Sleep as u64, 0),
+            (999, Error::UnknownCall as u64),
+        ];
+        for (number, status) in calls {
+            let before = Registers {
+                rax: number,
+                r14: 1,
+                flags: BASE_FLAGS | ARITHMETIC | DIRECTION,
+                ..pattern(self.seed ^ round << 16)
+            };
+            let mut after = before;
+            // SAFETY: these calls do nothing.
+            unsafe { through_syscall(&mut after) };
+            same!(
+                after,
+                Registers {
+                    rax: status,
+                    rcx: after.rcx,
+                    r11: before.flags,
+                    ..before
+                }
+            );
+            let mut after = before;
+            // SAFETY: as above.
+            unsafe { through_interrupt(&mut after) };
+            same!(
+                after,
+                Registers {
+                    rax: status,
+                    ..before
+                }
+            );
+        }
+        Ok(())
+    }
+
+    /// A page fault, the timer, and a first use of the FPU.
+    fn interruptions(&self, round: u64) -> Verdict {
+        let page = must!(must!(Memory::create(4096)).map(Protection::READ_WRITE));
+        let before = Registers {
+            rbx: page.as_ptr() as u64 + 8,
+            flags: BASE_FLAGS | ARITHMETIC,
+            ..pattern(self.seed ^ round)
+        };
+        let mut after = before;
+        // SAFETY: the page is the test's.
+        unsafe { through_write(&mut after) };
+        same!(after, before);
+        let before = Registers {
+            rcx: 30_000,
+            ..before
+        };
+        let mut after = before;
+        // SAFETY: it spins and that is all.
+        unsafe { through_time(&mut after) };
+        same!(after, Registers { rcx: 0, ..before });
+        let mut after = before;
+        // SAFETY: it may lose xmm0.
+        unsafe { through_fpu(&mut after) };
+        same!(after, before);
+        Ok(())
+    }
+
+    /// There and back to the server.
+    fn message(&self, round: u64) -> Verdict {
+        let words = [round, !round, self.seed, 3, 4, 5];
+        let message = Plain { label: 0, words };
+        let answer = must!(
+            self.server
+                .call_plain(message, time::after(Duration::from_secs(60)))
+        );
+        same!(answer.words, words.map(|word| !word));
+        Ok(())
+    }
+
+    /// A thread's first way out, and its end.
+    fn birth(&self, round: u64) -> Verdict {
+        let want = self.seed ^ round;
+        let child = must!(thread::spawn(move || want));
+        same!(
+            must!(child.join(time::after(Duration::from_secs(60)))),
+            want
+        );
+        Ok(())
+    }
+}
+
+/// Programs that end by a fault on each kind of way in: invalid instruction, breakpoint, single step over each kind of entry.
+fn children() -> Verdict {
+    let cases: [(&[u8], FaultKind); 6] = [
+        (code!("ud2"), FaultKind::InvalidInstruction),
+        (code!("int3"), FaultKind::Breakpoint),
+        (code!("div rsp"), FaultKind::Divide),
+        (code!("mov rax, [rax]"), FaultKind::Protection),
+        (
+            code!(
+                "pushfq",
+                "or dword ptr [rsp], 0x100",
+                "xor eax, eax",
+                "popfq",
+                "syscall",
+                "nop",
+                "ud2"
+            ),
+            FaultKind::Debug,
+        ),
+        (
+            code!(
+                "pushfq",
+                "or dword ptr [rsp], 0x100",
+                "xor eax, eax",
+                "popfq",
+                "int 0x80",
+                "nop",
+                "ud2"
+            ),
+            FaultKind::Debug,
+        ),
+    ];
+    for (code, kind) in cases {
+        let info = must!(must!(bare::Bare::new(code, &bare::pattern())).run_for(PATIENCE));
+        faulted("a child", &info, kind)?;
+    }
+    Ok(())
+}
+
+/// How long a child may take while a debugger stops the machine again and again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `sysenter` and 32-bit `syscall`, of which a CPU has one or the other: the one that it lacks is an invalid instruction.
+fn old_entries() -> Verdict {
+    // `mov eax, 0x7F; sysenter; ud2` and the same with `syscall`. The number is no call's.
+    let sysenter: &[u8] = &[0xB8, 0x7F, 0, 0, 0, 0x0F, 0x34, 0x0F, 0x0B];
+    let syscall: &[u8] = &[0xB8, 0x7F, 0, 0, 0, 0x0F, 0x05, 0x0F, 0x0B];
+    for code in [sysenter, syscall] {
+        let info = must!(run_in_32_bits(code));
+        // Back at its `ud2`, or at the landing page's `ret` and from there to address 0, or never gone.
+        check!(
+            info.state == ProcessState::Faulted as u32,
+            "{}",
+            world::ending(&info)
+        );
+    }
+    Ok(())
+}
+
+/// Runs 32-bit code in a process of its own.
+fn run_in_32_bits(code: &[u8]) -> rt::Result<ProcessInfo> {
+    let process = Process::create_in(Mode::Compat, "bare32", rt::Priority::LOWEST)?;
+    let text = Memory::create(4096)?;
+    text.write(0, code)?;
+    process.map(&text, CODE, 0, 4096, Protection::READ_EXECUTE)?;
+    let stack = Memory::create(4096)?;
+    process.map(&stack, STACK_TOP - 4096, 0, 4096, Protection::READ_WRITE)?;
+    let done = Notification::create()?;
+    process.watch(&done, 1)?;
+    // SAFETY: the process is not this one.
+    let (thread, _) = unsafe { process.create_thread(CODE, STACK_TOP - 64, 0) }?;
+    thread.start()?;
+    world::end(&process, &done, PATIENCE)
+}
+
+fn has_fsgsbase() -> bool {
+    __cpuid_count(7, 0).ebx & 1 != 0
+}
+
+/// Sets the GS base where a program can, and returns it.
+fn set_gs_base(base: u64) -> u64 {
+    if has_fsgsbase() {
+        // SAFETY: nothing of a program uses GS; the CPU has the instruction (Intel SDM vol. 2B, WRGSBASE), and the kernel lets
+        // user code have it where it does.
+        unsafe { asm!("wrgsbase {}", in(reg) base, options(nomem, nostack)) };
+    }
+    gs_base()
+}
+
+/// The GS base; 0 where a program can't have one.
+fn gs_base() -> u64 {
+    if !has_fsgsbase() {
+        return 0;
+    }
+    let base;
+    // SAFETY: as above.
+    unsafe { asm!("rdgsbase {}", out(reg) base, options(nomem, nostack)) };
+    base
+}

@@ -44,7 +44,7 @@ pub fn exit_work() {
             log_owner::tell();
         }
         if has(Pending::MACHINE_CHECK) {
-            crate::trap::tell_of_machine_check();
+            trap::tell_of_machine_check();
         }
         if has(Pending::THREAD)
             && let Some(current) = cpu.current.get()

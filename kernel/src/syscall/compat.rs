@@ -18,12 +18,16 @@ use crate::{cpu, trap};
 /// Vector of a `sysenter` that nobody may make, as the program is told: a general protection fault.
 const PROTECTION: u64 = 13;
 
+/// Six registers as three 64-bit numbers: `ecx:ebx`, `esi:edx`, `ebp:edi`.
+type Pairs = [u64; 3];
+
 /// How the arguments of a call came, and what the way back needs of it.
+#[derive(Clone, Copy)]
 enum Form {
-    /// In three pairs of registers.
+    /// In the registers.
     Registers,
-    /// In the IPC area; the general registers as they were.
-    Block(UserContext),
+    /// In the IPC area; the registers as they were.
+    Block(Pairs),
 }
 
 /// Runs the system call of 32-bit code in the registers of the current thread, and does what is due on the way out.
@@ -89,46 +93,50 @@ fn take_in(thread: &Thread) -> Form {
     let registers = thread.registers_mut();
     let number = registers.rax as u32;
     registers.call_number = u64::from(number & !BLOCK_FORM);
+    let pairs = pairs_of(registers);
     if number & BLOCK_FORM == 0 {
-        let pair = |low, high| low | high << 32;
-        let (rdi, rsi, rdx) = (
-            pair(registers.rbx, registers.rcx),
-            pair(registers.rdx, registers.rsi),
-            pair(registers.rdi, registers.rbp),
-        );
-        (registers.rdi, registers.rsi, registers.rdx) = (rdi, rsi, rdx);
+        [registers.rdi, registers.rsi, registers.rdx] = pairs;
         // The rest is zero since the registers were cut; a deadline that nobody gave is none.
         registers.r14 = u64::MAX;
         return Form::Registers;
     }
-    let before = *registers;
     for (index, place) in block_of(registers).into_iter().enumerate() {
         *place = thread.area.register(index);
     }
-    Form::Block(before)
+    Form::Block(pairs)
 }
 
 /// Puts the results where 32-bit code looks for them. On an error they are what the arguments were.
 fn give_back(current: ThreadPtr, form: Form) {
     let thread = current.get();
     let registers = thread.registers_mut();
-    match form {
-        Form::Registers => {
-            let (rdi, rsi, rdx) = (registers.rdi, registers.rsi, registers.rdx);
-            (registers.rbx, registers.rcx) = (rdi, rdi >> 32);
-            (registers.rdx, registers.rsi) = (rsi, rsi >> 32);
-            (registers.rdi, registers.rbp) = (rdx, rdx >> 32);
-        }
+    let pairs = match form {
+        Form::Registers => [registers.rdi, registers.rsi, registers.rdx],
         Form::Block(before) => {
             for (index, place) in block_of(registers).into_iter().enumerate() {
                 thread.area.set_register(index, *place);
             }
-            (registers.rbx, registers.rcx) = (before.rbx, before.rcx);
-            (registers.rdx, registers.rsi) = (before.rdx, before.rsi);
-            (registers.rdi, registers.rbp) = (before.rdi, before.rbp);
+            before
         }
-    }
+    };
+    set_pairs(registers, pairs);
     cut_to_32_bits(registers);
+}
+
+/// The pairs of registers that were cut.
+fn pairs_of(registers: &UserContext) -> Pairs {
+    [
+        registers.rbx | registers.rcx << 32,
+        registers.rdx | registers.rsi << 32,
+        registers.rdi | registers.rbp << 32,
+    ]
+}
+
+/// Takes pairs apart again; upper halves are still to be cut.
+fn set_pairs(registers: &mut UserContext, [first, second, third]: Pairs) {
+    (registers.rbx, registers.rcx) = (first, first >> 32);
+    (registers.rdx, registers.rsi) = (second, second >> 32);
+    (registers.rdi, registers.rbp) = (third, third >> 32);
 }
 
 /// The registers of a block, in its order.

@@ -39,18 +39,27 @@ pub const BASE_FLAGS: u32 = 0x202;
 pub type Entry = unsafe extern "C" fn();
 
 /// `int 0x80`.
+///
+/// # Safety
+/// The registers are a system call that does no harm.
 #[unsafe(naked)]
 pub unsafe extern "C" fn by_interrupt() {
     naked_asm!("int 0x80", "ret")
 }
 
 /// `syscall`, outside of the landing page: AMD's CPUs.
+///
+/// # Safety
+/// The registers are a system call that does no harm.
 #[unsafe(naked)]
 pub unsafe extern "C" fn by_syscall() {
     naked_asm!("push ecx", "syscall", "ret")
 }
 
 /// Through the landing page, by what the thread's own storage has at `gs:0x10`.
+///
+/// # Safety
+/// The registers are a system call that does no harm.
 #[unsafe(naked)]
 pub unsafe extern "C" fn by_thread_storage() {
     naked_asm!("jmp dword ptr gs:[0x10]")

@@ -30,7 +30,7 @@ pub(crate) fn landing_begins_with(code: &[u8]) -> bool {
 }
 
 /// The entries of this machine.
-fn entries() -> impl Iterator<Item = Entry> {
+pub(crate) fn entries() -> impl Iterator<Item = Entry> {
     let has_syscall = landing_begins_with(&[0x51, 0x0F, 0x05]);
     [by_interrupt as Entry, by_landing(), by_thread_storage]
         .into_iter()
@@ -153,7 +153,7 @@ pub(crate) fn bad_numbers_are_error_values() -> Verdict {
             0x0001_0000,
             0x4000_0000,
             0x7FFF_FFFF,
-            BLOCK_FORM | 200,
+            BLOCK_FORM | 0xC8,
             BLOCK_FORM | 0x4000_0000,
             u32::MAX,
         ] {
@@ -282,7 +282,10 @@ fn landing() -> u64 {
 pub(crate) fn landing_page_stays() -> Verdict {
     let process = call::own_process()?;
     let start = landing();
-    check!(start % 4096 == 0 && start >> 32 == 0 && start != 0, start);
+    check!(
+        start.is_multiple_of(4096) && start >> 32 == 0 && start != 0,
+        start
+    );
     for (at, bytes) in [
         (start, 4096),
         (start + 4096, 4096),

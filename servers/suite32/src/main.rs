@@ -9,6 +9,8 @@
 #[cfg(target_arch = "x86")]
 mod entries;
 #[cfg(target_arch = "x86")]
+mod grinder;
+#[cfg(target_arch = "x86")]
 mod messages;
 #[cfg(target_arch = "x86")]
 mod steps;
@@ -68,6 +70,7 @@ fn run() -> u64 {
         "messages_travel_whole" => messages::messages_travel_whole(),
         "threads_have_storage_of_their_own" => threads::threads_have_storage_of_their_own(),
         "preemption_keeps_registers" => threads::preemption_keeps_registers(),
+        "random_calls_do_no_harm" => grinder::random_calls_do_no_harm(),
         "step_interrupt" => steps::over_interrupt(),
         "step_syscall" => steps::over_syscall(),
         "step_sysenter" => steps::over_sysenter(),

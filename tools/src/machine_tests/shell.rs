@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_mins(3);
 type Check = fn(&[String], u32) -> Option<String>;
 
 /// Each command, and what its answer must be.
-const SCRIPT: [(&str, Check); 15] = [
+const SCRIPT: [(&str, Check); 16] = [
     ("help", |a, _| {
         all_of(
             a,
@@ -47,6 +47,9 @@ const SCRIPT: [(&str, Check); 15] = [
     ("run hello machine", |a, _| {
         all_of(a, &["hello", "exited with code 0"])
     }),
+    ("run hello32 machine", |a, _| {
+        all_of(a, &["hello32", "exited with code 0"])
+    }),
     ("run no-such-program", |a, _| {
         all_of(a, &["no-such-program"])
     }),
@@ -60,6 +63,8 @@ const SCRIPT: [(&str, Check); 15] = [
 
 /// What the program in [`SCRIPT`] says, on the console or in the log.
 const HELLO: &str = "hello, machine";
+/// What the 32-bit program says in the log.
+const HELLO32: &str = "hello, machine from 32-bit code, by";
 
 /// On one CPU and on several; and a restart.
 pub fn jobs() -> Vec<Job> {
@@ -113,11 +118,13 @@ fn drive(lab: &Lab, name: &str, cpus: u32, way: Way) -> Result<Outcome> {
         };
         outcome.check(&format!("'{command}'"), problem);
     }
-    let greeted = played.transcript().says(HELLO);
-    outcome.check(
-        "the program that was run",
-        (!greeted).then(|| format!("it did not say '{HELLO}'")),
-    );
+    for greeting in [HELLO, HELLO32] {
+        let greeted = played.transcript().says(greeting);
+        outcome.check(
+            "the program that was run",
+            (!greeted).then(|| format!("it did not say '{greeting}'")),
+        );
+    }
     let off = played.over == Over::Ended(Ending::PoweredOff);
     outcome.check(
         "poweroff ends the machine",

@@ -16,6 +16,7 @@ use elf::abi::{
 };
 use elf::endian::LittleEndian;
 use elf::file::Class;
+use elf::segment::ProgramHeader;
 
 use super::places;
 use crate::process::Mode;
@@ -188,42 +189,7 @@ impl Plan {
                 PT_TLS if header.p_memsz != 0 => return Err(ElfError::ThreadLocal),
                 _ => continue,
             }
-            let file_end = header
-                .p_offset
-                .checked_add(header.p_filesz)
-                .ok_or(ElfError::SegmentPastFile(number))?;
-            if file_end > file.len() as u64 {
-                return Err(ElfError::SegmentPastFile(number));
-            }
-            if header.p_filesz > header.p_memsz {
-                return Err(ElfError::SegmentShrinks(number));
-            }
-            let address = header
-                .p_vaddr
-                .checked_add(base)
-                .ok_or(ElfError::SegmentWraps(number))?;
-            let end = address
-                .checked_add(header.p_memsz)
-                .ok_or(ElfError::SegmentWraps(number))?;
-            if address < USER_START || end > places(mode).image_end {
-                return Err(ElfError::SegmentOutside(number));
-            }
-            let protection = match header.p_flags & (PF_R | PF_W | PF_X) {
-                flags if flags & PF_R == 0 => return Err(ElfError::Unreadable(number)),
-                flags if flags & PF_W != 0 && flags & PF_X != 0 => {
-                    return Err(ElfError::WritableAndExecutable(number));
-                }
-                flags if flags & PF_W != 0 => Protection::READ_WRITE,
-                flags if flags & PF_X != 0 => Protection::READ_EXECUTE,
-                _ => Protection::READ,
-            };
-            let segment = Segment {
-                address,
-                file_offset: header.p_offset as usize,
-                file_bytes: header.p_filesz as usize,
-                memory_bytes: header.p_memsz,
-                protection,
-            };
+            let segment = segment(&header, number, file, mode, base)?;
             if segments
                 .last()
                 .is_some_and(|last| segment.first_page() < last.pages_end())
@@ -306,6 +272,52 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Segment `number`, checked by itself.
+fn segment(
+    header: &ProgramHeader,
+    number: usize,
+    file: &[u8],
+    mode: Mode,
+    base: u64,
+) -> core::result::Result<Segment, ElfError> {
+    let file_end = header
+        .p_offset
+        .checked_add(header.p_filesz)
+        .ok_or(ElfError::SegmentPastFile(number))?;
+    if file_end > file.len() as u64 {
+        return Err(ElfError::SegmentPastFile(number));
+    }
+    if header.p_filesz > header.p_memsz {
+        return Err(ElfError::SegmentShrinks(number));
+    }
+    let address = header
+        .p_vaddr
+        .checked_add(base)
+        .ok_or(ElfError::SegmentWraps(number))?;
+    let end = address
+        .checked_add(header.p_memsz)
+        .ok_or(ElfError::SegmentWraps(number))?;
+    if address < USER_START || end > places(mode).image_end {
+        return Err(ElfError::SegmentOutside(number));
+    }
+    let protection = match header.p_flags & (PF_R | PF_W | PF_X) {
+        flags if flags & PF_R == 0 => return Err(ElfError::Unreadable(number)),
+        flags if flags & PF_W != 0 && flags & PF_X != 0 => {
+            return Err(ElfError::WritableAndExecutable(number));
+        }
+        flags if flags & PF_W != 0 => Protection::READ_WRITE,
+        flags if flags & PF_X != 0 => Protection::READ_EXECUTE,
+        _ => Protection::READ,
+    };
+    Ok(Segment {
+        address,
+        file_offset: header.p_offset as usize,
+        file_bytes: header.p_filesz as usize,
+        memory_bytes: header.p_memsz,
+        protection,
+    })
 }
 
 /// The 32-bit word at an offset in the file.

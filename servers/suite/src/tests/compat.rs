@@ -26,6 +26,7 @@ tests! {
     compat_messages_travel_whole: 60,
     compat_threads_have_storage_of_their_own: 60,
     compat_preemption_keeps_registers: 90,
+    compat_random_calls_do_no_harm: 90,
     compat_single_steps_over_entries_stop_in_user_code: 20,
     compat_faults_are_reported_with_all_registers: 30,
     compat_page_faults_are_reported_with_address: 30,
@@ -39,7 +40,7 @@ const SKIPPED: u64 = 2;
 
 /// Runs a test of `suite32` to its end.
 fn run32(world: &World, name: &str) -> rt::Result<ProcessInfo> {
-    world.spawn32(name)?.end(Duration::from_secs(60))
+    world.spawn32(name)?.end(Duration::from_mins(1))
 }
 
 fn judge(world: &World, name: &str) -> Verdict {
@@ -55,25 +56,48 @@ fn judge(world: &World, name: &str) -> Verdict {
     }
 }
 
-macro_rules! in_32_bit_code {
-    ($($name:ident => $there:literal,)+) => {$(
-        fn $name(world: &'static World) -> Verdict {
-            judge(world, $there)
-        }
-    )+};
+fn compat_registers_survive_every_entry(world: &'static World) -> Verdict {
+    judge(world, "registers_survive_every_entry")
 }
 
-in_32_bit_code! {
-    compat_registers_survive_every_entry => "registers_survive_every_entry",
-    compat_block_form_keeps_all_registers => "block_form_keeps_all_registers",
-    compat_bad_numbers_are_error_values => "bad_numbers_are_error_values",
-    compat_wide_values_travel => "wide_values_travel",
-    compat_bad_stacks_are_error_values => "bad_stacks_are_error_values",
-    compat_landing_page_stays => "landing_page_stays",
-    compat_mappings_stay_below_4_gib => "mappings_stay_below_4_gib",
-    compat_messages_travel_whole => "messages_travel_whole",
-    compat_threads_have_storage_of_their_own => "threads_have_storage_of_their_own",
-    compat_preemption_keeps_registers => "preemption_keeps_registers",
+fn compat_block_form_keeps_all_registers(world: &'static World) -> Verdict {
+    judge(world, "block_form_keeps_all_registers")
+}
+
+fn compat_bad_numbers_are_error_values(world: &'static World) -> Verdict {
+    judge(world, "bad_numbers_are_error_values")
+}
+
+fn compat_wide_values_travel(world: &'static World) -> Verdict {
+    judge(world, "wide_values_travel")
+}
+
+fn compat_bad_stacks_are_error_values(world: &'static World) -> Verdict {
+    judge(world, "bad_stacks_are_error_values")
+}
+
+fn compat_landing_page_stays(world: &'static World) -> Verdict {
+    judge(world, "landing_page_stays")
+}
+
+fn compat_mappings_stay_below_4_gib(world: &'static World) -> Verdict {
+    judge(world, "mappings_stay_below_4_gib")
+}
+
+fn compat_messages_travel_whole(world: &'static World) -> Verdict {
+    judge(world, "messages_travel_whole")
+}
+
+fn compat_threads_have_storage_of_their_own(world: &'static World) -> Verdict {
+    judge(world, "threads_have_storage_of_their_own")
+}
+
+fn compat_preemption_keeps_registers(world: &'static World) -> Verdict {
+    judge(world, "preemption_keeps_registers")
+}
+
+fn compat_random_calls_do_no_harm(world: &'static World) -> Verdict {
+    judge(world, "random_calls_do_no_harm")
 }
 
 fn compat_single_steps_over_entries_stop_in_user_code(world: &'static World) -> Verdict {

@@ -86,6 +86,10 @@ test-list: _tools
 bench: _machine
     @{{tools}} bench < /dev/null
 
+# Time what runs in a Linux process (a round trip to user code) beside its peers
+bench-native: _tools
+    cargo bench --quiet --package bench-native --bench native -- --noplot < /dev/null
+
 # Boot, type a few commands and save the framebuffer console as a picture
 screenshot path="docs/src/images/console.png": _machine
     @{{tools}} screenshot "{{path}}" --cpus "{{cpus}}" --mem "{{mem}}" --cpu "{{cpu}}" --accel "{{accel}}" --firmware "{{firmware}}" < /dev/null

@@ -19,10 +19,14 @@ pub mod memory;
 pub mod paging;
 pub mod platform;
 pub mod random;
+pub mod run;
 pub mod segments;
 pub mod time;
 pub mod tlb;
 pub mod user_copy;
+
+#[cfg(target_os = "linux")]
+pub mod hosted;
 
 #[cfg(target_os = "none")]
 pub mod cpu;

@@ -40,6 +40,8 @@ pub fn run() -> Result<()> {
         "clippy",
         "--package",
         "tools",
+        "--package",
+        "bench-native",
         "--all-targets",
         "--",
         "--deny",

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Each room and the workspace packages it may depend on. A rule ends in `*` for all packages in a folder.
-const RULES: [(&str, &[&str]); 10] = [
+const RULES: [(&str, &[&str]); 11] = [
     ("abi", &[]),
     ("arch", &["abi"]),
+    ("arch/*", &["abi", "arch"]),
     ("sched", &[]),
     ("screen", &[]),
     ("kernel", &["abi", "arch", "sched", "screen"]),

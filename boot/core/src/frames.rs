@@ -50,6 +50,12 @@ impl Frames {
         Some(extent)
     }
 
+    /// Bytes that are free.
+    #[must_use]
+    pub fn free_bytes(&self) -> u64 {
+        self.free.iter().map(|(base, end)| end - base).sum()
+    }
+
     /// What was taken so far.
     #[must_use]
     pub fn taken(&self) -> &[Extent] {
@@ -83,6 +89,7 @@ mod tests {
         assert_eq!(frames.take(0x10_0000), None);
         assert_eq!(frames.take(u64::MAX), None);
         assert_eq!(frames.taken().len(), 3);
+        assert_eq!(frames.free_bytes(), 0xf_d000 + 0x1000);
     }
 
     proptest! {

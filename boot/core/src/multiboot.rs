@@ -2,15 +2,18 @@
 //!
 //! GRUB and QEMU's `-kernel` leave one structure in memory that points to others. All of it is copied out before anything
 //! else is done, since nothing says that it stays: it lies in memory that the map calls free. Every address in it is
-//! only believed as far as [`PhysMemory`] lets it be read, and every count is bounded.
+//! only believed as far as [`PhysMemory`] lets it be read, and every count is bounded. That a module lies in memory at all
+//! is looked up in the map: QEMU does not mind if it gave the machine less than it is to load.
 //!
 //! Modules are the files of the boot. A module's name is the last word of its string: QEMU puts the path on the host in
 //! front of it, GRUB gives what the user wrote.
 
 use crate::acpi::{Extent, PhysMemory};
-use crate::addr::{PhysAddr, dword_at, half_at, word_at};
-use crate::error::Fault;
-use crate::memmap::Kind;
+use crate::addr::{PAGE_SIZE, PhysAddr, dword_at, half_at, page_down, page_up, word_at};
+use crate::error::{BootError, Fault, InFile};
+use crate::frames::Frames;
+use crate::load::MACHINE;
+use crate::memmap::{Kind, MemoryMap, Paint, Region, capacity_for};
 use crate::response::{FramebufferFacts, PixelLayout, VideoMode};
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -28,16 +31,19 @@ const HAS_LOADER_NAME: u32 = 1 << 9;
 const HAS_FRAMEBUFFER: u32 = 1 << 12;
 
 /// Bytes of the structure up to the framebuffer's colours, and of its part that every loader gives.
-const LONG: u64 = 116;
+const LONG: u64 = 118;
+/// Where the colours may begin. The specification's table has them right after the type; the structure in its own example,
+/// which GRUB is built with, has a C compiler's padding before them.
+const COLOURS_AT: [usize; 2] = [110, 112];
 const SHORT: u64 = 72;
 /// Bytes of a module's entry.
 const MODULE_BYTES: u32 = 16;
 /// More than any boot has.
-const MAX_MODULES: u32 = 256;
+const MAX_MODULES: u32 = 64;
 /// Bytes of memory map that are believed: some two thousand entries.
 const MAX_MAP: u32 = 48 * 1024;
 /// Bytes of a string that are read.
-const MAX_TEXT: u64 = 4096;
+const MAX_TEXT: u64 = 1024;
 
 /// Types of the memory map (Multiboot Specification, "mmap_*"; the numbers are those of ACPI specification 6.5 §15.3).
 const AVAILABLE: u32 = 1;
@@ -198,7 +204,7 @@ impl Info {
             return Ok(());
         }
         if count > MAX_MODULES {
-            return Err(bad("lists more than 256 modules"));
+            return Err(bad("lists more than 64 modules"));
         }
         let list = Extent {
             base: PhysAddr(at.into()),
@@ -230,6 +236,71 @@ impl Info {
         Ok(())
     }
 
+    /// The memory map with everything that is taken: what the Multiboot loader left, this program at `image`, and the blocks
+    /// in `taken`. In no order, and with overlaps.
+    #[must_use]
+    pub fn regions(&self, image: Extent, taken: &[Extent]) -> Vec<Region> {
+        // The BIOS's data area: firmware that runs behind the system's back may still look at it.
+        let first_page = Extent {
+            base: PhysAddr(0),
+            length: PAGE_SIZE,
+        };
+        let mut regions = self.bare_regions();
+        regions.push(whole_pages(first_page, Kind::Reserved));
+        let loaded = self.modules.iter().map(|m| m.extent);
+        regions.extend(
+            loaded
+                .chain(self.own.iter().copied())
+                .chain([image])
+                .chain(taken.iter().copied())
+                .filter(|e| e.length > 0)
+                .map(|e| whole_pages(e, Kind::BootloaderReclaimable)),
+        );
+        regions
+    }
+
+    fn bare_regions(&self) -> Vec<Region> {
+        self.map
+            .iter()
+            .map(|e| Region {
+                base: e.extent.base.0,
+                end: end_of(e.extent),
+                kind: e.kind,
+            })
+            .collect()
+    }
+
+    /// The free memory between 1 MiB and `high`, after a check that this program, which lies at `image`, and the modules
+    /// are in memory.
+    ///
+    /// # Errors
+    /// [`Fault::OutOfMemory`] or, for a module, [`Fault::NoMemory`] if it was put where the map has no memory, as QEMU does
+    /// when the machine has too little.
+    pub fn frames(&self, image: Extent, high: u64) -> Result<Frames, BootError> {
+        let bare = drawn(&self.bare_regions()).in_file(MACHINE)?;
+        let in_memory = |e: &Extent| {
+            bare.iter()
+                .any(|r| r.kind == Kind::Usable && r.base <= e.base.0 && end_of(*e) <= r.end)
+        };
+        if !in_memory(&image) {
+            return Err(Fault::OutOfMemory {
+                what: "the loader",
+                bytes: image.length,
+            })
+            .in_file(MACHINE);
+        }
+        for module in self.modules.iter().filter(|m| m.extent.length > 0) {
+            if !in_memory(&module.extent) {
+                return Err(Fault::NoMemory {
+                    bytes: module.extent.length,
+                })
+                .in_file(&alloc::format!("boot():{}", module.name));
+            }
+        }
+        let map = drawn(&self.regions(image, &[])).in_file(MACHINE)?;
+        Ok(Frames::new(&map, 1 << 20, high))
+    }
+
     /// The text at `at` up to its 0. One that cannot be read is nothing.
     fn text(&mut self, memory: &dyn PhysMemory, at: u32) -> String {
         let at = PhysAddr(at.into());
@@ -248,13 +319,55 @@ impl Info {
     }
 }
 
+fn end_of(extent: Extent) -> u64 {
+    extent.base.0.saturating_add(extent.length)
+}
+
+/// A stretch as the pages that hold it.
+fn whole_pages(extent: Extent, kind: Kind) -> Region {
+    let end = end_of(extent);
+    Region {
+        base: page_down(extent.base.0),
+        end: page_up(end).unwrap_or(page_down(end)),
+        kind,
+    }
+}
+
+/// Sorted and without overlap.
+fn drawn(regions: &[Region]) -> Result<Vec<Region>, Fault> {
+    let none = Region {
+        base: 0,
+        end: 0,
+        kind: Kind::Usable,
+    };
+    let mut room = alloc::vec![none; capacity_for(regions.len())];
+    let mut map = MemoryMap::new(&mut room);
+    for r in regions {
+        map.add(r.base, r.end - r.base, r.kind, Paint::ByKind)?;
+    }
+    Ok(map.regions().to_vec())
+}
+
 /// A double word within a structure that was found to be long enough.
 fn field(bytes: &[u8], at: usize) -> u32 {
     dword_at(bytes, at).unwrap_or(0)
 }
 
-/// The framebuffer's part: address at 88, pitch 96, width 100, height 104, bits 108, type 109, then the colours as
-/// position and size of red, green and blue.
+/// The colours from byte `at` on, as position and size of red, green and blue, if they make sense.
+fn colours(bytes: &[u8], at: usize, bpp: u8) -> Option<PixelLayout> {
+    let field = |n: usize| {
+        let (position, size) = (*bytes.get(at + 2 * n)?, *bytes.get(at + 2 * n + 1)?);
+        (size > 0 && u16::from(position) + u16::from(size) <= u16::from(bpp))
+            .then_some((size, position))
+    };
+    Some(PixelLayout {
+        red: field(0)?,
+        green: field(1)?,
+        blue: field(2)?,
+    })
+}
+
+/// The framebuffer's part: address at 88, pitch 96, width 100, height 104, bits 108, type 109, then the colours.
 fn display(bytes: &[u8]) -> Display {
     const RGB: u8 = 1;
     const TEXT: u8 = 2;
@@ -265,19 +378,21 @@ fn display(bytes: &[u8]) -> Display {
     if kind == TEXT {
         return Display::Text;
     }
+    let Some(layout) = COLOURS_AT
+        .into_iter()
+        .find_map(|at| colours(bytes, at, bpp))
+        .filter(|_| kind == RGB)
+    else {
+        return Display::Other;
+    };
     let mode = VideoMode {
         pitch: field(bytes, 96).into(),
         width: field(bytes, 100).into(),
         height: field(bytes, 104).into(),
         bpp: bpp.into(),
-        layout: PixelLayout {
-            red: (bytes[111], bytes[110]),
-            green: (bytes[113], bytes[112]),
-            blue: (bytes[115], bytes[114]),
-        },
+        layout,
     };
-    let sane = kind == RGB
-        && address != 0
+    let sane = address != 0
         && mode.width > 0
         && mode.height > 0
         && mode.pitch >= mode.width * u64::from(bpp) / 8;

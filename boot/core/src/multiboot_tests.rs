@@ -156,10 +156,10 @@ fn impossible_modules_are_refused() {
     );
     world.put(0x304, 0xf000_0000);
     assert_eq!(world.read(), fault("lists a module where no memory is"));
-    world.put(20, 257);
-    assert_eq!(world.read(), fault("lists more than 256 modules"));
+    world.put(20, 65);
+    assert_eq!(world.read(), fault("lists more than 64 modules"));
     world.put(20, u32::MAX);
-    assert_eq!(world.read(), fault("lists more than 256 modules"));
+    assert_eq!(world.read(), fault("lists more than 64 modules"));
     world.put(20, 1);
     world.put(24, 0xf000_0000);
     assert_eq!(
@@ -189,17 +189,25 @@ fn framebuffer_is_taken_if_it_is_one() {
     world.put(100, 1024);
     world.put(104, 768);
     world.0[108..116].copy_from_slice(&[32, 1, 16, 8, 8, 8, 0, 8]);
-    let Display::Linear(facts) = world.read().unwrap().display else {
-        panic!("it is one");
+    let found = |world: &World| match world.read().unwrap().display {
+        Display::Linear(facts) => facts,
+        other => panic!("{other:?} is none"),
     };
+    let facts = found(&world);
     assert_eq!(facts.address, PhysAddr(0xfd00_0000));
     assert_eq!(facts.mode.layout.red, (8, 16));
     assert_eq!(facts.modes, [facts.mode]);
+    // As GRUB has it, behind two bytes of padding.
+    world.0[110..118].copy_from_slice(&[0, 0, 16, 8, 8, 8, 0, 8]);
+    assert_eq!(found(&world), facts);
     // A line longer than its pitch; colours by palette; text.
     world.put(96, 100);
     assert_eq!(world.read().unwrap().display, Display::Other);
     world.put(96, 4096);
     world.0[109] = 0;
+    assert_eq!(world.read().unwrap().display, Display::Other);
+    world.0[109] = 1;
+    world.0[113] = 20;
     assert_eq!(world.read().unwrap().display, Display::Other);
     world.0[109] = 2;
     assert_eq!(world.read().unwrap().display, Display::Text);
@@ -217,7 +225,111 @@ fn structure_outside_memory_is_refused() {
     );
 }
 
+const IMAGE: Extent = Extent {
+    base: PhysAddr(0x10_0000),
+    length: 0x8_0000,
+};
+
+/// A small PC: 640 KiB less a corner, a hole, 2 MiB to 4 MiB with a reserved stretch laid over it; and the structures of
+/// [`with_modules`] at 36 KiB.
+fn small_pc() -> World {
+    let mut world = with_modules();
+    world.map(
+        0,
+        &[
+            (0x10_0000, 0x30_0000, 1),
+            (0, 0x9_fc00, 1),
+            (0x20_0800, 0x1000, 2),
+            (0x9_fc00, 0x400, 2),
+        ],
+    );
+    world
+}
+
+#[test]
+fn what_was_loaded_is_not_free() {
+    let info = small_pc().read().unwrap();
+    let taken = Extent {
+        base: PhysAddr(0x3f_f000),
+        length: 0x1000,
+    };
+    let map = drawn(&info.regions(IMAGE, &[taken])).unwrap();
+    let kind = |at: u64| {
+        map.iter()
+            .find(|r| (r.base..r.end).contains(&at))
+            .map(|r| r.kind)
+    };
+    // Page 0; the structures and the first module at 9000h; the image; the block.
+    assert_eq!(kind(0), Some(Kind::Reserved));
+    assert_eq!(kind(0x1000), Some(Kind::Usable));
+    assert_eq!(kind(0x9800), Some(Kind::BootloaderReclaimable));
+    assert_eq!(kind(0x10_0000), Some(Kind::BootloaderReclaimable));
+    assert_eq!(kind(0x18_0000), Some(Kind::Usable));
+    assert_eq!(kind(0x3f_f000), Some(Kind::BootloaderReclaimable));
+    // The overlap is reserved, in whole pages; so is the page that the BIOS's corner is in.
+    assert_eq!(kind(0x20_0000), Some(Kind::Reserved));
+    assert_eq!(kind(0x20_1fff), Some(Kind::Reserved));
+    assert_eq!(kind(0x20_2000), Some(Kind::Usable));
+    assert_eq!(kind(0x9_f000), Some(Kind::Reserved));
+    assert_eq!(kind(0xa_0000), None);
+}
+
+#[test]
+fn memory_is_given_out_above_one_mebibyte_and_beside_everything() {
+    let mut frames = small_pc().read().unwrap().frames(IMAGE, 1 << 32).unwrap();
+    let mut pages = Vec::new();
+    while let Some(extent) = frames.take(1) {
+        pages.push(extent.base.0);
+    }
+    // 3 MiB less the image and the reserved two pages.
+    assert_eq!(pages.len(), 0x300 - 0x80 - 2);
+    assert!(pages.iter().all(|p| *p >= 0x18_0000));
+    assert!(!pages.contains(&0x20_0000) && !pages.contains(&0x20_1000));
+}
+
+#[test]
+fn program_or_module_outside_memory_is_refused() {
+    let frames = |world: &World, image: Extent| world.read().unwrap().frames(image, 1 << 32);
+    let large = Extent {
+        length: 0x40_0000,
+        ..IMAGE
+    };
+    let message = |failed: Result<Frames, BootError>| {
+        use alloc::string::ToString;
+        failed.err().map(|e| e.to_string())
+    };
+    assert_eq!(
+        message(frames(&small_pc(), large)).as_deref(),
+        Some("this machine: too little memory, 4096 KiB needed for the loader")
+    );
+    let mut world = small_pc();
+    world.map(
+        0,
+        &[(0x10_0000, 0x30_0000, 1), (0, 0x9000, 1), (0x9000, 1, 2)],
+    );
+    assert_eq!(
+        message(frames(&world, IMAGE)).as_deref(),
+        Some("boot():/limine.conf: too little memory, 1 KiB needed to load it")
+    );
+}
+
 proptest! {
+    #[test]
+    fn no_map_breaks_the_frames(
+        entries in proptest::collection::vec(
+            (prop_oneof![any::<u64>(), 0..0x40_0000_u64], prop_oneof![any::<u64>(), 0..0x40_0000_u64], 0..7_u32), 1..12)
+    ) {
+        let mut world = with_modules();
+        world.map(0, &entries);
+        if let Ok(info) = world.read()
+            && let Ok(mut frames) = info.frames(IMAGE, 1 << 32)
+        {
+            while let Some(extent) = frames.take(0x10_0000) {
+                prop_assert!(extent.base.0 >= 0x18_0000);
+            }
+        }
+    }
+
     #[test]
     fn no_structure_breaks_the_reader(
         words in proptest::collection::vec(prop_oneof![any::<u32>(), 0x9000..0xa000_u32, 0..64_u32], 0x40..0x200)

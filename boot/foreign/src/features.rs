@@ -31,6 +31,11 @@ pub fn told(wanted: &str) -> bool {
         .any(|w| w == wanted)
 }
 
+/// Whether the machine has no UEFI, by the command line.
+fn on_bios() -> bool {
+    told("firmware=bios")
+}
+
 /// A response's words after its revision.
 fn fields<const N: usize>(
     report: &mut Report,
@@ -98,7 +103,8 @@ fn loader(report: &mut Report) {
         );
     }
     if let Some([kind]) = fields(report, "firmware_type", requests::FIRMWARE_TYPE.response()) {
-        report.equal("firmware_is_64_bit_efi", kind, 2);
+        let wanted = if on_bios() { 0 } else { 2 };
+        report.equal("firmware_is_named", kind, wanted);
     }
     fields::<0>(report, "stack_size", requests::STACK_SIZE.response());
     if let Some([offset]) = fields(report, "hhdm", requests::HHDM.response()) {
@@ -225,6 +231,12 @@ fn firmware(report: &mut Report) {
                 report.equal("smbios_signature", word(address) & ((1 << bits) - 1), magic);
             }
         }
+    }
+    if on_bios() {
+        let silent =
+            requests::EFI_TABLE.response().is_none() && requests::EFI_MAP.response().is_none();
+        report.check("no_efi_no_tables", silent, format_args!("there are some"));
+        return;
     }
     if let Some([address]) = fields(report, "efi_system_table", requests::EFI_TABLE.response()) {
         report.check(

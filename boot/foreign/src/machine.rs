@@ -206,8 +206,10 @@ unsafe impl Sync for Table {}
 
 static POINTERS: Table = Table(UnsafeCell::new([0; 512]));
 static DIRECTORY: Table = Table(UnsafeCell::new([0; 512]));
-/// Where device registers get mapped: the second 512 GiB, which no loader uses.
-const DEVICES: u64 = 512 << 30;
+/// The root table's entry under which device registers get mapped: for addresses that no machine has anything at, so no
+/// loader uses it, even one that maps everything at its own address.
+pub const DEVICES_SLOT: u64 = 200;
+const DEVICES: u64 = DEVICES_SLOT << 39;
 const IO_APIC: u64 = DEVICES;
 const LOCAL_APIC: u64 = DEVICES + (2 << 20);
 
@@ -220,7 +222,7 @@ fn map_devices() -> bool {
         return false;
     };
     // SAFETY: both tables are this kernel's own and unused so far. The root is in bootloader-reclaimable memory, which
-    // the direct map shows writable, and its second entry was seen to be empty, so no TLB holds anything of it.
+    // the direct map shows writable, and its entry is seen to be empty, so no TLB holds anything of it.
     unsafe {
         let directory_words = DIRECTORY.0.get().cast::<u64>();
         // Present, writable, write-through and cache-disabled (PAT 3, UC), 2 MiB.
@@ -231,7 +233,7 @@ fn map_devices() -> bool {
             .get()
             .cast::<u64>()
             .write_volatile(directory.phys | 3);
-        let slot = (hhdm() + root() + 8) as *mut u64;
+        let slot = (hhdm() + root() + DEVICES_SLOT * 8) as *mut u64;
         if slot.read_volatile() != 0 {
             return false;
         }

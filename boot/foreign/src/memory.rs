@@ -1,6 +1,7 @@
 //! The memory map, the direct map, and the kernel's own mapping.
 
 use crate::entry::AT_ENTRY;
+use crate::machine::DEVICES_SLOT;
 use crate::report::Report;
 use crate::requests::{self, loaded_revision};
 use crate::walk::{hhdm, root, translate, word};
@@ -312,9 +313,8 @@ fn lower_half(report: &mut Report) {
             format_args!("it is"),
         );
     } else {
-        // Entry 1 is this kernel's own window on devices.
         let filled = (0..256)
-            .filter(|n| *n != 1 && word(hhdm() + root() + n * 8) & 1 != 0)
+            .filter(|n| *n != DEVICES_SLOT && word(hhdm() + root() + n * 8) & 1 != 0)
             .count();
         report.check(
             "no_identity_map",

@@ -2,7 +2,7 @@
 
 use crate::front::Pc;
 use crate::memory::{Pages, Reach, init_heap};
-use crate::{console, say};
+use crate::{console, fault, say};
 use boot_core::addr::PhysAddr;
 use boot_core::error::{BootError, InFile};
 use boot_core::load::{MACHINE, Prepared};
@@ -15,11 +15,11 @@ use core::convert::Infallible;
 pub extern "C" fn main(info: u32) -> ! {
     // SAFETY: the entry code calls this once, and nothing came before.
     unsafe { init_heap() };
+    fault::init();
     console::init();
     let Err(error) = boot(PhysAddr(info.into()));
     console::be_seen();
     say!("switchyard boot: error: {error}");
-    say!("switchyard boot: the machine stands still; restart it");
     stand_still()
 }
 
@@ -40,7 +40,7 @@ fn boot(info: PhysAddr) -> Result<Infallible, BootError> {
             &info.loader
         }
     );
-    let mut front = Pc::new(began, info).in_file(MACHINE)?;
+    let mut front = Pc::new(began, info)?;
     let prepared = session::run(&mut front).map_err(|failed| failed.error)?;
     leave(&front, prepared)
 }
@@ -58,7 +58,10 @@ fn leave(front: &Pc, mut prepared: Prepared<Pages>) -> Result<Infallible, BootEr
 }
 
 /// The end of the road. There is no firmware to go back to, and a machine that started anew would take the message with it.
-fn stand_still() -> ! {
+pub fn stand_still() -> ! {
+    console::emergency(format_args!(
+        "switchyard boot: the machine stands still; restart it"
+    ));
     loop {
         // SAFETY: with interrupts off this stops the CPU for good; it touches nothing.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) }

@@ -3,31 +3,29 @@
 //! The modules are the files of one volume. They stay where they are: only one that does not begin on a page boundary, or
 //! is wanted twice, is copied.
 
-use crate::memory::{Pages, REACH, Reach};
+use crate::memory::{Pages, REACH, Reach, SECOND_HEAP, grow_heap};
 use crate::{clock, console, display, entry};
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use boot_core::acpi::{self, Extent};
-use boot_core::addr::{PAGE_SIZE, PhysAddr, page_down, page_up};
+use boot_core::addr::{PAGE_SIZE, PhysAddr};
 use boot_core::config::{CONFIG_PATHS, Resolution};
 use boot_core::error::{BootError, Fault, InFile};
 use boot_core::frames::Frames;
 use boot_core::front::{Block, Firmware, FirmwareType, FoundConfig, FrontEnd, LoadedFile, Screen};
-use boot_core::memmap::{Kind, MemoryMap, Paint, Region, capacity_for};
+use boot_core::memmap::Region;
 use boot_core::multiboot::{Display, Info, Module};
 use boot_core::paging::Features;
 use boot_core::path::{FilePath, Volume};
 use boot_core::protocol::BaseRevision;
-use boot_core::response::FileFacts;
+use boot_core::response::{FileFacts, FramebufferFacts};
 use boot_core::smbios;
 use core::fmt;
 
 /// Larger than any sensible configuration, and small enough for the heap.
 const MAX_CONFIG: u64 = 64 << 10;
-/// Where memory for the loader begins.
-const FIRST_MIB: u64 = 1 << 20;
 
 /// The front end.
 #[derive(Debug)]
@@ -39,77 +37,38 @@ pub struct Pc {
     frames: Frames,
 }
 
-/// A stretch as whole pages, of a kind.
-fn region(extent: Extent, kind: Kind) -> Region {
-    let end = extent.base.0.saturating_add(extent.length);
-    Region {
-        base: page_down(extent.base.0),
-        end: page_up(end).unwrap_or(page_down(end)),
-        kind,
-    }
-}
-
-/// What the Multiboot loader said of memory, and what this program takes of it.
-fn regions(info: &Info, taken: &[Extent]) -> Vec<Region> {
+/// Where this program lies.
+fn own_image() -> Extent {
     let (start, end) = entry::image();
-    let own = Extent {
+    Extent {
         base: PhysAddr(start),
         length: end - start,
-    };
-    // The BIOS's data area: firmware that runs behind the system's back may still look at it.
-    let first_page = Extent {
-        base: PhysAddr(0),
-        length: PAGE_SIZE,
-    };
-    let mut regions = Vec::from([
-        region(first_page, Kind::Reserved),
-        region(own, Kind::BootloaderReclaimable),
-    ]);
-    regions.extend(info.map.iter().map(|e| Region {
-        base: e.extent.base.0,
-        end: e.extent.base.0.saturating_add(e.extent.length),
-        kind: e.kind,
-    }));
-    let loaded = info.modules.iter().map(|m| m.extent);
-    let left = info.own.iter().copied();
-    regions.extend(
-        loaded
-            .chain(left)
-            .chain(taken.iter().copied())
-            .filter(|e| e.length > 0)
-            .map(|e| region(e, Kind::BootloaderReclaimable)),
-    );
-    regions
+    }
 }
 
 impl Pc {
     /// A machine as `info` has it.
     ///
     /// # Errors
-    /// [`Fault::ArenaFull`], which would be a mistake in here.
-    pub fn new(began: u64, info: Info) -> Result<Self, Fault> {
-        let regions = regions(&info, &[]);
-        let none = Region {
-            base: 0,
-            end: 0,
-            kind: Kind::Usable,
-        };
-        let mut room = alloc::vec![none; capacity_for(regions.len())];
-        let mut map = MemoryMap::new(&mut room);
-        for r in regions {
-            map.add(r.base, r.end - r.base, r.kind, Paint::ByKind)?;
-        }
-        Ok(Self {
+    /// If the machine has too little memory for what was loaded.
+    pub fn new(began: u64, info: Info) -> Result<Self, BootError> {
+        let mut this = Self {
             began,
-            frames: Frames::new(map.regions(), FIRST_MIB, REACH),
+            frames: info.frames(own_image(), REACH)?,
             info,
             given: Vec::new(),
-        })
+        };
+        let room = SECOND_HEAP.min(this.frames.free_bytes() / 8);
+        // Without it there is what the heap has already.
+        if let Some(pages) = this.pages(room) {
+            grow_heap(pages);
+        }
+        Ok(this)
     }
 
     /// The memory map after everything was taken.
     pub fn final_regions(&self) -> Vec<Region> {
-        regions(&self.info, self.frames.taken())
+        self.info.regions(own_image(), self.frames.taken())
     }
 
     fn module(&self, path: &str) -> Result<&Module, Fault> {
@@ -256,7 +215,7 @@ impl FrontEnd for Pc {
             Display::Linear(facts) => Some(facts),
             _ => None,
         };
-        let suits = |facts: &boot_core::response::FramebufferFacts| {
+        let suits = |facts: &FramebufferFacts| {
             wanted.is_none_or(|w| {
                 (facts.mode.width, facts.mode.height, facts.mode.bpp)
                     == (w.width.into(), w.height.into(), w.bpp as u16)
@@ -285,7 +244,7 @@ impl FrontEnd for Pc {
     }
 }
 
-fn screen_of(facts: &boot_core::response::FramebufferFacts) -> Screen {
+fn screen_of(facts: &FramebufferFacts) -> Screen {
     Screen {
         bytes: facts.mode.pitch * facts.mode.height,
         facts: facts.clone(),

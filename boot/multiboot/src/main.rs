@@ -24,6 +24,8 @@ mod display;
 #[cfg(target_os = "none")]
 mod entry;
 #[cfg(target_os = "none")]
+mod fault;
+#[cfg(target_os = "none")]
 mod front;
 #[cfg(target_os = "none")]
 mod memory;

@@ -4,32 +4,45 @@ use boot_core::acpi::{Extent, PhysMemory};
 use boot_core::addr::{PAGE_SIZE, PhysAddr, pages_for};
 use boot_core::front::Block;
 use core::cell::UnsafeCell;
-use linked_list_allocator::LockedHeap;
+use talc::DefaultBinning;
+use talc::source::Manual;
+use talc::sync::TalcLock;
 
 /// What can be reached: the first 4 GiB.
 pub const REACH: u64 = 4 << 30;
 
-/// Bytes of the heap. It holds what was read of the configuration and of the machine, both of bounded size.
-const HEAP_BYTES: usize = 8 << 20;
+/// Bytes of the heap to begin with: room for what the Multiboot loader says, which is of bounded size.
+const FIRST_HEAP: usize = 512 << 10;
+/// Bytes that it gets once it is known what memory there is: room for a configuration of 64 KiB that makes the most of its
+/// macros. A small machine gets along with less.
+pub const SECOND_HEAP: u64 = 8 << 20;
 
 #[repr(C, align(4096))]
-struct Heap(UnsafeCell<[u8; HEAP_BYTES]>);
+struct Heap(UnsafeCell<[u8; FIRST_HEAP]>);
 
 // SAFETY: only the allocator touches it, from the one CPU there is.
 unsafe impl Sync for Heap {}
 
-static HEAP: Heap = Heap(UnsafeCell::new([0; HEAP_BYTES]));
+static HEAP: Heap = Heap(UnsafeCell::new([0; FIRST_HEAP]));
 
 #[global_allocator]
-static ALLOCATOR: LockedHeap = LockedHeap::empty();
+static ALLOCATOR: TalcLock<spin::Mutex<()>, Manual, DefaultBinning> = TalcLock::new(Manual);
 
-/// Gives the heap its memory.
+/// Gives the heap its first memory.
 ///
 /// # Safety
 /// To be called once, before anything is allocated.
 pub unsafe fn init_heap() {
-    // SAFETY: the memory is the heap's alone, and stays; the caller promises that this happens once.
-    unsafe { ALLOCATOR.lock().init(HEAP.0.get().cast(), HEAP_BYTES) }
+    // SAFETY: the memory is the heap's alone, and stays; the caller promises that this happens once. It is far more than the
+    // allocator needs for itself, so it takes it.
+    unsafe { ALLOCATOR.lock().claim(HEAP.0.get().cast(), FIRST_HEAP) };
+}
+
+/// Gives the heap more.
+pub fn grow_heap(mut pages: Pages) {
+    let bytes = pages.bytes_mut();
+    // SAFETY: the pages are nobody else's (`Pages::holding`), and with `pages` goes the last way to them.
+    unsafe { ALLOCATOR.lock().claim(bytes.as_mut_ptr(), bytes.len()) };
 }
 
 /// Physical memory, as this loader sees it: at its own address.

@@ -7,11 +7,13 @@ use anyhow::{Context, Result};
 
 use super::Job;
 use super::lab::Lab;
+use crate::bios;
 use crate::feeder::{Feeder, PROMPT};
 use crate::image::{CONFIG, FIRST_PROGRAM, INITRD, KERNEL};
 use crate::initrd::{self, Files};
 use crate::play::Over;
 use crate::report::Outcome;
+use crate::run::Way;
 
 const LIMIT: Duration = Duration::from_mins(1);
 
@@ -24,6 +26,8 @@ struct Case {
     message: &'static [&'static str],
     /// Whether a prompt is as good.
     may_start: bool,
+    /// How it is tried.
+    ways: &'static [Way],
 }
 
 impl Case {
@@ -34,6 +38,12 @@ impl Case {
 }
 
 const MEM: &str = "512M";
+/// Under both of the loader's front ends.
+const BOTH: &[Way] = &[Way::Uefi, Way::Direct];
+/// And with GRUB in front.
+const ALL: &[Way] = &[Way::Uefi, Way::Direct, Way::Bios];
+/// Where no firmware takes its share of the memory, or another share.
+const NO_UEFI: &[Way] = &[Way::Direct, Way::Bios];
 
 const fn case(
     name: &'static str,
@@ -46,7 +56,13 @@ const fn case(
         spoil,
         message,
         may_start: false,
+        ways: BOTH,
     }
+}
+
+/// The same under all front ends, started in all ways.
+const fn always(case: Case) -> Case {
+    Case { ways: ALL, ..case }
 }
 
 /// The beginning of a message of the loader, which names files as the configuration does.
@@ -55,12 +71,12 @@ const KERNEL_PATH: &str = "boot():/switchyard/kernel";
 const INIT_PATH: &str = "boot():/switchyard/init";
 const INITRD_PATH: &str = "boot():/switchyard/initrd.tar";
 
-const CASES: [Case; 25] = [
-    case(
+const CASES: [Case; 28] = [
+    always(case(
         "no-config",
         |f| remove(f, CONFIG),
         &[SAYS, "limine.conf", "not found on any volume"],
-    ),
+    )),
     case(
         "config-empty",
         |f| set(f, CONFIG, b"\n"),
@@ -112,16 +128,16 @@ const CASES: [Case; 25] = [
         |f| remove(f, KERNEL),
         &[SAYS, KERNEL_PATH, "file not found"],
     ),
-    case(
+    always(case(
         "kernel-empty",
         |f| set(f, KERNEL, b""),
         &[SAYS, KERNEL_PATH, "empty"],
-    ),
-    case(
+    )),
+    always(case(
         "kernel-truncated",
         |f| cut(f, KERNEL),
         &[SAYS, KERNEL_PATH, "truncated"],
-    ),
+    )),
     case(
         "kernel-is-text",
         |f| set(f, KERNEL, b"#!/bin/sh\n"),
@@ -155,11 +171,11 @@ const CASES: [Case; 25] = [
         |f| edit(f, "switchyard/initrd.tar", "switchyard"),
         &[SAYS, "boot():/switchyard: is a folder"],
     ),
-    case(
+    always(case(
         "no-init",
         |f| remove(f, FIRST_PROGRAM),
         &[SAYS, INIT_PATH, "file not found"],
-    ),
+    )),
     case(
         "no-initrd",
         |f| remove(f, INITRD),
@@ -175,11 +191,11 @@ const CASES: [Case; 25] = [
         |f| cut(f, FIRST_PROGRAM),
         &["init: not a whole 64-bit ELF file"],
     ),
-    case(
+    always(case(
         "initrd-corrupt",
         |f| poke(f, INITRD, 150, 0xff),
         &["nothing can be started", "initrd: "],
-    ),
+    )),
     case(
         "no-manifest",
         |f| without(f, "services.toml"),
@@ -187,9 +203,20 @@ const CASES: [Case; 25] = [
     ),
     Case {
         mem: "64M",
+        ways: &[Way::Uefi],
         ..case(
             "initrd-larger-than-memory",
             |f| set(f, INITRD, &vec![0; 50 << 20]),
+            &[SAYS, INITRD_PATH, "too little memory"],
+        )
+    },
+    // Here the initrd stays where it was loaded, so there may be less memory beside it.
+    Case {
+        mem: "64M",
+        ways: &[Way::Direct],
+        ..case(
+            "initrd-as-large-as-memory",
+            |f| set(f, INITRD, &vec![0; 63 << 20]),
             &[SAYS, INITRD_PATH, "too little memory"],
         )
     },
@@ -197,7 +224,19 @@ const CASES: [Case; 25] = [
     Case {
         mem: "48M",
         may_start: true,
+        ways: &[Way::Uefi],
         ..case("small-machine", |_| Ok(()), &["too little memory"])
+    },
+    Case {
+        mem: "8M",
+        may_start: true,
+        ways: NO_UEFI,
+        ..case("tiny-machine", |_| Ok(()), &["too little memory"])
+    },
+    Case {
+        mem: "4M",
+        ways: &[Way::Direct],
+        ..case("toy-machine", |_| Ok(()), &[SAYS, "too little memory"])
     },
 ];
 
@@ -246,25 +285,34 @@ fn without(files: &mut Files, name: &str) -> Result<()> {
     set(files, INITRD, &initrd::pack(&inside)?)
 }
 
-/// A job for each case.
+/// A job for each case and each way it is tried.
 pub fn jobs() -> Vec<Job> {
+    let tried = |case: &'static Case| case.ways.iter().map(move |way| (case, *way));
     CASES
         .iter()
-        .map(|case| {
-            let name = format!("boot/{}", case.name);
+        .flat_map(tried)
+        .map(|(case, way)| {
+            let name = match way {
+                Way::Uefi => format!("boot/{}", case.name),
+                Way::Direct => format!("boot/direct/{}", case.name),
+                Way::Bios => format!("boot/bios/{}", case.name),
+            };
             Job::new(
                 name.clone(),
-                |lab| lab.product().map(drop),
-                move |lab| boot(lab, &name, case),
+                |lab| lab.product().and(lab.multiboot()).map(drop),
+                move |lab| boot(lab, &name, case, way),
             )
         })
         .collect()
 }
 
-fn boot(lab: &Lab, name: &str, case: &Case) -> Result<Outcome> {
+fn boot(lab: &Lab, name: &str, case: &Case, way: Way) -> Result<Outcome> {
+    if way == Way::Bios && !bios::is_possible() {
+        return Ok(Outcome::skipped(bios::MISSING));
+    }
     let mut files = lab.product()?.clone();
     (case.spoil)(&mut files)?;
-    let mut spec = lab.machine(lab.uefi(name, &files)?, 2, "max");
+    let mut spec = lab.machine(lab.start(way, name, &files)?, 2, "max");
     spec.mem = case.mem.into();
     let is_message = |line: &String| case.message.iter().all(|part| line.contains(part));
     let played = lab.play(name, &spec, Feeder::default(), LIMIT, |said| {
@@ -276,7 +324,7 @@ fn boot(lab: &Lab, name: &str, case: &Case) -> Result<Outcome> {
     }
     let times = said.lines().iter().filter(|l| is_message(l)).count();
     let ended = match played.over {
-        // The loader's message is followed by the way back to the firmware.
+        // The loader's message is followed by the way back to the firmware, or by its last words where there is none.
         Over::NotBooted => !case.of_the_system(),
         Over::Said => case.of_the_system() && said.current() != PROMPT,
         Over::Ended(_) => case.of_the_system(),

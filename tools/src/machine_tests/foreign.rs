@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::Job;
 use super::lab::Lab;
+use crate::bios;
 use crate::ending::Ending;
 use crate::feeder::Feeder;
 use crate::image::{CONFIG, LOADER};
@@ -15,12 +16,14 @@ use crate::initrd::Files;
 use crate::machine::Start;
 use crate::play::{Over, Played};
 use crate::report::{Counts, Outcome};
+use crate::run::Way;
 
 const LIMIT: Duration = Duration::from_secs(90);
 /// What the kernel writes to the debug-exit port if all held.
 const ALL_HELD: i32 = 0x10;
 
 /// One boot of the kernel.
+#[derive(Clone, Copy)]
 struct Case {
     name: &'static str,
     /// Feature of its package that it is built with.
@@ -34,6 +37,8 @@ struct Case {
     by_qemu: bool,
     /// What the loader must say, if it must refuse.
     refusal: &'static str,
+    /// What starts it.
+    way: Way,
 }
 
 /// The ordinary case, which the others vary.
@@ -47,6 +52,7 @@ const PLAIN: Case = Case {
     modules: true,
     by_qemu: false,
     refusal: "",
+    way: Way::Uefi,
 };
 
 /// A kernel that asks for a base revision.
@@ -105,25 +111,48 @@ const CASES: [Case; 16] = [
     },
 ];
 
-/// A job for each case.
+/// A job for each case: from UEFI; the same started by QEMU itself, but for what is about UEFI; and the ordinary one from a
+/// BIOS, which gives a framebuffer of GRUB's.
 pub fn jobs() -> Vec<Job> {
-    CASES
-        .iter()
+    let on = |way: Way| {
+        CASES
+            .iter()
+            .filter(move |case| !(way != Way::Uefi && case.by_qemu))
+            .map(move |case| Case { way, ..*case })
+    };
+    let bios = Case {
+        way: Way::Bios,
+        ..PLAIN
+    };
+    on(Way::Uefi)
+        .chain(on(Way::Direct))
+        .chain([bios])
         .map(|case| {
-            let name = format!("foreign/{}", case.name);
-            let prepare = |lab: &Lab| lab.loader().and(lab.foreign(case.feature)).map(drop);
-            Job::new(name.clone(), prepare, move |lab| boot(lab, &name, case))
+            let name = match case.way {
+                Way::Uefi => format!("foreign/{}", case.name),
+                Way::Direct => format!("foreign/direct/{}", case.name),
+                Way::Bios => format!("foreign/bios/{}", case.name),
+            };
+            let feature = case.feature;
+            let prepare = move |lab: &Lab| {
+                lab.loader().and(lab.multiboot())?;
+                lab.foreign(feature).map(drop)
+            };
+            Job::new(name.clone(), prepare, move |lab| boot(lab, &name, &case))
         })
         .collect()
 }
 
 fn boot(lab: &Lab, name: &str, case: &Case) -> Result<Outcome> {
+    if case.way == Way::Bios && !bios::is_possible() {
+        return Ok(Outcome::skipped(bios::MISSING));
+    }
     let mut files = files(lab, case)?;
     if case.by_qemu {
         // The configuration is then on another volume than the loader.
         files.remove(LOADER);
     }
-    let mut start = lab.uefi(name, &files)?;
+    let mut start = lab.start(case.way, name, &files)?;
     if case.by_qemu
         && let Start::Uefi { loader, .. } = &mut start
     {
@@ -156,9 +185,14 @@ fn is_refusal(line: &str, why: &str) -> bool {
 
 fn files(lab: &Lab, case: &Case) -> Result<Files> {
     let screen = if case.graphics { "yes" } else { "no" };
+    let firmware = if case.way == Way::Uefi {
+        "uefi"
+    } else {
+        "bios"
+    };
     let mut config = format!(
         "timeout: 0\n\n/Foreign\n    protocol: limine\n    path: boot():/foreign/kernel\n    \
-         cmdline: check framebuffer={screen}"
+         cmdline: check framebuffer={screen} firmware={firmware}"
     );
     if case.modules {
         config.push_str(

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use super::Job;
 use super::lab::Lab;
+use crate::bios;
 use crate::ending::PANIC_VALUE;
 use crate::feeder::PROMPT;
 use crate::image::{self, Plan};
@@ -31,7 +32,7 @@ struct Case {
     says: &'static [&'static str],
 }
 
-const CASES: [Case; 3] = [
+const CASES: [Case; 5] = [
     Case {
         name: "run/commands",
         arguments: &[],
@@ -47,8 +48,22 @@ const CASES: [Case; 3] = [
         says: &[PROMPT],
     },
     Case {
+        name: "run/bios",
+        arguments: &["--firmware", "bios"],
+        input: "cpus\npoweroff\n",
+        status: 0,
+        says: &["Multiboot by GRUB", "APIC ID", "powering off"],
+    },
+    Case {
+        name: "run/direct",
+        arguments: &["--firmware", "direct"],
+        input: "cpus\npoweroff\n",
+        status: 0,
+        says: &["Multiboot by qemu", "APIC ID", "powering off"],
+    },
+    Case {
         name: "run/panic",
-        arguments: &["--cmdline", "panic=test"],
+        arguments: &["--cmdline", "panic=test", "--firmware", "direct"],
         input: "cpus\n",
         status: PANIC_VALUE * 2 + 1,
         says: &["KERNEL PANIC"],
@@ -80,6 +95,9 @@ fn own_program() -> Result<PathBuf> {
 }
 
 fn boot(case: &Case) -> Result<Outcome> {
+    if case.arguments.contains(&"bios") && !bios::is_possible() {
+        return Ok(Outcome::skipped(bios::MISSING));
+    }
     let mut command = Command::new(own_program()?);
     command
         .args(["run", "--cpus", "4", "--accel", "tcg"])

@@ -6,6 +6,7 @@
 mod boot;
 mod foreign;
 mod lab;
+mod loader;
 mod matrix;
 mod nmi;
 mod panic;
@@ -62,6 +63,7 @@ fn all() -> Vec<Job> {
     jobs.extend(panic::jobs());
     jobs.extend(foreign::jobs());
     jobs.extend(boot::jobs());
+    jobs.extend(loader::jobs());
     jobs
 }
 

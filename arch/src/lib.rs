@@ -16,6 +16,7 @@ pub mod debug_registers;
 pub mod fpu;
 pub mod landing;
 pub mod memory;
+pub mod mitigations;
 pub mod paging;
 pub mod platform;
 pub mod random;

@@ -15,7 +15,6 @@ use core::ptr;
 use abi::segment::TLS_SLOTS;
 use abi::{DebugRegisters, UserContext};
 
-use crate::addr::PhysAddr;
 use crate::context::{self, BadContext};
 use crate::cpu::{self, CpuBlock, IoBitmap, Msr, features};
 use crate::debug_registers::{self, BadDebugRegisters};
@@ -23,7 +22,7 @@ use crate::entry::{context_at, return_to_user};
 use crate::extras::{self, Extras};
 use crate::fpu::{self, FpuState};
 use crate::segments::{self, BadDescriptor, TlsSlots};
-use crate::tlb;
+use crate::tlb::{self, Space};
 
 /// What the switch knows of a thread.
 ///
@@ -34,8 +33,8 @@ pub struct ThreadState {
     rsp: Cell<u64>,
     /// Top of its kernel stack; the thread's user context lies right below.
     stack_top: u64,
-    /// Root of its page tables.
-    root: PhysAddr,
+    /// Its address space.
+    space: *const Space,
     /// Its I/O port map; null if it may use no port.
     ports: Cell<*const IoBitmap>,
     pub(crate) fpu: FpuState,
@@ -61,11 +60,11 @@ impl ThreadState {
     /// A user thread that has not run: its first switch leads to user mode with `context`.
     ///
     /// # Safety
-    /// `stack_top` is the 16-byte aligned top of a mapped stack of the thread's own; `root` maps the kernel; `context` was
-    /// checked (`context::sanitise`). The state must not outlive stack and tables.
+    /// `stack_top` is the 16-byte aligned top of a mapped stack of the thread's own; `space` maps the kernel; `context` was
+    /// checked (`context::sanitise`). The state must not outlive stack and space.
     pub unsafe fn for_user(
         stack_top: u64,
-        root: PhysAddr,
+        space: &Space,
         fpu: FpuState,
         context: UserContext,
     ) -> ThreadState {
@@ -82,7 +81,7 @@ impl ThreadState {
         ThreadState {
             rsp: Cell::new(frame as u64),
             stack_top,
-            root,
+            space,
             ports: Cell::new(ptr::null()),
             fpu,
             extras: Extras::none(),
@@ -91,11 +90,11 @@ impl ThreadState {
     }
 
     /// The state of a thread that is already running: a CPU's idle thread, which never sees user mode.
-    pub const fn for_idle(stack_top: u64, root: PhysAddr) -> ThreadState {
+    pub const fn for_idle(stack_top: u64, space: &'static Space) -> ThreadState {
         ThreadState {
             rsp: Cell::new(0),
             stack_top,
-            root,
+            space,
             ports: Cell::new(ptr::null()),
             fpu: FpuState::none(),
             extras: Extras::none(),
@@ -254,7 +253,7 @@ pub unsafe fn switch_to(previous: &ThreadState, next: &ThreadState) {
             load_segments(next);
             reload_stack_selector();
         }
-        tlb::activate_on(block, next.root);
+        tlb::activate_on(block, &*next.space);
         load_ports(block, next);
         block.set_stack_top(next.stack_top);
         block.set_current(ptr::from_ref(next).cast_mut());

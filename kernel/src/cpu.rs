@@ -164,7 +164,7 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
             apic_id,
             block,
             idle_stack_top,
-            idle: ThreadState::for_idle(idle_stack_top, kernel_space::root()),
+            idle: ThreadState::for_idle(idle_stack_top, kernel_space::as_loaded()),
             run: UnsafeCell::new(sched::RunQueue::new()),
             timers: UnsafeCell::new(sched::TimerQueue::new()),
             inbox: sched::Inbox::new(),

@@ -41,7 +41,7 @@ pub fn thread(
     };
     context::sanitise(&mut registers, &TlsSlots::EMPTY).map_err(|_| give_up(Error::BadArgument))?;
     // SAFETY: the context was checked, and the thread holds the space.
-    let machine = unsafe { Machine::new(space.root(), registers) }.map_err(give_up)?;
+    let machine = unsafe { Machine::new(space.tlb(), registers) }.map_err(give_up)?;
     let [header, buffer] = area.frames.map(phys_to_virt).map(NonNull::new);
     let (Some(header), Some(buffer)) = (header, buffer) else {
         return Err(give_up(Error::NoMemory));

@@ -18,6 +18,7 @@ use super::msr::Msr;
 use super::tss::{self, Ist, Tss};
 use crate::addr::{ApicId, CpuIndex};
 use crate::fpu::Owner;
+use crate::paging::KEEP;
 use crate::switch::ThreadState;
 use crate::tlb::CpuSlot;
 
@@ -70,11 +71,28 @@ pub struct CpuBlock {
     pub(super) lock_mask: Cell<u64>,
     /// Whether the port map in the TSS is in force, and whose it is.
     pub(crate) ports: Cell<*const super::IoBitmap>,
-    /// The tables that are loaded, and what others ask of this CPU about them.
+    /// CR3 of the kernel and of user mode, where the two differ: see [`UserTables`].
+    kernel_cr3: Cell<u64>,
+    user_cr3: Cell<u64>,
+    user_cr3_kept: Cell<u64>,
+    /// Whose branch predictions the CPU may hold: the number of an address space.
+    predictions: Cell<u64>,
+    /// The space that is loaded, and what others ask of this CPU about it.
     tlb: Shared<CpuSlot>,
     pub(super) gdt: UnsafeCell<Gdt>,
     pub(super) tss: Tss,
     pub(super) idt: UnsafeCell<Idt>,
+}
+
+/// The values of CR3 for a CPU whose user mode has tables of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct UserTables {
+    /// What an entry loads. The kernel's entries stay in the TLB.
+    pub kernel: u64,
+    /// What the next way out loads: with a flush, if one is due.
+    pub user: u64,
+    /// What the ways out after that load. Differs from `user` in bit 63 at most.
+    pub user_kept: u64,
 }
 
 /// Keeps what other CPUs write to on cache lines of its own.
@@ -91,6 +109,12 @@ pub(crate) mod offsets {
     pub(crate) const SCRATCH: usize = offset_of!(CpuBlock, scratch);
     /// Whether an NMI's handler runs.
     pub(crate) const IN_NMI: usize = offset_of!(CpuBlock, in_nmi);
+    /// CR3 of the kernel.
+    pub(crate) const KERNEL_CR3: usize = offset_of!(CpuBlock, kernel_cr3);
+    /// CR3 for the next way out.
+    pub(crate) const USER_CR3: usize = offset_of!(CpuBlock, user_cr3);
+    /// CR3 for the ways out after that.
+    pub(crate) const USER_CR3_KEPT: usize = offset_of!(CpuBlock, user_cr3_kept);
 }
 
 const _: () = {
@@ -124,6 +148,10 @@ impl CpuBlock {
             extension: Cell::new(ptr::null()),
             lock_mask: Cell::new(0),
             ports: Cell::new(ptr::null()),
+            kernel_cr3: Cell::new(0),
+            user_cr3: Cell::new(0),
+            user_cr3_kept: Cell::new(0),
+            predictions: Cell::new(0),
             tlb: Shared(CpuSlot::new()),
             gdt: UnsafeCell::new(Gdt::new(0, 0, 0)),
             tss: Tss::new(),
@@ -277,6 +305,35 @@ impl CpuBlock {
     /// The two places that must agree: the stack of `syscall` and TSS.RSP0.
     pub fn entry_stacks(&self) -> (u64, u64) {
         (self.stack_top.get(), self.tss.rsp0())
+    }
+
+    /// Sets what entries and ways out load into CR3.
+    pub(crate) fn set_tables(&self, tables: &UserTables) {
+        self.kernel_cr3.set(tables.kernel);
+        self.user_cr3.set(tables.user);
+        self.user_cr3_kept.set(tables.user_kept);
+    }
+
+    /// The name under which user mode's entries are in the TLB.
+    pub(crate) fn user_name(&self) -> u64 {
+        self.user_cr3_kept.get() & 0xFFF
+    }
+
+    /// Lets the next way out flush what the TLB holds for user mode, if that has tables and a name of its own.
+    pub(crate) fn want_user_flush(&self) {
+        self.user_cr3.set(self.user_cr3_kept.get() & !KEEP);
+    }
+
+    /// Whether such a flush was wanted and has not been. It is wanted no longer.
+    pub(crate) fn take_due_flush(&self) -> bool {
+        let kept = self.user_cr3_kept.get();
+        self.user_cr3.replace(kept) != kept
+    }
+
+    /// Notes that the address space with this number is about to be used; returns whether the CPU may hold another's
+    /// branch predictions.
+    pub(crate) fn change_predictions(&self, space: u64) -> bool {
+        self.predictions.replace(space) != space
     }
 
     /// The CPU's part in shoot-downs.

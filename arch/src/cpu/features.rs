@@ -5,6 +5,8 @@
 use raw_cpuid::CpuId;
 use spin::Once;
 
+use crate::mitigations::Speculation;
+
 use crate::fpu::Layout;
 
 /// The features that change what the kernel does.
@@ -28,6 +30,10 @@ pub struct Features {
     pub gigabyte_pages: bool,
     /// Global pages.
     pub global_pages: bool,
+    /// Names for address spaces in the TLB (process-context identifiers).
+    pub pcid: bool,
+    /// INVPCID, which flushes by name.
+    pub invpcid: bool,
     /// RDTSCP, and with it the TSC_AUX register.
     pub rdtscp: bool,
     /// RDPID, which reads TSC_AUX alone (CPUID 7.0 ECX bit 22).
@@ -42,13 +48,13 @@ pub struct Features {
     pub intel: bool,
     /// AMD or Hygon: null selectors keep the segment's base.
     pub amd: bool,
-    /// The CPU says that it needs no page-table isolation (IA32_ARCH_CAPABILITIES.RDCL_NO), or is AMD's.
-    pub meltdown_safe: bool,
+    /// What it says of its flaws.
+    pub speculation: Speculation,
     /// How floating-point state is saved: instruction, components, sizes.
     pub fpu: Layout,
 }
 
-/// IA32_ARCH_CAPABILITIES and its RDCL_NO bit.
+/// IA32_ARCH_CAPABILITIES.
 const ARCH_CAPABILITIES: super::Msr = super::Msr(0x10A);
 
 static FEATURES: Once<Features> = Once::new();
@@ -79,10 +85,6 @@ pub(super) fn read() -> Features {
     let xsave = basic
         .as_ref()
         .is_some_and(raw_cpuid::FeatureInfo::has_xsave);
-    // CPUID 7.0 EDX bit 29: the register that lists what the CPU is not vulnerable to (Intel SDM vol. 2A, CPUID).
-    let arch_capabilities = extended.is_some() && raw_cpuid::cpuid!(7, 0).edx >> 29 & 1 != 0;
-    // SAFETY: CPUID says that the register exists.
-    let meltdown_safe = amd || arch_capabilities && unsafe { ARCH_CAPABILITIES.read() } & 1 != 0;
     Features {
         fsgsbase: extended
             .as_ref()
@@ -101,6 +103,10 @@ pub(super) fn read() -> Features {
             .as_ref()
             .is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_1gib_pages),
         global_pages: basic.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_pge),
+        pcid: basic.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_pcid),
+        invpcid: extended
+            .as_ref()
+            .is_some_and(raw_cpuid::ExtendedFeatures::has_invpcid),
         rdtscp: processor
             .as_ref()
             .is_some_and(raw_cpuid::ExtendedProcessorFeatureIdentifiers::has_rdtscp),
@@ -116,7 +122,7 @@ pub(super) fn read() -> Features {
             .is_some_and(raw_cpuid::FeatureInfo::has_hypervisor),
         intel,
         amd,
-        meltdown_safe,
+        speculation: speculation(amd, extended.is_some()),
         fpu: Layout::detect(),
     }
 }
@@ -124,4 +130,42 @@ pub(super) fn read() -> Features {
 /// Remembers the first CPU's features.
 pub(super) fn remember(found: Features) -> &'static Features {
     FEATURES.call_once(|| found)
+}
+
+/// What the CPU says of its flaws; `leaf7`: whether it has CPUID leaf 7.
+fn speculation(amd: bool, leaf7: bool) -> Speculation {
+    let (ebx, edx) = if leaf7 {
+        let leaf = raw_cpuid::cpuid!(7, 0);
+        (leaf.ebx, leaf.edx)
+    } else {
+        (0, 0)
+    };
+    let highest = raw_cpuid::cpuid!(0x8000_0000).eax;
+    let extended = |leaf: u32| (highest >= leaf).then(|| raw_cpuid::cpuid!(leaf));
+    // CPUID 7.0 EDX bit 29: the register that lists what the CPU is not vulnerable to.
+    let capabilities = if edx >> 29 & 1 != 0 {
+        // SAFETY: CPUID says that the register exists.
+        unsafe { ARCH_CAPABILITIES.read() }
+    } else {
+        0
+    };
+    let capable = |bit: u32| capabilities >> bit & 1 != 0;
+    Speculation {
+        amd,
+        rdcl_no: capable(0),
+        ibrs_all: capable(1) && edx >> 26 & 1 != 0,
+        mds_no: capable(5),
+        taa_no: capable(8),
+        mmio_no: capable(13) && capable(14) && capable(15),
+        fb_clear: capable(17),
+        rfds_no: capable(27),
+        rfds_clear: capable(28),
+        md_clear: edx >> 10 & 1 != 0,
+        transactions: ebx >> 11 & 1 != 0,
+        // CPUID 80000021h EAX bit 8 (AMD64 APM vol. 3, appendix E.4.22).
+        automatic_ibrs: amd && extended(0x8000_0021).is_some_and(|leaf| leaf.eax >> 8 & 1 != 0),
+        // CPUID 7.0 EDX bit 26 on Intel's CPUs, 80000008h EBX bit 12 on AMD's.
+        ibpb: !amd && edx >> 26 & 1 != 0
+            || amd && extended(0x8000_0008).is_some_and(|leaf| leaf.ebx >> 12 & 1 != 0),
+    }
 }

@@ -14,6 +14,7 @@ use super::features::{self, Features};
 use super::gdt::{KERNEL_CODE, STAR_VALUE};
 use super::msr::Msr;
 use super::mtrr;
+use crate::mitigations::decisions;
 use crate::{entry, paging};
 
 /// The registers that must be equal on all CPUs.
@@ -83,7 +84,7 @@ pub unsafe fn cpu_init(block: &'static CpuBlock) -> Result<(), InitError> {
     }
     // SAFETY: each bit is either architectural or announced by CPUID; paging stays on with the same format.
     unsafe {
-        Msr::EFER.write(efer());
+        Msr::EFER.write(efer() | automatic_ibrs());
         write_cr0(CR0);
         write_cr4(cr4(wanted));
         Msr::PAT.write(paging::PAT_VALUE);
@@ -99,6 +100,9 @@ pub unsafe fn cpu_init(block: &'static CpuBlock) -> Result<(), InitError> {
         Msr::CSTAR.write(entry::compat_syscall_address());
         Msr::FMASK.write(FMASK_VALUE);
         init_sysenter(wanted);
+        if decisions().ibrs {
+            Msr::SPEC_CTRL.write(RESTRICTED_SPECULATION);
+        }
         if wanted.rdtscp {
             Msr::TSC_AUX.write(u64::from(block.index().0));
         }
@@ -163,12 +167,26 @@ fn efer() -> u64 {
         .bits()
 }
 
+/// IA32_SPEC_CTRL.IBRS: with IBRS_ALL it is set once, and branches in the kernel follow no prediction that user mode trained (Intel SDM
+/// vol. 4, MSR 48H).
+const RESTRICTED_SPECULATION: u64 = 1;
+
+/// The bit of EFER that does the same on AMD's CPUs (AMD64 APM vol. 2 §3.1.7).
+fn automatic_ibrs() -> u64 {
+    u64::from(decisions().automatic_ibrs) << 21
+}
+
 fn cr4(features: &Features) -> u64 {
     let mut flags = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION
         | Cr4Flags::MACHINE_CHECK_EXCEPTION
         | Cr4Flags::OSFXSR
         | Cr4Flags::OSXMMEXCPT_ENABLE;
-    flags.set(Cr4Flags::PAGE_GLOBAL, features.global_pages);
+    // What is global stays in the TLB when user mode gets tables without it, so nothing may be.
+    flags.set(
+        Cr4Flags::PAGE_GLOBAL,
+        features.global_pages && !decisions().isolation,
+    );
+    flags.set(Cr4Flags::PCID, features.pcid);
     flags.set(Cr4Flags::FSGSBASE, features.fsgsbase);
     flags.set(Cr4Flags::OSXSAVE, features.xsave);
     flags.set(

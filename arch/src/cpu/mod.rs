@@ -11,7 +11,8 @@ mod tss;
 
 pub(crate) use block::offsets;
 pub use block::{
-    BLOCK_PAGES, CpuBlock, Pending, block, current_index, install_boot_block, is_installed,
+    BLOCK_PAGES, CpuBlock, Pending, UserTables, block, current_index, install_boot_block,
+    is_installed,
 };
 pub use features::{Features, features};
 pub use gdt::{CPU_NUMBER, KERNEL_CODE, KERNEL_DATA, USER_CODE32, USER_CODE64, USER_DATA};

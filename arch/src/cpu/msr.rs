@@ -32,6 +32,10 @@ impl Msr {
     pub const SYSENTER_ESP: Msr = Msr(0x175);
     /// IA32_SYSENTER_EIP: where `sysenter` goes.
     pub const SYSENTER_EIP: Msr = Msr(0x176);
+    /// IA32_SPEC_CTRL: what branch speculation may do.
+    pub const SPEC_CTRL: Msr = Msr(0x48);
+    /// IA32_PRED_CMD: forgets branch predictions.
+    pub const PRED_CMD: Msr = Msr(0x49);
     /// IA32_PAT.
     pub const PAT: Msr = Msr(0x277);
 

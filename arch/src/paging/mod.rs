@@ -22,7 +22,10 @@ mod tests;
 
 pub use attributes::{Access, Attributes, Cache, Owner, PAT_VALUE, PageSize};
 #[cfg(target_os = "none")]
-pub use root::{current_root, flush_all_but_global, invalidate_page, load_root, supports_1g_pages};
+pub use root::{
+    KEEP, current_root, invalidate_named_page, invalidate_page, load_cr3, load_root, reload_cr3,
+    supports_1g_pages, user_root,
+};
 pub use tables::{FrameSource, MapError, PageTables, Translation};
 
 /// Bytes of a small page and of a table.

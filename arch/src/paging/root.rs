@@ -14,8 +14,8 @@ pub fn current_root() -> PhysAddr {
     Cr3::read().0.start_address()
 }
 
-/// Makes `root` this CPU's root table. All but global TLB entries are flushed (Intel SDM vol. 3A §4.10.4.1; the kernel does
-/// not set CR4.PCIDE). It is a serialising instruction: what was stored before is visible to all before anything after it
+/// Makes `root` this CPU's root table. All but global TLB entries are flushed, where names are in use those under name 0
+/// (Intel SDM vol. 3A §4.10.4.1). It is a serialising instruction: what was stored before is visible to all before anything after it
 /// is fetched (§8.3).
 ///
 /// # Safety
@@ -23,15 +23,49 @@ pub fn current_root() -> PhysAddr {
 /// tables in use do, and stay valid as long as any CPU has them loaded.
 #[inline(always)]
 pub unsafe fn load_root(root: PhysAddr) {
-    // SAFETY: the caller's promise; the flags (PWT, PCD of the walk) are 0: write-back. No `nomem`, so that no access moves
-    // across.
-    unsafe { asm!("mov cr3, {}", in(reg) root.as_u64(), options(nostack, preserves_flags)) };
+    // SAFETY: the caller's promise; the flags (PWT, PCD of the walk; or the name) are 0: write-back.
+    unsafe { load_cr3(root.as_u64()) };
 }
 
-/// Flushes this CPU's TLB and paging-structure caches, apart from global entries.
+/// In a value for CR3: what the TLB holds under its name stays (Intel SDM vol. 3A §4.10.4.1). Only where CR4.PCIDE is set.
+pub const KEEP: u64 = 1 << 63;
+
+/// Writes CR3: root, name ([`KEEP`], PCID) and all. As [`load_root`] otherwise.
+///
+/// # Safety
+/// As for [`load_root`]; name and [`KEEP`] only where CR4.PCIDE is set. With [`KEEP`] the TLB may hold nothing under the name
+/// that is out of date.
+#[inline(always)]
+pub unsafe fn load_cr3(value: u64) {
+    // SAFETY: the caller's promise. No `nomem`, so that no access moves across.
+    unsafe { asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// Flushes this CPU's TLB and paging-structure caches, apart from global entries and, where names are in use, other names.
 #[inline]
-pub fn flush_all_but_global() {
-    tlb::flush_all();
+pub fn reload_cr3() {
+    // SAFETY: CR3 gets the value that it has; reading gives bit 63 as 0. No `nomem`: entries may have changed.
+    unsafe {
+        asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack, preserves_flags));
+    }
+}
+
+/// Flushes what this CPU holds of one page under a name (INVPCID, type 0; Intel SDM vol. 2A).
+///
+/// # Safety
+/// The CPU has INVPCID, and CR4.PCIDE is set or `name` 0.
+pub unsafe fn invalidate_named_page(name: u64, address: VirtAddr) {
+    let descriptor = [name, address.as_u64()];
+    // SAFETY: the caller's promise; the descriptor's reserved bits are 0 and the address is canonical by its type.
+    unsafe {
+        asm!("invpcid {}, [{}]", in(reg) 0u64, in(reg) &raw const descriptor, options(nostack, preserves_flags));
+    }
+}
+
+/// The root of the tables that user mode runs on, where it has tables of its own: the frame behind the kernel's root.
+#[inline]
+pub fn user_root(root: PhysAddr) -> PhysAddr {
+    root + super::PAGE_BYTES
 }
 
 /// Flushes what this CPU holds of one page, and all of its paging-structure caches (Intel SDM vol. 3A §4.10.4.1).

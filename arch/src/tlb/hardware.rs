@@ -3,14 +3,16 @@
 //! A CPU finds its own slot through GS, without asking anybody for its index; the others' blocks are in a table that only
 //! shoot-downs read. Nothing on the way of [`activate`] is initialised at run time, so nothing is checked there.
 
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
 
 use spin::Once;
 
-use super::protocol::{CpuSlot, Machine, Tlb};
+use super::names::{KERNEL_ID, Name};
+use super::protocol::{CpuSlot, Machine, Space, Tlb};
 use crate::addr::{CpuIndex, PhysAddr, VirtAddr};
-use crate::cpu::{self, CpuBlock};
-use crate::paging::{flush_all_but_global, invalidate_page, load_root};
+use crate::cpu::{self, CpuBlock, Msr, UserTables, features};
+use crate::mitigations::decisions;
+use crate::paging::{self, KEEP, invalidate_page, load_cr3, reload_cr3};
 use crate::platform::apic;
 
 /// The CPUs that take part, by index; null: not yet.
@@ -22,10 +24,16 @@ struct Others {
 
 static OTHERS: Once<Others> = Once::new();
 
+/// Whether a change of spaces is more than a change of root. Written once, before the second CPU starts.
+static PARTICULAR: AtomicBool = AtomicBool::new(false);
+
 /// This machine.
 struct Hardware;
 
 static TLB: Tlb<Hardware> = Tlb::new(Hardware);
+
+/// In a user name: which of the two of a space it is. Kernel names have the bit clear.
+const USER_NAME: u64 = 1 << 11;
 
 impl Hardware {
     fn block(cpu: CpuIndex) -> Option<&'static CpuBlock> {
@@ -58,6 +66,11 @@ impl Machine for Hardware {
         fence(Ordering::SeqCst);
     }
 
+    fn publish(&self, word: &AtomicU64, value: u64) {
+        // `xchg`, which is a fence and takes less than a store and `mfence`.
+        word.swap(value, Ordering::SeqCst);
+    }
+
     fn interrupt(&self, cpu: CpuIndex) {
         if let (Some(others), Some(block)) = (OTHERS.get(), Hardware::block(cpu)) {
             apic::send_ipi(block.apic_id(), others.vector);
@@ -65,17 +78,67 @@ impl Machine for Hardware {
     }
 
     #[inline(always)]
+    fn is_particular(&self) -> bool {
+        PARTICULAR.load(Ordering::Relaxed)
+    }
+
+    fn has_names(&self) -> bool {
+        features().pcid
+    }
+
+    #[inline(always)]
     unsafe fn load_root(&self, root: PhysAddr) {
         // SAFETY: the caller's promise.
-        unsafe { load_root(root) };
+        unsafe { load_cr3(root.as_u64()) };
+    }
+
+    unsafe fn load_named(&self, space: &Space, name: Name, keep: bool) {
+        if decisions().barrier
+            && space.id() != KERNEL_ID
+            && cpu::block().change_predictions(space.id())
+        {
+            // SAFETY: the decision is for CPUs that have the register; bit 0 is IBPB (Intel SDM vol. 4, MSR 49H).
+            unsafe { Msr::PRED_CMD.write(1) };
+        }
+        let (stay, user_name) = if self.has_names() {
+            (KEEP, USER_NAME)
+        } else {
+            (0, 0)
+        };
+        let kernel = space.root().as_u64() | u64::from(name.0);
+        let kept = |keep: bool| if keep { stay } else { 0 };
+        if decisions().isolation {
+            let user = paging::user_root(space.root()).as_u64() | u64::from(name.0) | user_name;
+            cpu::block().set_tables(&UserTables {
+                kernel: kernel | stay,
+                user: user | kept(keep),
+                user_kept: user | stay,
+            });
+        }
+        // SAFETY: the caller's promise; bit 63 is set only where there are names.
+        unsafe { load_cr3(kernel | kept(keep)) };
+    }
+
+    fn take_due_flush(&self) -> bool {
+        cpu::block().take_due_flush()
     }
 
     fn flush(&self) {
-        flush_all_but_global();
+        reload_cr3();
+        cpu::block().want_user_flush();
     }
 
     fn flush_page(&self, address: VirtAddr) {
         invalidate_page(address);
+        if decisions().isolation && features().pcid {
+            if features().invpcid {
+                let name = cpu::block().user_name();
+                // SAFETY: the CPU has the instruction.
+                unsafe { paging::invalidate_named_page(name, address) };
+            } else {
+                cpu::block().want_user_flush();
+            }
+        }
     }
 
     fn pause(&self) {
@@ -87,13 +150,17 @@ impl Machine for Hardware {
 /// vector on which the kernel calls [`serve`].
 pub fn init(blocks: &'static [AtomicPtr<CpuBlock>], vector: u8) {
     OTHERS.call_once(|| Others { blocks, vector });
+    PARTICULAR.store(
+        features().pcid || decisions().isolation || decisions().barrier,
+        Ordering::Relaxed,
+    );
 }
 
-/// Lets this CPU, whose block is `block`, take part, and loads the kernel's tables `home`.
+/// Lets this CPU, whose block is `block`, take part, and loads the kernel's own space `home`.
 ///
 /// # Safety
-/// `block` is this CPU's and in force; the CPU has used no user tables. `home` holds the kernel half and lives for ever.
-pub unsafe fn join(block: &'static CpuBlock, home: PhysAddr) {
+/// `block` is this CPU's and in force; the CPU has used no user tables. `home` holds the kernel half.
+pub unsafe fn join(block: &'static CpuBlock, home: &'static Space) {
     if let Some(others) = OTHERS.get()
         && let Some(place) = others.blocks.get(block.index().0 as usize)
     {
@@ -103,14 +170,14 @@ pub unsafe fn join(block: &'static CpuBlock, home: PhysAddr) {
     unsafe { TLB.join(block.tlb(), home) };
 }
 
-/// Makes `root` the tables of this CPU, if they are not yet.
+/// Makes `space` that of this CPU, if it is not yet.
 ///
 /// # Safety
 /// As for [`Tlb::activate`].
 #[inline(always)]
-pub unsafe fn activate(root: PhysAddr) {
+pub unsafe fn activate(space: &Space) {
     // SAFETY: the caller's promise.
-    unsafe { activate_on(cpu::block(), root) };
+    unsafe { activate_on(cpu::block(), space) };
 }
 
 /// [`activate`] for who has this CPU's block at hand.
@@ -118,9 +185,9 @@ pub unsafe fn activate(root: PhysAddr) {
 /// # Safety
 /// As for [`Tlb::activate`]; `block` is this CPU's.
 #[inline(always)]
-pub unsafe fn activate_on(block: &CpuBlock, root: PhysAddr) {
+pub unsafe fn activate_on(block: &CpuBlock, space: &Space) {
     // SAFETY: the caller's promise.
-    unsafe { TLB.activate(block.tlb(), root) };
+    unsafe { TLB.activate(block.tlb(), space) };
 }
 
 /// Serves what other CPUs asked of this one: called by the interrupt's handler and by everyone who spins. Returns whether
@@ -130,17 +197,17 @@ pub fn serve() -> bool {
     TLB.serve(cpu::block().tlb())
 }
 
-/// Makes all CPUs forget `pages` pages from `start` of the tables `root`.
-pub fn shoot_down(root: PhysAddr, start: VirtAddr, pages: u64) {
-    TLB.shoot_down(root, start, pages);
+/// Makes all CPUs forget `pages` pages from `start` of `space`.
+pub fn shoot_down(space: &Space, start: VirtAddr, pages: u64) {
+    TLB.shoot_down(space, start, pages);
 }
 
-/// Makes all CPUs leave the tables `root`, which no thread needs any more.
-pub fn evict(root: PhysAddr) {
-    TLB.evict(root);
+/// Makes all CPUs leave `space`, which no thread needs any more.
+pub fn evict(space: &Space) {
+    TLB.evict(space);
 }
 
 /// Forgets one page on this CPU alone: after an entry was made more permissive, or found to be so already.
 pub fn forget_here(address: VirtAddr) {
-    invalidate_page(address);
+    TLB.machine().flush_page(address);
 }

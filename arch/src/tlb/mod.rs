@@ -6,9 +6,10 @@
 //! taken. A request is a *must-serve-anywhere* message: it is served from the interrupt, by CPUs that spin on a
 //! lock, and by CPUs that wait here themselves, so that two which shoot each other down with interrupts off both get on.
 //!
-//! The hot side of this is [`activate`], which every switch between threads passes: a comparison if the tables stay, three
-//! stores if they change, nothing locked and nothing fenced. Why nobody is missed all the same is said where the protocol
-//! is, in `protocol.rs`; `models.rs` lets loom look for a counterexample.
+//! The hot side of this is [`activate_on`], which every switch between threads passes: a comparison if the space stays, three
+//! stores if it changes, nothing locked and nothing fenced. Why nobody is missed all the same is said where the protocol
+//! is, in `protocol.rs`; `models.rs` lets loom look for a counterexample. On CPUs that have names for address spaces (PCIDs,
+//! `names.rs`) a space finds its entries again when it comes back, and a CPU that has another loaded is not asked at all.
 //!
 //! A target flushes all but its global entries. Global entries (the kernel half) are never taken away, so that
 //! no flush has to reach them; the only kernel mapping that goes is the one through which CPUs start, which is
@@ -16,11 +17,15 @@
 
 #[cfg(test)]
 mod models;
+mod names;
 mod protocol;
+#[cfg(test)]
+mod steps;
 #[cfg(test)]
 mod tests;
 
-pub use protocol::{CpuSlot, Machine, Tlb, Word};
+pub use names::Name;
+pub use protocol::{CpuSlot, Machine, Space, Tlb, Word};
 
 #[cfg(target_os = "none")]
 mod hardware;
@@ -30,13 +35,14 @@ pub use hardware::{activate, activate_on, evict, forget_here, init, join, serve,
 /// A host process has no tables to load.
 #[cfg(not(target_os = "none"))]
 mod hosted {
-    use crate::addr::{PhysAddr, VirtAddr};
+    use super::Space;
+    use crate::addr::VirtAddr;
 
     /// Nothing, on the host.
     ///
     /// # Safety
-    /// None is needed here; on a machine the tables must hold the kernel half and stay valid until they are evicted.
-    pub unsafe fn activate(_root: PhysAddr) {}
+    /// None is needed here; on a machine the tables must hold the kernel half and stay valid until the space is evicted.
+    pub unsafe fn activate(_space: &Space) {}
 
     /// Nothing, on the host.
     pub fn serve() -> bool {
@@ -44,10 +50,10 @@ mod hosted {
     }
 
     /// Nothing, on the host.
-    pub fn shoot_down(_root: PhysAddr, _start: VirtAddr, _pages: u64) {}
+    pub fn shoot_down(_space: &Space, _start: VirtAddr, _pages: u64) {}
 
     /// Nothing, on the host.
-    pub fn evict(_root: PhysAddr) {}
+    pub fn evict(_space: &Space) {}
 
     /// Nothing, on the host.
     pub fn forget_here(_address: VirtAddr) {}

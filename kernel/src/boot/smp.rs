@@ -169,7 +169,7 @@ extern "C" fn arrive(argument: u64) -> ! {
         halt_forever();
     }
     // SAFETY: the block is this CPU's; from now on shoot-downs know of this CPU, which has walked no user tables.
-    unsafe { arch::tlb::join(this.block(), kernel_space::root()) };
+    unsafe { arch::tlb::join(this.block(), kernel_space::as_loaded()) };
     // SAFETY: this is the idle stack, and the state lives as long as the CPU.
     unsafe { arch::switch::adopt(&this.idle) };
     cpu::set_online(this);

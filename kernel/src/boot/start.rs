@@ -302,7 +302,7 @@ fn first_cpu(epoch: u64, tables: Option<&Tables<'static>>) -> Result<(), FirstCp
     // SAFETY: as for `init_boot_cpu`.
     unsafe { time::init_this_cpu() }.map_err(FirstCpuError::Apic)?;
     // SAFETY: the block is this CPU's, and it has walked no user tables.
-    unsafe { arch::tlb::join(this.block(), kernel_space::root()) };
+    unsafe { arch::tlb::join(this.block(), kernel_space::as_loaded()) };
     cpu::set_online(this);
     quieten_controllers(tables);
     // SAFETY: the tables are this machine's.
@@ -426,7 +426,8 @@ fn choose_mitigations(line: &str) {
     if leaks && !eager && choice == Mitigations::Auto {
         ::log::warn!("this CPU may leak lazily kept floating-point registers (CVE-2018-3665)");
     }
-    if choice == Mitigations::Auto && !features().meltdown_safe {
+    if choice == Mitigations::Auto && !features().speculation.amd && !features().speculation.rdcl_no
+    {
         ::log::warn!(
             "this CPU may be vulnerable to Meltdown, and page-table isolation is not built yet"
         );

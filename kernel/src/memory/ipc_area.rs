@@ -92,7 +92,7 @@ impl Space {
             // SAFETY: the kernel has given the area up, and the frame is freed after the shoot-down below.
             *frame = unsafe { inner.tables.unmap(at, PageSize::Size4K) }.ok();
         }
-        tlb::shoot_down(self.root, VirtAddr::new(address), 2);
+        tlb::shoot_down(&self.tlb, VirtAddr::new(address), 2);
         for frame in frames.into_iter().flatten() {
             frames::free_frame(frame);
             inner.charged -= 1;

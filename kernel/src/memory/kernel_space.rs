@@ -22,6 +22,8 @@ use abi::Error;
 use arch::addr::{PhysAddr, VirtAddr};
 use arch::memory::DIRECT_MAP_START;
 use arch::paging::{Access, Attributes, Cache, MapError, PAGE_BYTES, PageSize, PageTables};
+use arch::tlb;
+use spin::Once;
 
 use super::frames::{self, FrameKind, TableFrames};
 use super::map::MemoryRange;
@@ -81,6 +83,7 @@ struct KernelSpace {
 
 static SPACE: Mutex<{ level::KERNEL_SPACE }, Option<KernelSpace>> = Mutex::new(None);
 static ROOT: AtomicU64 = AtomicU64::new(0);
+static AS_LOADED: Once<tlb::Space> = Once::new();
 
 /// Builds the kernel's tables; they are not yet in use. Called once, with the frame allocator running. `large_pages` says
 /// whether the CPUs have 1 GiB pages.
@@ -109,6 +112,7 @@ pub fn build(
         next_guarded: GUARDED.start,
     });
     ROOT.store(root.as_u64(), Ordering::Release);
+    AS_LOADED.call_once(|| tlb::Space::of_kernel(root));
     Ok(root)
 }
 
@@ -137,6 +141,16 @@ pub fn root() -> PhysAddr {
     let root = ROOT.load(Ordering::Acquire);
     debug_assert!(root != 0, "the kernel's tables are not built yet");
     PhysAddr::new(root)
+}
+
+/// The kernel's own space as CPUs load it.
+///
+/// # Panics
+/// Before [`build`]: a kernel bug.
+pub fn as_loaded() -> &'static tlb::Space {
+    AS_LOADED
+        .get()
+        .expect("the kernel's tables are built before any CPU is set up")
 }
 
 /// New tables for a user address space: an empty lower half and the kernel's upper half.

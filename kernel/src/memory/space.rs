@@ -35,7 +35,8 @@ use crate::sync::{Mutex, level};
 
 /// A user address space.
 pub struct Space {
-    pub(super) root: PhysAddr,
+    /// The space as CPUs load it.
+    pub(super) tlb: tlb::Space,
     mode: Mode,
     /// Start of the landing page's two pages; 0 if it has none.
     landing: u64,
@@ -138,7 +139,7 @@ impl Space {
             life: Life::Alive,
         };
         let mut space = Space {
-            root,
+            tlb: tlb::Space::new(root),
             mode,
             landing: 0,
             account,
@@ -175,20 +176,20 @@ impl Space {
         Ok(end)
     }
 
-    /// The physical address of its root table: what the CPU loads.
+    /// The space as CPUs load it.
     #[inline]
-    pub fn root(&self) -> PhysAddr {
-        self.root
+    pub fn tlb(&self) -> &tlb::Space {
+        &self.tlb
     }
 
     /// Makes it the space of this CPU.
     ///
     /// # Safety
-    /// The space must stay alive until this CPU has loaded another root, or was made to by the space's end.
+    /// The space must stay alive, and where it is, until this CPU has loaded another, or was made to by the space's end.
     #[inline]
     pub unsafe fn activate(&self) {
         // SAFETY: the tables hold the kernel half; the caller promises their life.
-        unsafe { tlb::activate(self.root) };
+        unsafe { tlb::activate(&self.tlb) };
     }
 
     /// Who pays for it.
@@ -278,7 +279,7 @@ impl Space {
             (&taken[0], taken[..count].last().and_then(Option::as_ref))
         {
             let (start, end) = (first.start, last.end);
-            inner.unlink(self.root, start, end);
+            inner.unlink(&self.tlb, start, end);
         }
         // Only now, after the shoot-down, may the objects and their frames go.
         drop(taken);
@@ -323,7 +324,7 @@ impl Space {
             at = region.end;
         }
         if restricts {
-            inner.unlink(self.root, address, end);
+            inner.unlink(&self.tlb, address, end);
             let _ = self.free_some(&mut inner);
         }
         Ok(())
@@ -397,11 +398,11 @@ impl Space {
     /// Frees a bounded piece of the space, which nobody refers to any more; false if something is left. The first call
     /// makes every CPU leave it.
     pub fn tear_down(&mut self) -> bool {
-        let root = self.root;
+        let root = self.tlb.root();
         let inner = self.inner.get_mut();
         match inner.life {
             Life::Alive => {
-                tlb::evict(root);
+                tlb::evict(&self.tlb);
                 inner.life = Life::Evicted;
             }
             Life::Evicted => {
@@ -501,7 +502,7 @@ impl Inner {
 
     /// Takes what is mapped in `start..end`, where no region is (any more) or pages shall fault in again, out of the tables
     /// of all CPUs.
-    fn unlink(&mut self, root: PhysAddr, start: u64, end: u64) {
+    fn unlink(&mut self, space: &tlb::Space, start: u64, end: u64) {
         // The lowest tables at the edges go as well if nothing else is in them.
         let below = self
             .regions
@@ -522,7 +523,7 @@ impl Inner {
             })
         };
         if changed {
-            tlb::shoot_down(root, VirtAddr::new(from), (to - from) / PAGE_BYTES);
+            tlb::shoot_down(space, VirtAddr::new(from), (to - from) / PAGE_BYTES);
         }
         self.discard.append(tables);
     }

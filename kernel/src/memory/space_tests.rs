@@ -23,7 +23,7 @@ fn page(number: u64) -> u64 {
 
 fn translate(space: &Space, address: u64) -> Option<Translation> {
     // SAFETY: only looked at, by the one thread that uses the space.
-    unsafe { PageTables::from_root(space.root()) }.translate(VirtAddr::new(address))
+    unsafe { PageTables::from_root(space.tlb().root()) }.translate(VirtAddr::new(address))
 }
 
 fn unmap(space: &Space, address: u64, bytes: u64) -> Result<(), Error> {

@@ -8,9 +8,9 @@ pub use hosted::Machine;
 #[cfg(target_os = "none")]
 mod bare {
     use abi::{Error, UserContext};
-    use arch::addr::PhysAddr;
     use arch::fpu::{self, FpuState};
     use arch::switch::ThreadState;
+    use arch::tlb::Space;
 
     use crate::memory::fpu_areas;
     use crate::memory::stacks::{self, KernelStack};
@@ -22,18 +22,18 @@ mod bare {
     }
 
     impl Machine {
-        /// The machine part of a thread that begins with `context` in the address space `root`.
+        /// The machine part of a thread that begins with `context` in the address space `space`.
         ///
         /// # Errors
         /// [`Error::NoMemory`]; nothing is held then.
         ///
         /// # Safety
         /// The context was checked (`arch::context::sanitise`), and the address space lives as long as the thread.
-        pub unsafe fn new(root: PhysAddr, context: UserContext) -> Result<Machine, Error> {
+        pub unsafe fn new(space: &Space, context: UserContext) -> Result<Machine, Error> {
             let stack = stacks::allocate()?;
             // SAFETY: the stack is fresh and this thread's alone; the rest is the caller's promise.
             let state = unsafe {
-                ThreadState::for_user(stack.top().as_u64(), root, FpuState::new(), context)
+                ThreadState::for_user(stack.top().as_u64(), space, FpuState::new(), context)
             };
             Ok(Machine {
                 state,

@@ -255,8 +255,10 @@ fn put(bare: &Bare, place: u64, number: u64) -> rt::Result<u64> {
 /// written to them after the unmapping returned may be in it.
 fn a_copy_ends_where_another_cpu_unmaps_its_pages(world: &'static World) -> Verdict {
     const PLACE: u64 = 0x2200_0000_0000;
-    const PAGES: u64 = 192;
+    const PAGES: u64 = 512;
     const BYTES: u64 = PAGES * PAGE;
+    /// What is taken away, from the end on, by one call.
+    const STRIDE: u64 = 64;
     const BEFORE: u64 = 0x1111_1111_1111_1111;
     const AFTER: u64 = 0x2222_2222_2222_2222;
     if world.cpus == 1 {
@@ -297,11 +299,13 @@ fn a_copy_ends_where_another_cpu_unmaps_its_pages(world: &'static World) -> Verd
         for _ in 0..delay {
             core::hint::spin_loop();
         }
-        // From its end to its beginning, a page at a time, so that the copy runs into the hole somewhere.
-        for page in (0..PAGES).rev() {
+        // From its end to its beginning, so that the copy runs into the hole somewhere.
+        for first in (0..PAGES).step_by(STRIDE as usize).rev() {
             // SAFETY: nothing uses it but the kernel's copy, which must bear it.
-            must!(unsafe { own.unmap(PLACE + page * PAGE, PAGE) });
-            word(&view, page as usize * 512).store(AFTER, Ordering::SeqCst);
+            must!(unsafe { own.unmap(PLACE + first * PAGE, STRIDE * PAGE) });
+            for page in first..first + STRIDE {
+                word(&view, page as usize * 512).store(AFTER, Ordering::SeqCst);
+            }
         }
         let status = must!(copier.join(soon()));
         let good = (0..PAGES as usize)

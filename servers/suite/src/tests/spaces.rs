@@ -300,7 +300,7 @@ fn a_copy_ends_where_another_cpu_unmaps_its_pages(world: &'static World) -> Verd
             core::hint::spin_loop();
         }
         // From its end to its beginning, so that the copy runs into the hole somewhere.
-        for first in (0..PAGES).step_by(STRIDE as usize).rev() {
+        for first in (0..PAGES / STRIDE).rev().map(|block| block * STRIDE) {
             // SAFETY: nothing uses it but the kernel's copy, which must bear it.
             must!(unsafe { own.unmap(PLACE + first * PAGE, STRIDE * PAGE) });
             for page in first..first + STRIDE {

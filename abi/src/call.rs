@@ -1,8 +1,8 @@
 //! System call numbers.
 //!
 //! A number is judged as a whole 64-bit register: one past the table, or with high bits set, gives
-//! [`Error::UnknownCall`](crate::Error::UnknownCall). The IPC calls come first, so that the kernel's fast path
-//! can tell them by one comparison. Arguments and results of each call stand in its line below in the order of
+//! [`Error::UnknownCall`](crate::Error::UnknownCall). The short calls come first ([`SHORT_CALLS`]), then
+//! the IPC calls, so that the kernel's entry can tell them by one comparison. Arguments and results of each call stand in its line below in the order of
 //! the argument registers (see [`register`](crate::register)); every call returns its status in `rax`.
 
 macro_rules! calls {
@@ -31,26 +31,33 @@ macro_rules! calls {
     };
 }
 
+/// Numbers below this are *short calls*: they take at most three arguments in `rdi`, `rsi`, `rdx`, give at most one result in
+/// `rdi`, and keep none of the registers that a C function may change ([`register`](crate::register)).
+pub const SHORT_CALLS: u64 = 4;
+
 calls! {
     /// `()`: does nothing. It is what an entry and exit cost.
     Null = 0, "null";
+    /// `()`: let another thread of the same priority run.
+    Yield = 1, "yield";
+    /// `(notification, bits)`: or the bits in and wake a waiter. Right SIGNAL.
+    Signal = 2, "signal";
+    /// `() -> rdi nanoseconds` of monotonic time since boot.
+    ClockNow = 3, "clock_now";
+
     /// IPC register map: send a message and wait for the reply. `rdi` endpoint (right SEND), `r14` deadline.
-    Call = 1, "call";
+    Call = 4, "call";
     /// IPC register map: send a message, wait until it was received, want no reply. `rdi` endpoint (right SEND), `r14` deadline.
-    Send = 2, "send";
+    Send = 5, "send";
     /// IPC register map: wait for a message or for the thread's bound notification. `rdi` endpoint (right RECEIVE), `r14` deadline.
-    Recv = 3, "recv";
+    Recv = 6, "recv";
     /// IPC register map: answer. `r15` reply handle, which is used up also when an error is returned after it was found: then the
     /// caller gets [`Error::NoReply`](crate::Error::NoReply).
-    Reply = 4, "reply";
+    Reply = 7, "reply";
     /// IPC register map: answer `r15` (nobody if it is 0), then wait on `rdi` as `recv` does.
-    ReplyRecv = 5, "reply_recv";
-    /// `(notification, bits)`: or the bits in and wake a waiter. Right SIGNAL.
-    Signal = 6, "signal";
+    ReplyRecv = 8, "reply_recv";
     /// `(notification)`, `r14` deadline `-> rdx bits`: wait until bits are set, take and clear them all. Right WAIT.
-    Wait = 7, "wait";
-    /// `()`: let another thread of the same priority run.
-    Yield = 8, "yield";
+    Wait = 9, "wait";
 
     /// `(handle)`: close it.
     HandleClose = 16, "handle_close";
@@ -143,8 +150,6 @@ calls! {
     /// `(io ports)`: let the calling process's threads use them by `in` and `out`. Right MANAGE.
     IoPortsEnable = 76, "io_ports_enable";
 
-    /// `() -> rdi nanoseconds` of monotonic time since boot.
-    ClockNow = 80, "clock_now";
     /// `()`, `r14` deadline: sleep until then; returns [`Error::TimedOut`](crate::Error::TimedOut) never, `Cancelled` perhaps.
     Sleep = 81, "sleep";
 

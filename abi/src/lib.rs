@@ -29,7 +29,7 @@ pub mod start;
 mod tag;
 mod time;
 
-pub use call::Call;
+pub use call::{Call, SHORT_CALLS};
 pub use context::{ContextPart, DebugRegisters, FaultKind, UserContext, Watch, Width};
 pub use error::Error;
 pub use handle::{Badge, Handle};

@@ -19,7 +19,11 @@
 //! | `rbx`, `rbp`, `rsp` | | kept | | kept |
 //! | `rcx`, `r11` | | rip and rflags of the caller | | rip and rflags of the caller |
 //!
-//! On an error `rax` is the error's code and the other registers are kept as they were, except where a line says
+//! The short calls ([`SHORT_CALLS`](crate::SHORT_CALLS)) treat registers as a C function does: whatever their outcome, `rdi` is
+//! the result (0 if there is none), and `rsi`, `rdx`, `r8`, `r9` and `r10` are 0. What need not be kept need not be saved, and
+//! zero says nothing of the kernel.
+//!
+//! On an error of any other call `rax` is the error's code and the other registers are kept as they were, except where a line says
 //! otherwise. Vector registers are kept by every call. A reply that a `call` waits for arrives in the registers
 //! of the receive half, with `rdi`, `r14` and `r15` zero.
 //!

@@ -14,6 +14,14 @@ use crate::segments::TlsSlots;
 
 /// The thread has thread-area segments.
 const TLS: u32 = 1 << 0;
+/// A data selector of the thread is not null. Said by the last save of its context; while it runs the registers themselves tell.
+pub(crate) const SELECTORS: u32 = 1 << 3;
+/// The thread may use ports.
+pub(crate) const PORTS: u32 = 1 << 4;
+/// The CPU has no FSGSBASE: bases go through MSRs. Every thread has it then, or none.
+pub(crate) const LONG_WAY_BASES: u32 = 1 << 5;
+/// The thread never sees user mode: it has neither selectors nor bases.
+const IDLE: u32 = 1 << 6;
 
 /// The thread has breakpoints.
 const DEBUG: u32 = 1 << 1;
@@ -47,13 +55,22 @@ impl Extras {
         }
     }
 
+    /// What a CPU's idle thread has.
+    pub(crate) const fn idle() -> Extras {
+        Extras {
+            kinds: Cell::new(IDLE),
+            ..Extras::none()
+        }
+    }
+
     /// A bit for each kind that the thread has.
     #[inline]
     pub(crate) fn kinds(&self) -> u32 {
         self.kinds.get()
     }
 
-    fn mark(&self, kind: u32, has: bool) {
+    /// Notes that the thread has something of a kind, or no more.
+    pub(crate) fn mark(&self, kind: u32, has: bool) {
         let others = self.kinds.get() & !kind;
         self.kinds.set(others | if has { kind } else { 0 });
     }
@@ -107,8 +124,6 @@ impl Extras {
 ///
 /// # Safety
 /// To be called by the CPU of `block`, in a switch between the two.
-#[cold]
-#[inline(never)]
 pub(crate) unsafe fn switch(block: &CpuBlock, previous: &Extras, next: &Extras) {
     let either = previous.kinds() | next.kinds();
     if either & TLS != 0 {

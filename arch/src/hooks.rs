@@ -3,7 +3,31 @@
 //! They are plain symbols and not function pointers, so that an entry costs no indirect call. Each is entered with
 //! interrupts off, GS at this CPU's block, and DF clear.
 
-use abi::UserContext;
+use abi::{SHORT_CALLS, UserContext};
+
+/// What a short call leaves: RAX and RDX of the C convention.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ShortResult {
+    /// 0, or an error's code.
+    pub status: u64,
+    /// The result.
+    pub value: u64,
+}
+
+impl ShortResult {
+    /// Success without a result.
+    pub const NOTHING: ShortResult = ShortResult {
+        status: 0,
+        value: 0,
+    };
+}
+
+/// The kernel's part of a short call: three arguments as the user gave them.
+///
+/// It is an ordinary function, so callee-saved registers, which are still the user's, come back as they were. It may block. What
+/// it must not do is look at the thread's general registers in its user context: they are not there.
+pub type ShortCall = extern "C" fn(u64, u64, u64) -> ShortResult;
 
 unsafe extern "C" {
     /// A system call came, by any entry; `context.call_number` says which. On return the context is what user mode gets.
@@ -15,6 +39,14 @@ unsafe extern "C" {
     /// registers are senseless. On return the context is what user mode gets.
     #[link_name = "switchyard_compat_call"]
     pub(crate) safe fn compat_call(context: &mut UserContext);
+
+    /// Something is due before a short call may return to user mode. The context is whole now.
+    #[link_name = "switchyard_short_call_exit"]
+    pub(crate) safe fn short_call_exit(context: &mut UserContext);
+
+    /// The short calls, by number.
+    #[link_name = "switchyard_short_calls"]
+    pub(crate) safe static short_calls: [ShortCall; SHORT_CALLS as usize];
 
     /// An exception or interrupt came from user mode.
     #[link_name = "switchyard_user_trap"]

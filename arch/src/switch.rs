@@ -5,11 +5,15 @@
 //! that stack, and its stack pointer in its [`ThreadState`]; its user registers lie at the top of the stack, where the entry
 //! put them.
 //!
-//! What may go wrong: two places hold the kernel stack's top (TSS.RSP0 for interrupts, the per-CPU block for `syscall`), and
-//! both must change at each switch; a base or selector that is not saved is another thread's afterwards.
+//! What most threads don't have costs most switches nothing: the words of both threads' [`Extras`] and the four selector
+//! registers are or-ed together, and only if anything is set the long way is taken ([`switch_extras`]).
+//!
+//! What may go wrong: a base or selector that is not saved is another thread's afterwards; a kernel stack's top that is not
+//! changed lets the next entry write over another thread's stack.
 
 use core::arch::{asm, naked_asm};
 use core::cell::Cell;
+use core::mem::offset_of;
 use core::ptr;
 
 use abi::segment::TLS_SLOTS;
@@ -29,7 +33,7 @@ use crate::tlb::{self, Space};
 /// It belongs to the CPU on which the thread runs or is queued.
 #[repr(C)]
 pub struct ThreadState {
-    /// Stack pointer while the thread is not running.
+    /// Stack pointer while the thread is not running. First, where [`exchange_stacks`] expects it.
     rsp: Cell<u64>,
     /// Top of its kernel stack; the thread's user context lies right below.
     stack_top: u64,
@@ -49,12 +53,14 @@ unsafe impl Sync for ThreadState {}
 // SAFETY: it is data; the pointers in it are valid on every CPU.
 unsafe impl Send for ThreadState {}
 
-/// Room for the first switch: six callee-saved registers and the address to "return" to.
+/// What [`exchange_stacks`] pops at a thread's first switch: six registers and the address to "return" to.
 #[repr(C)]
 struct FirstFrame {
     callee_saved: [u64; 6],
     return_address: u64,
 }
+
+const _: () = assert!(offset_of!(ThreadState, rsp) == 0);
 
 impl ThreadState {
     /// A user thread that has not run: its first switch leads to user mode with `context`.
@@ -78,13 +84,16 @@ impl ThreadState {
                 return_address: first_run as *const () as u64,
             });
         }
+        let extras = Extras::none();
+        extras.mark(extras::LONG_WAY_BASES, !features().fsgsbase);
+        extras.mark(extras::SELECTORS, has_selectors(&context));
         ThreadState {
             rsp: Cell::new(frame as u64),
             stack_top,
             space,
             ports: Cell::new(ptr::null()),
             fpu,
-            extras: Extras::none(),
+            extras,
             user: true,
         }
     }
@@ -97,7 +106,7 @@ impl ThreadState {
             space,
             ports: Cell::new(ptr::null()),
             fpu: FpuState::none(),
-            extras: Extras::none(),
+            extras: Extras::idle(),
             user: false,
         }
     }
@@ -168,6 +177,7 @@ impl ThreadState {
             error_code: place.error_code,
             ..registers
         };
+        self.selectors_changed();
         Ok(())
     }
 
@@ -209,13 +219,26 @@ impl ThreadState {
         Ok(())
     }
 
+    /// Notes whether the thread has selectors, after they were saved or set.
+    fn selectors_changed(&self) {
+        // SAFETY: the caller runs the thread in the kernel, or holds it stopped.
+        let has = has_selectors(unsafe { &*self.context() });
+        self.extras.mark(extras::SELECTORS, has);
+    }
+
     /// Sets the ports that it may use from its next switch on; null for none.
     ///
     /// # Safety
     /// The map must live and stay the same as long as the thread runs with it.
     pub unsafe fn set_ports(&self, ports: *const IoBitmap) {
         self.ports.set(ports);
+        self.extras.mark(extras::PORTS, !ports.is_null());
     }
+}
+
+/// Whether a data selector is not null.
+fn has_selectors(context: &UserContext) -> bool {
+    (context.ds | context.es | context.fs | context.gs) != 0
 }
 
 /// Makes a state this CPU's current thread without a switch: for the idle thread that grows out of the boot code.
@@ -231,34 +254,139 @@ pub unsafe fn adopt(state: &'static ThreadState) {
 
 /// Leaves `previous` and goes on where `next` left; returns when somebody switches back.
 ///
-/// Order: FPU of the one that leaves, what few threads have, selectors and bases, page tables, ports, the two stack tops, the current thread, FPU
-/// of the one that comes, callee-saved registers and stack.
+/// Order: FPU of the one that leaves, what few threads have, selectors and bases, page tables, the stack top, the current
+/// thread, FPU of the one that comes, callee-saved registers and stack.
 ///
 /// # Safety
 /// Interrupts are off and no lock is held. `previous` is this CPU's current thread; `next` runs nowhere and belongs to this CPU.
 /// Both live until the switch is done; nobody frees `previous` before this CPU's next quiescent point.
 #[inline]
-pub unsafe fn switch_to(previous: &ThreadState, next: &ThreadState) {
+pub unsafe fn switch_to(previous: &ThreadState, next: &ThreadState) -> Switched {
     let block = cpu::block();
     // SAFETY: the caller's promises are those of the parts.
     unsafe {
         fpu::leave(block, previous);
-        if previous.user {
-            save_segments(previous);
-        }
-        if previous.extras.kinds() | next.extras.kinds() != 0 {
-            extras::switch(block, &previous.extras, &next.extras);
-        }
-        if next.user {
-            load_segments(next);
-            reload_stack_selector();
+        if selectors_in_use() | previous.extras.kinds() | next.extras.kinds() == 0 {
+            exchange_bases(previous, next);
+        } else {
+            switch_extras(block, previous, next);
         }
         tlb::activate_on(block, &*next.space);
-        load_ports(block, next);
         block.set_stack_top(next.stack_top);
         block.set_current(ptr::from_ref(next).cast_mut());
         fpu::enter(block, next);
-        exchange_stacks(previous.rsp.as_ptr(), next.rsp.get());
+        exchange_stacks(previous, next)
+    }
+}
+
+/// Whether a switch between the two has nothing to carry but bases and general registers: no selector, nothing that few threads
+/// have, and floating-point registers that stay as they are.
+///
+/// # Safety
+/// As for [`switch_to`].
+#[inline(always)]
+pub unsafe fn is_plain(previous: &ThreadState, next: &ThreadState) -> bool {
+    let block = cpu::block();
+    selectors_in_use() | previous.extras.kinds() | next.extras.kinds() == 0
+        && fpu::stays(block, next)
+}
+
+/// [`switch_to`] for two threads of which [`is_plain`] was true just now.
+///
+/// It is part of its caller. A caller for which the switch is the last thing to do jumps to [`exchange_stacks`] instead of calling it,
+/// and needs no callee-saved register of its own: that routine saves them, once.
+///
+/// # Safety
+/// As for [`switch_to`], and as said.
+#[inline(always)]
+pub unsafe fn switch_plainly(previous: &ThreadState, next: &ThreadState) -> Switched {
+    let block = cpu::block();
+    // SAFETY: the caller's promises are those of the parts.
+    unsafe {
+        exchange_bases(previous, next);
+        tlb::activate_on(block, &*next.space);
+        block.set_stack_top(next.stack_top);
+        block.set_current(ptr::from_ref(next).cast_mut());
+        exchange_stacks(previous, next)
+    }
+}
+
+/// What [`switch_to`] returns when somebody has switched back: the result of a short call that did nothing but switch.
+pub type Switched = crate::hooks::ShortResult;
+
+/// The four data selectors or-ed: 0 if all are null, as 64-bit code has them.
+#[inline(always)]
+fn selectors_in_use() -> u32 {
+    let (all, one): (u32, u32);
+    // SAFETY: reading selectors has no effect; a 32-bit destination is zero-extended.
+    unsafe {
+        asm!(
+            "mov {all:e}, ds",
+            "mov {one:e}, es",
+            "or {all:e}, {one:e}",
+            "mov {one:e}, fs",
+            "or {all:e}, {one:e}",
+            "mov {one:e}, gs",
+            "or {all:e}, {one:e}",
+            all = out(reg) all, one = out(reg) one, options(nomem, nostack),
+        );
+    }
+    let _ = one;
+    all
+}
+
+/// Saves the bases of `previous` and loads those of `next`, on a CPU with FSGSBASE.
+///
+/// The user's GS base is the one that `swapgs` brings in, for three instructions. No interrupt can come, and an NMI does
+/// not trust GS.
+///
+/// # Safety
+/// Both are user threads, `previous` this CPU's current one; the bases in the context of `next` are canonical.
+#[inline(always)]
+unsafe fn exchange_bases(previous: &ThreadState, next: &ThreadState) {
+    /// A context lies right below its stack's top.
+    const CONTEXT_BYTES: isize = size_of::<UserContext>() as isize;
+    // SAFETY: the caller's promise; the contexts are the threads' own.
+    unsafe {
+        asm!(
+            "rdfsbase {t}",
+            "mov [{from} + {fs_base}], {t}",
+            "mov {t}, [{to} + {fs_base}]",
+            "wrfsbase {t}",
+            "mov {t}, [{to} + {gs_base}]",
+            "swapgs",
+            "rdgsbase {u}",
+            "wrgsbase {t}",
+            "swapgs",
+            "mov [{from} + {gs_base}], {u}",
+            from = in(reg) previous.stack_top,
+            to = in(reg) next.stack_top,
+            t = out(reg) _,
+            u = out(reg) _,
+            fs_base = const offset_of!(UserContext, fs_base) as isize - CONTEXT_BYTES,
+            gs_base = const offset_of!(UserContext, gs_base) as isize - CONTEXT_BYTES,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// The long way of selectors, bases and whatever else few threads have.
+///
+/// # Safety
+/// As for [`switch_to`].
+#[cold]
+#[inline(never)]
+unsafe fn switch_extras(block: &CpuBlock, previous: &ThreadState, next: &ThreadState) {
+    // SAFETY: the caller's promises are those of the parts.
+    unsafe {
+        if previous.user {
+            save_segments(previous);
+        }
+        extras::switch(block, &previous.extras, &next.extras);
+        if next.user {
+            load_segments(next);
+        }
+        load_ports(block, next);
     }
 }
 
@@ -323,6 +451,7 @@ unsafe fn save_segments(thread: &ThreadState) {
         }
         context.gs_base = Msr::KERNEL_GS_BASE.read();
     }
+    thread.selectors_changed();
 }
 
 /// Loads a thread's selectors, then its bases: loading a selector changes the base (or, on AMD, a null one does not), so the
@@ -357,23 +486,6 @@ unsafe fn load_segments(next: &ThreadState) {
             Msr::FS_BASE.write(context.fs_base);
         }
         Msr::KERNEL_GS_BASE.write(context.gs_base);
-    }
-}
-
-/// Makes sure that SS is not null, on AMD: an interrupt leaves it null in the kernel, and `sysret` then gives user mode SS
-/// attributes that 32-bit code would fault with (AMD64 APM vol. 3, SYSRET; Linux calls it X86_BUG_SYSRET_SS_ATTRS).
-#[inline]
-fn reload_stack_selector() {
-    if !features().amd {
-        return;
-    }
-    let ss: u16;
-    // SAFETY: the kernel data selector is what SS ought to be; the stack pointer stays.
-    unsafe {
-        asm!("mov {:x}, ss", out(reg) ss, options(nomem, nostack, preserves_flags));
-        if ss != cpu::KERNEL_DATA {
-            asm!("mov ss, {:x}", in(reg) cpu::KERNEL_DATA, options(nostack, preserves_flags));
-        }
     }
 }
 
@@ -417,17 +529,19 @@ pub unsafe fn complete_context(thread: &ThreadState) {
     unsafe { save_segments(thread) };
 }
 
-/// Saves the callee-saved registers on the current stack, stores RSP in `*previous`, and pops the same from `next`.
+/// Saves the callee-saved registers on the current stack, stores RSP in the thread that leaves, and pops the same from the one
+/// that comes.
 ///
 /// ```text
-/// previous stack:  return address | rbp rbx r12 r13 r14 r15   <- *previous
+/// stack of the one that leaves:  return address | rbp rbx r12 r13 r14 r15   <- its rsp
 /// ```
 ///
-/// In: RDI where to store RSP, RSI the RSP to go on with. Out: returns on the other stack. Flags are not kept; interrupts stay
-/// off. Clobbers what a C call may.
+/// In: RDI the state of the one that leaves, RSI that of the one that comes; RSP is the first word of each. Out: returns on the
+/// other stack, to where that thread left, callee-saved registers its own; RAX and RDX are zero, which is what a short call gives
+/// back that had nothing else to do. Flags are not kept; interrupts stay off. Clobbers what a C call may.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.entry")]
-unsafe extern "C" fn exchange_stacks(previous: *mut u64, next: u64) {
+unsafe extern "C" fn exchange_stacks(previous: &ThreadState, next: &ThreadState) -> Switched {
     naked_asm!(
         "push rbp",
         "push rbx",
@@ -436,7 +550,9 @@ unsafe extern "C" fn exchange_stacks(previous: *mut u64, next: u64) {
         "push r14",
         "push r15",
         "mov [rdi], rsp",
-        "mov rsp, rsi",
+        "mov rsp, [rsi]",
+        "xor eax, eax",
+        "xor edx, edx",
         "pop r15",
         "pop r14",
         "pop r13",

@@ -58,6 +58,11 @@ extern "C" fn switchyard_compat_call(context: &mut UserContext) {
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn switchyard_short_call_exit(_context: &mut UserContext) {
+    schedule::exit_work();
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn switchyard_thread_begin() {
     boot::in_thread();
     // It may have been killed between its start and its first turn.

@@ -117,20 +117,28 @@ impl<T: Node> List<T> {
         Some(thread)
     }
 
-    /// Links a thread at the end and takes the first one out; `None`, and nothing is changed, if the list is empty.
+    /// Links a thread at the end and takes `first`, the first one, out.
     #[inline]
-    pub(crate) fn exchange(&mut self, thread: T, place: u32) -> Option<T> {
-        let first = self.head?;
-        self.link_back(thread, place);
+    pub(crate) fn exchange(&mut self, thread: T, first: T, place: u32) {
+        debug_assert!(self.head == Some(first), "the first is another");
         let links = &first.links().list;
-        // There is a next one, as the list has two.
-        let next = links.next.get();
-        self.head = next;
-        if let Some(next) = next {
-            next.links().list.previous.set(None);
+        match links.next.get() {
+            // Two that take turns, the usual case, change places.
+            None => {
+                Self::enter(thread, place);
+                let new = &thread.links().list;
+                new.previous.set(None);
+                new.next.set(None);
+                self.head = Some(thread);
+                self.tail = Some(thread);
+            }
+            Some(next) => {
+                self.link_back(thread, place);
+                self.head = Some(next);
+                next.links().list.previous.set(None);
+            }
         }
         links.place.store(place::NOWHERE, Ordering::Relaxed);
-        Some(first)
     }
 
     pub(crate) fn unlink(&mut self, thread: T) {

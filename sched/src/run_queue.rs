@@ -77,13 +77,21 @@ impl<T: Node> RunQueue<T> {
         self.levels[priority.index()].link_front(thread, place_at(priority));
     }
 
-    /// Puts a thread behind all others of its priority and takes out the first of them, which is never the same thread:
-    /// a yield in one step. `None`, and nothing is changed, if no thread of the priority is ready. The thread that goes in must
-    /// be in no list and no run queue (asserted in debug builds).
+    /// The first thread of this priority, if it is the highest at which any is ready.
     #[inline]
-    #[must_use = "the thread that came out is in no queue any more"]
-    pub fn exchange(&mut self, thread: T, priority: EffectivePriority) -> Option<T> {
-        self.levels[priority.index()].exchange(thread, place_at(priority))
+    pub const fn only_rival(&self, priority: EffectivePriority) -> Option<T> {
+        if self.highest_is(priority) {
+            self.levels[priority.index()].front()
+        } else {
+            None
+        }
+    }
+
+    /// Puts a thread behind all others of its priority and takes out `first`, the first of them: a yield in one step. The thread
+    /// that goes in must be in no list and no run queue (asserted in debug builds).
+    #[inline]
+    pub fn exchange(&mut self, thread: T, first: T, priority: EffectivePriority) {
+        self.levels[priority.index()].exchange(thread, first, place_at(priority));
     }
 
     /// Takes out the thread that must run next: the first of the highest ready priority.

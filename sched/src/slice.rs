@@ -51,10 +51,11 @@ impl Slice {
         self.left == 0
     }
 
-    /// The absolute time at which a thread that is given the CPU at `start` has had its turn.
+    /// The absolute time at which a thread that is given the CPU at `start` has had its turn. Both must be far below 2^64, as
+    /// ticks since boot and quanta are.
     #[inline]
     pub const fn end(self, start: u64) -> u64 {
-        start.saturating_add(self.left)
+        start.wrapping_add(self.left)
     }
 
     /// The slice for the next turn: this one, or a whole `quantum` (in ticks) if it is spent.

@@ -85,13 +85,18 @@ proptest! {
                     model.0[l as usize].push_front(t);
                 }
                 Step::Exchange(t, l) if model.level_of(t).is_none() => {
-                    let level = &mut model.0[l as usize];
-                    let first = level.pop_front();
-                    if first.is_some() {
-                        level.push_back(t);
+                    let highest = model.0.iter().rposition(|level| !level.is_empty());
+                    let rival = queue.only_rival(priority(l));
+                    let expected = model.0[l as usize].front().copied();
+                    prop_assert_eq!(
+                        rival.map(|t| t.0.number),
+                        expected.filter(|_| highest == Some(l as usize))
+                    );
+                    if let Some(first) = rival {
+                        queue.exchange(threads[t], first, priority(l));
+                        model.0[l as usize].pop_front();
+                        model.0[l as usize].push_back(t);
                     }
-                    let out = queue.exchange(threads[t], priority(l));
-                    prop_assert_eq!(out.map(|t| t.0.number), first);
                 }
                 Step::PushBack(..) | Step::PushFront(..) | Step::Exchange(..) => {}
                 Step::Pop => {

@@ -12,12 +12,15 @@ use core::mem::offset_of;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use abi::SHORT_CALLS;
+
 use super::gdt::{self, Gdt};
 use super::idt::Idt;
 use super::msr::Msr;
 use super::tss::{self, Ist, Tss};
 use crate::addr::{ApicId, CpuIndex};
 use crate::fpu::Owner;
+use crate::hooks::{self, ShortCall};
 use crate::paging::KEEP;
 use crate::switch::ThreadState;
 use crate::tlb::CpuSlot;
@@ -40,6 +43,8 @@ impl Pending {
     pub const LOG: Pending = Pending(32);
     /// A machine check was survived, and is to be told of.
     pub const MACHINE_CHECK: Pending = Pending(64);
+    /// Somebody waits for the CPU to pass the way out of the kernel.
+    pub const PASS: Pending = Pending(128);
 }
 
 /// One CPU's block.
@@ -47,8 +52,8 @@ impl Pending {
 pub struct CpuBlock {
     /// The block's own address, so that `mov reg, gs:0` finds it.
     self_pointer: Cell<*const CpuBlock>,
-    /// Top of the current thread's kernel stack, for `syscall`. Always equal to TSS.RSP0.
-    stack_top: Cell<u64>,
+    /// The kernel's part of each short call, by number.
+    short_calls: [Cell<Option<ShortCall>>; SHORT_CALLS as usize],
     /// Where the entries keep the user's RSP, or a register, while there is no stack.
     scratch: Cell<u64>,
     /// The current thread's switch state.
@@ -103,8 +108,12 @@ struct Shared<T>(T);
 pub(crate) mod offsets {
     use super::{CpuBlock, offset_of};
 
-    /// The stack top of `syscall`.
-    pub(crate) const STACK_TOP: usize = offset_of!(CpuBlock, stack_top);
+    /// Top of the current thread's kernel stack: TSS.RSP0 itself, so that a system call and an interrupt can't find two.
+    pub(crate) const STACK_TOP: usize = offset_of!(CpuBlock, tss) + super::tss::RSP0_OFFSET;
+    /// The table of short calls.
+    pub(crate) const SHORT_CALLS: usize = offset_of!(CpuBlock, short_calls);
+    /// The requests.
+    pub(crate) const PENDING: usize = offset_of!(CpuBlock, pending);
     /// The scratch word.
     pub(crate) const SCRATCH: usize = offset_of!(CpuBlock, scratch);
     /// Whether an NMI's handler runs.
@@ -119,11 +128,8 @@ pub(crate) mod offsets {
 
 const _: () = {
     assert!(offset_of!(CpuBlock, self_pointer) == 0);
-    assert!(offsets::STACK_TOP == 8);
-    assert!(offsets::SCRATCH == 16);
-    assert!(offset_of!(CpuBlock, current) == 24);
-    assert!(offset_of!(CpuBlock, pending) == 32);
-    assert!(offset_of!(CpuBlock, index) == 36);
+    // RSP0 is no multiple of eight; a load of it must not touch two cache lines all the same.
+    assert!(offsets::STACK_TOP % 64 <= 56);
 };
 
 /// Pages of a block.
@@ -136,7 +142,7 @@ impl CpuBlock {
     const fn empty(index: u32) -> CpuBlock {
         CpuBlock {
             self_pointer: Cell::new(ptr::null()),
-            stack_top: Cell::new(0),
+            short_calls: [const { Cell::new(None) }; SHORT_CALLS as usize],
             scratch: Cell::new(0),
             current: Cell::new(ptr::null_mut()),
             pending: AtomicU32::new(0),
@@ -180,6 +186,9 @@ impl CpuBlock {
             (&raw mut (*place).fpu).write(Owner::new());
             let block = &*place;
             block.self_pointer.set(place);
+            for (place, call) in block.short_calls.iter().zip(&hooks::short_calls) {
+                place.set(Some(*call));
+            }
             for (slot, top) in [Ist::DoubleFault, Ist::Nmi, Ist::MachineCheck, Ist::Debug]
                 .into_iter()
                 .zip(ist_tops)
@@ -253,6 +262,14 @@ impl CpuBlock {
         self.pending.store(asked | what.0, Ordering::Relaxed);
     }
 
+    /// Asks without a locked instruction if the same was asked already.
+    #[inline]
+    pub fn request_once(&self, what: Pending) {
+        if self.pending.load(Ordering::Relaxed) & what.0 != what.0 {
+            self.request(what);
+        }
+    }
+
     /// Whether anything is asked.
     #[inline]
     pub fn has_requests(&self) -> bool {
@@ -292,7 +309,6 @@ impl CpuBlock {
     /// To be called by this CPU only; `top` is the top of the stack of the thread that it runs next.
     #[inline]
     pub(crate) unsafe fn set_stack_top(&self, top: u64) {
-        self.stack_top.set(top);
         // SAFETY: the caller's promise.
         unsafe { self.tss.set_rsp0(top) };
     }
@@ -302,9 +318,9 @@ impl CpuBlock {
         self.in_nmi.get()
     }
 
-    /// The two places that must agree: the stack of `syscall` and TSS.RSP0.
-    pub fn entry_stacks(&self) -> (u64, u64) {
-        (self.stack_top.get(), self.tss.rsp0())
+    /// Where the next entry from user mode begins to push.
+    pub fn entry_stack(&self) -> u64 {
+        self.tss.rsp0()
     }
 
     /// Sets what entries and ways out load into CR3.

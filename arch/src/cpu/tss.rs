@@ -27,6 +27,8 @@ pub struct Tss {
     end: u8,
 }
 
+/// Where RSP0 lies in the segment (Intel SDM vol. 3A §8.7).
+pub(super) const RSP0_OFFSET: usize = 4;
 const HARDWARE_BYTES: usize = size_of::<TaskStateSegment>();
 const BITMAP_OFFSET: u16 = HARDWARE_BYTES as u16;
 
@@ -37,6 +39,7 @@ const NO_BITMAP: u16 = LIMIT as u16 + 1;
 
 const _: () = {
     assert!(HARDWARE_BYTES == 104);
+    assert!(core::mem::offset_of!(TaskStateSegment, privilege_stack_table) == RSP0_OFFSET);
     assert!(core::mem::offset_of!(Tss, bitmap) == HARDWARE_BYTES);
     assert!(core::mem::offset_of!(Tss, end) == LIMIT as usize);
 };

@@ -26,7 +26,7 @@ use abi::UserContext;
 
 /// Address of the stub for a vector.
 pub(crate) fn vector_address(vector: u8) -> u64 {
-    vectors::stubs as *const () as u64 + u64::from(vector) * vectors::STUB_BYTES
+    vectors::first_stub() + u64::from(vector) * vectors::STUB_BYTES
 }
 
 /// Where `syscall` goes.

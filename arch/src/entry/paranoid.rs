@@ -18,7 +18,7 @@ use super::alternatives::{clac_slot, cr3_slot};
 use super::frame::{self, pop_general, push_general};
 use super::vectors;
 use crate::context::NO_CALL;
-use crate::cpu::{self, Msr, offsets as cpu_offset};
+use crate::cpu::{self, KERNEL_DATA, Msr, offsets as cpu_offset};
 use crate::debug_registers;
 use crate::hooks;
 
@@ -246,12 +246,15 @@ pub(super) unsafe extern "C" fn debug() {
         "push {no_call}",
         "sub rsp, {room}",
         push_general!(),
+        "mov eax, {kernel_data}",           // as after any interrupt from user mode
+        "mov ss, eax",
         "mov rdi, rsp",
         "call {handler}",
         "jmp {return_to_user}",
         kernel = sym debug_in_kernel,
         scratch = const cpu_offset::SCRATCH,
         stack_top = const cpu_offset::STACK_TOP,
+        kernel_data = const KERNEL_DATA,
         no_call = const NO_CALL as i32,
         room = const frame::MIDDLE - 8,
         handler = sym debug_from_user,

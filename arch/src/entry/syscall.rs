@@ -14,7 +14,7 @@ use core::arch::naked_asm;
 use super::alternatives::cr3_slot;
 use super::frame::{self, pop_general, push_general};
 use super::vectors;
-use crate::context::{USER_CODE64, USER_DATA, VECTOR_SYSCALL};
+use crate::context::{NO_CALL, USER_CODE64, USER_DATA, VECTOR_SYSCALL};
 use crate::cpu;
 use crate::hooks;
 
@@ -25,12 +25,22 @@ const TF_RF: u32 = 1 << 8 | 1 << 16;
 ///
 /// In: RAX call number, RCX user RIP, R11 user RFLAGS, RSP the user's, GS base the user's. Flags as FMASK left them.
 ///
+/// A *short call* (RAX below [`abi::SHORT_CALLS`]) saves the three registers that C does not keep and the way back needs, in
+/// their places in the context. The other places hold what an earlier entry left. The other registers are the C function's to
+/// keep, or need not be kept ([`abi::register`]), and are cleared so that they say nothing of the kernel.
+///
+/// If anything is due on the way out, or the flags forbid `sysretq`, the context is made whole after all (label 6), as it is from
+/// the start for every other call (label 5):
+///
 /// ```text
 /// stack top ->  ss rsp rflags cs rip | error (0) vector (256) | call number (rax)
 ///               cr2 dr6 selectors gs_base fs_base (room only) | rdi ... r15   <- rsp, 16-byte aligned
 /// ```
 ///
 /// Out: all registers as in the context, except that RCX = RIP and R11 = RFLAGS as `sysretq` has it.
+///
+/// Why the short way back needs no look at RIP, CS and SS: they are what `syscall` itself gave, nobody can have changed them,
+/// and the last page below the border of the address space is never mapped (`abi::layout`), so that RIP is canonical.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.entry")]
 pub(super) unsafe extern "C" fn entry() {
@@ -39,6 +49,57 @@ pub(super) unsafe extern "C" fn entry() {
         cr3_slot!(),
         "mov gs:[{scratch}], rsp",
         "mov rsp, gs:[{stack_top}]",
+        "cmp rax, {short_calls}",
+        "jae 5f",
+
+        // A short call. Nothing comes in on this stack meanwhile, so that places below RSP may be written.
+        "push qword ptr gs:[{scratch}]",
+        "pop qword ptr [rsp + {rsp} - {bytes}]",    // RSP counts after the pop
+        "mov [rsp + {rflags} - {bytes}], r11",
+        "mov [rsp + {rip} - {bytes}], rcx",
+        "sub rsp, {bytes}",
+        "call qword ptr gs:[{table} + rax * 8]",
+        // A thread that blocked in the call comes back here, perhaps on another CPU.
+        "cmp dword ptr gs:[{pending}], 0",
+        "jne 6f",
+        "mov r11, [rsp + {rflags}]",
+        "test r11d, {tf_rf}",
+        "jnz 6f",
+        "mov rcx, [rsp + {rip}]",
+        "mov rdi, rdx",         // the result
+        "xor edx, edx",
+        "xor esi, esi",
+        "xor r8d, r8d",
+        "xor r9d, r9d",
+        "xor r10d, r10d",
+        cr3_slot!(),
+        "mov rsp, [rsp + {rsp}]",
+        "swapgs",
+        "sysretq",
+
+        // A short call with something due: its registers become a whole context, in the place where RSP is.
+        "6:",
+        "mov rdi, rdx",
+        "xor edx, edx",
+        "xor esi, esi",
+        "xor r8d, r8d",
+        "xor r9d, r9d",
+        "xor r10d, r10d",
+        "mov rcx, [rsp + {rip}]",
+        "mov r11, [rsp + {rflags}]",
+        "mov qword ptr [rsp + {ss}], {user_data}",
+        "mov qword ptr [rsp + {cs}], {user_code}",
+        "mov qword ptr [rsp + {error}], 0",
+        "mov qword ptr [rsp + {vector_place}], {vector}",
+        "mov qword ptr [rsp + {number}], {no_call}",    // it is done
+        "add rsp, {after_general}",
+        push_general!(),
+        "mov rdi, rsp",
+        "call {exit}",
+        "jmp 7f",
+
+        // Any other call.
+        "5:",
         "push {user_data}",
         "push qword ptr gs:[{scratch}]",
         "push r11",
@@ -52,6 +113,7 @@ pub(super) unsafe extern "C" fn entry() {
         "mov rdi, rsp",
         "call {handler}",
         // A thread that blocked in the call comes back here, perhaps on another CPU.
+        "7:",
         "mov rcx, [rsp + {rip}]",
         "mov r11, [rsp + {rflags}]",
         "cmp rcx, [rsp + {saved_rcx}]",
@@ -74,11 +136,22 @@ pub(super) unsafe extern "C" fn entry() {
         "sysretq",
         scratch = const cpu_offset::SCRATCH,
         stack_top = const cpu_offset::STACK_TOP,
+        pending = const cpu_offset::PENDING,
+        table = const cpu_offset::SHORT_CALLS,
+        short_calls = const abi::SHORT_CALLS,
         user_data = const USER_DATA,
         user_code = const USER_CODE64,
         vector = const VECTOR_SYSCALL,
+        no_call = const NO_CALL as i32,
         room = const frame::MIDDLE - 8,
         handler = sym hooks::system_call,
+        exit = sym hooks::short_call_exit,
+        bytes = const frame::BYTES,
+        rsp = const frame::RSP,
+        error = const core::mem::offset_of!(abi::UserContext, error_code),
+        vector_place = const frame::VECTOR,
+        number = const frame::CALL_NUMBER,
+        after_general = const frame::AFTER_GENERAL,
         rip = const frame::RIP,
         rflags = const frame::RFLAGS,
         saved_rcx = const core::mem::offset_of!(abi::UserContext, rcx),

@@ -14,8 +14,13 @@ use abi::UserContext;
 use super::alternatives::{clac_slot, cr3_slot};
 use super::frame::{self, pop_general, push_general};
 use crate::context::{NO_CALL, USER_CODE32};
-use crate::cpu::offsets as cpu_offset;
+use crate::cpu::{KERNEL_DATA, offsets as cpu_offset};
 use crate::hooks;
+
+/// Address of the first stub.
+pub(super) fn first_stub() -> u64 {
+    (stubs as *const () as u64).next_multiple_of(STUB_BYTES)
+}
 
 /// Bytes from one stub to the next.
 pub(super) const STUB_BYTES: u64 = 16;
@@ -31,6 +36,7 @@ const SYSTEM_CALL: u64 = 0x80;
 #[unsafe(link_section = ".text.entry")]
 pub(super) unsafe extern "C" fn stubs() {
     naked_asm!(
+        // The function's own address may lie before the first stub: nothing aligns it (see `first_stub`).
         ".balign 16",
         ".set switchyard_vector, 0",
         ".rept 256",
@@ -51,6 +57,11 @@ pub(super) unsafe extern "C" fn stubs() {
 ///
 /// In: `vector error rip cs rflags rsp ss` on the stack. Builds a whole [`UserContext`] and calls [`trap`].
 /// From user mode it falls through to [`return_to_user`]; to the kernel it returns by `iretq` on the same stack.
+///
+/// An interrupt from user mode leaves SS null. It is loaded again, because on AMD's CPUs a `sysret` of the thread that the CPU
+/// switches to would give user mode an SS whose hidden part is a null segment's, with which 32-bit code would fault (AMD64
+/// APM vol. 3, SYSRET; Linux calls it X86_BUG_SYSRET_SS_ATTRS). Here it costs two instructions an interrupt; in the switch it
+/// would cost a test at each.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.entry")]
 unsafe extern "C" fn common() {
@@ -66,6 +77,8 @@ unsafe extern "C" fn common() {
         "push {no_call}",
         "sub rsp, {room}",
         push_general!(),
+        "mov eax, {kernel_data}",           // null since the interrupt; see above
+        "mov ss, eax",
         "mov rdi, rsp",
         "call {trap_from_user}",
         "jmp {return_to_user}",
@@ -111,6 +124,7 @@ unsafe extern "C" fn common() {
         "mov rax, gs:[{scratch}]",
         "jmp 2b",
         no_call = const NO_CALL as i32,
+        kernel_data = const KERNEL_DATA,
         room = const frame::MIDDLE - 8,
         trap_from_user = sym trap_from_user,
         trap_from_kernel = sym trap_from_kernel,

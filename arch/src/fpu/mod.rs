@@ -184,6 +184,12 @@ mod bare {
         }
     }
 
+    /// Whether nothing is to be done when the current thread leaves and `next` comes: the registers are closed, and stay so.
+    #[inline(always)]
+    pub(crate) fn stays(block: &CpuBlock, next: &ThreadState) -> bool {
+        !policy::is_concerned(&block.fpu, &next.fpu)
+    }
+
     /// # Safety
     /// As [`leave`].
     #[cold]

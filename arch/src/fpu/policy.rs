@@ -79,8 +79,9 @@ pub struct FpuState {
     row: Cell<u8>,
     /// Whether it used the FPU, or may have, since it last came.
     used: Cell<bool>,
-    /// Whether it has an area: what [`is_concerned`] looks at.
-    present: Cell<bool>,
+    /// Whether anything is to be done, or decided, when it comes: what [`is_concerned`] looks at. False for a thread without an area,
+    /// and for one that has not used the FPU for a slice, until its next #NM.
+    concerned: Cell<bool>,
     kind: Cell<Kind>,
 }
 
@@ -103,7 +104,7 @@ impl FpuState {
             cpu: Cell::new(NOWHERE),
             row: Cell::new(0),
             used: Cell::new(false),
-            present: Cell::new(false),
+            concerned: Cell::new(false),
             kind: Cell::new(kind),
         }
     }
@@ -115,15 +116,15 @@ impl FpuState {
 
     /// Gives the thread an initialised area.
     pub(super) fn provide(&self, area: *mut u8) {
-        debug_assert!(!self.present.get() && self.kind.get() == Kind::User);
+        debug_assert!(self.area.get().is_null() && self.kind.get() == Kind::User);
         self.area.set(area);
-        self.present.set(true);
+        self.concerned.set(true);
         self.cpu.set(NOWHERE);
     }
 
     /// Takes the area away from a thread that will not run again.
     pub(super) fn withdraw(&self) -> *mut u8 {
-        self.present.set(false);
+        self.concerned.set(false);
         self.cpu.set(NOWHERE);
         self.area.replace(ptr::null_mut())
     }
@@ -282,7 +283,7 @@ impl Owner {
 #[inline(always)]
 pub(super) fn is_concerned(owner: &Owner, next: &FpuState) -> bool {
     // One branch for both.
-    owner.open.get() | next.present.get()
+    owner.open.get() | next.concerned.get()
 }
 
 /// A thread leaves while the registers are open.
@@ -301,7 +302,7 @@ pub(super) unsafe fn leave(registers: &impl Registers, owner: &Owner, state: &Fp
 /// A thread comes that [`is_concerned`].
 pub(super) fn enter(registers: &impl Registers, owner: &Owner, state: &FpuState, eager: bool) {
     let open = owner.is_open();
-    if !state.present.get() {
+    if state.area.get().is_null() {
         // The kernel executes no FPU instruction, so a kernel thread may find anything, and the next one perhaps its own.
         if open && state.kind.get() != Kind::Kernel {
             owner.shut(registers, eager);
@@ -327,8 +328,12 @@ pub(super) fn enter(registers: &impl Registers, owner: &Owner, state: &FpuState,
             state.used.set(true);
             state.row.set((row + 1).min(PROBE));
         }
-    } else if open {
-        owner.shut(registers, eager);
+    } else {
+        if open {
+            owner.shut(registers, eager);
+        }
+        // It has rested for a slice: there is nothing to decide before it uses the FPU again, which is a #NM.
+        state.concerned.set(row != 0 || eager);
     }
 }
 
@@ -356,12 +361,13 @@ pub(super) fn trap(registers: &impl Registers, owner: &Owner, state: &FpuState) 
 
 /// The current thread uses the FPU, whose registers are closed: brings its state in.
 pub(super) fn use_now(registers: &impl Registers, owner: &Owner, state: &FpuState) -> Trap {
-    if !state.present.get() {
+    if state.area.get().is_null() {
         return Trap::NoArea;
     }
     if state.kind.get() == Kind::Damaged || owner.bring(registers, state, false).is_err() {
         return Trap::Damaged;
     }
+    state.concerned.set(true);
     state.used.set(true);
     state.row.set(if state.row.get() >= PROBE {
         PRELOAD_AFTER + 1

@@ -9,7 +9,7 @@
 
 use abi::Deadline;
 use arch::cpu::Pending;
-use arch::switch::switch_to;
+use arch::switch::{Switched, is_plain, switch_plainly, switch_to};
 use arch::time;
 use sched::{Slice, Turn};
 
@@ -21,27 +21,67 @@ use crate::sync;
 use crate::thread::{Thread, ThreadPtr};
 
 /// The running thread gives its turn to the others of its priority.
+///
+/// What it returns is a short call's result, so that the short call is nothing but this.
 #[inline]
-pub fn yield_now() {
+pub fn yield_now() -> Switched {
     let cpu = cpu::this();
     let Some(current) = cpu.current.get() else {
-        return;
+        return Switched::NOTHING;
     };
-    drain_inbox(cpu);
+    // What other CPUs have sent is taken in on the way out, as after any call.
     let priority = current.get().priority();
     // SAFETY: this is the CPU; the borrow ends before the switch.
     let run = unsafe { cpu.run_queue() };
-    if run.highest_is(priority)
-        && let Some(next) = run.exchange(current, priority)
+    // All that is rare is asked for before anything is changed. So the rare cases begin anew elsewhere, and here is nothing to
+    // save over a call.
+    if let Some(next) = run.only_rival(priority)
+        && !next.get().has_marks()
+        // SAFETY: as below.
+        && unsafe { is_plain(&current.get().machine.state, &next.get().machine.state) }
     {
-        current.get().slice.set(Slice::new(cpu.quantum.get()));
-        switch_threads(cpu, current, next, time::ticks());
-    } else if run.has_from(priority) {
-        // Somebody higher has just come.
-        current.get().slice.set(Slice::new(cpu.quantum.get()));
-        run.push_back(current, priority);
-        switch_to_highest(cpu, current, time::ticks());
+        let now = time::ticks();
+        let end = next.get().slice.get().end(now);
+        if end >= cpu.armed.get() {
+            sync::assert_none_held();
+            run.exchange(current, next, priority);
+            current.get().slice.set(Slice::new(cpu.quantum.get()));
+            change_current(cpu, current, next, now, end);
+            // SAFETY: interrupts are off and no lock is held. The one that leaves is this CPU's current thread; the other
+            // belongs to this CPU and runs nowhere. A thread that ends is reclaimed only after this CPU's next quiescent point.
+            return unsafe {
+                switch_plainly(&current.get().machine.state, &next.get().machine.state)
+            };
+        }
     }
+    yield_with_more_to_do(cpu, current)
+}
+
+/// A yield when nobody else of the priority is ready, or the switch has more to do than most.
+#[cold]
+#[inline(never)]
+fn yield_with_more_to_do(cpu: &Cpu, current: ThreadPtr) -> Switched {
+    let priority = current.get().priority();
+    // SAFETY: this is the CPU; the borrow ends before the switch.
+    let run = unsafe { cpu.run_queue() };
+    if !run.has_from(priority) {
+        return Switched::NOTHING;
+    }
+    current.get().slice.set(Slice::new(cpu.quantum.get()));
+    run.push_back(current, priority);
+    switch_to_highest(cpu, current, time::ticks())
+}
+
+/// The accounts of a switch: `previous` has run until `now`, `next` does from now on, and may until `end`.
+#[inline(always)]
+fn change_current(cpu: &Cpu, previous: ThreadPtr, next: ThreadPtr, now: u64, end: u64) {
+    previous.get().run_time.end(now);
+    let thread = next.get();
+    thread.run_time.begin(now);
+    thread.switches.add(1);
+    cpu.switches.add(1);
+    cpu.current.set(Some(next));
+    cpu.slice_end.set(end);
 }
 
 /// Lets the highest ready thread run, if it should before the running one.
@@ -66,7 +106,7 @@ pub fn reschedule() {
             run.push_back(current, priority);
         }
     }
-    switch_to_highest(cpu, current, now);
+    let _ = switch_to_highest(cpu, current, now);
 }
 
 /// Blocks the running thread, which is queued somewhere already, until somebody makes it ready.
@@ -77,7 +117,7 @@ pub fn block(deadline: Deadline, _section: &mut Section) {
     let now = time::ticks();
     let current = begin_block(cpu, deadline, now);
     drain_inbox(cpu);
-    switch_to_highest(cpu, current, now);
+    let _ = switch_to_highest(cpu, current, now);
     end_block(current);
 }
 
@@ -101,7 +141,7 @@ pub fn switch_directly(next: ThreadPtr, deadline: Deadline, section: &mut Sectio
     unsafe { cpu.timers() }.remove(next);
     next.get().slice.set(current.get().slice.get());
     cpu.load.add(1);
-    switch_threads(cpu, current, next, now);
+    let _ = switch_threads(cpu, current, next, now);
     end_block(current);
 }
 
@@ -136,13 +176,13 @@ pub(super) fn abandon() -> ! {
     let current = cpu.current.get().expect("only threads end");
     cpu.load.sub(1);
     drain_inbox(cpu);
-    switch_to_highest(cpu, current, time::ticks());
+    let _ = switch_to_highest(cpu, current, time::ticks());
     unreachable!("an ended thread was switched to")
 }
 
 /// Leaves `previous`, the running thread, for the highest ready one, or for idleness. Returns when somebody switches back.
 #[inline]
-fn switch_to_highest(cpu: &Cpu, previous: ThreadPtr, now: u64) {
+fn switch_to_highest(cpu: &Cpu, previous: ThreadPtr, now: u64) -> Switched {
     // SAFETY: this is the CPU; the borrow ends with the statement.
     let next = unsafe { cpu.run_queue() }.pop_highest();
     match next {
@@ -152,6 +192,7 @@ fn switch_to_highest(cpu: &Cpu, previous: ThreadPtr, now: u64) {
             cpu.slice_end.set(previous.get().slice.get().end(now));
             arm_for_turn(cpu);
             notice(previous);
+            Switched::NOTHING
         }
         None => switch_to_idle(cpu, previous, now),
     }
@@ -159,25 +200,23 @@ fn switch_to_highest(cpu: &Cpu, previous: ThreadPtr, now: u64) {
 
 /// One thread leaves and another comes. `next` is in no queue. Returns when somebody switches back.
 #[inline]
-fn switch_threads(cpu: &Cpu, previous: ThreadPtr, next: ThreadPtr, now: u64) {
+fn switch_threads(cpu: &Cpu, previous: ThreadPtr, next: ThreadPtr, now: u64) -> Switched {
     sync::assert_none_held();
     previous.get().run_time.end(now);
     let state = come(cpu, next, now);
     // SAFETY: interrupts are off and no lock is held. The one that leaves is this CPU's current thread; the other belongs to
     // this CPU and runs nowhere. A thread that ends is reclaimed only after this CPU's next quiescent point.
-    unsafe { switch_to(&previous.get().machine.state, state) };
-    notice(previous);
+    unsafe { switch_to(&previous.get().machine.state, state) }
 }
 
-fn switch_to_idle(cpu: &Cpu, previous: ThreadPtr, now: u64) {
+fn switch_to_idle(cpu: &Cpu, previous: ThreadPtr, now: u64) -> Switched {
     sync::assert_none_held();
     previous.get().run_time.end(now);
     cpu.idle_time.begin(now);
     cpu.switches.add(1);
     cpu.current.set(None);
     // SAFETY: as in `switch_threads`; the idle thread is this CPU's own.
-    unsafe { switch_to(&previous.get().machine.state, &cpu.idle) };
-    notice(previous);
+    unsafe { switch_to(&previous.get().machine.state, &cpu.idle) }
 }
 
 /// The idle thread lets a thread run. Returns when the CPU is idle again.
@@ -187,7 +226,7 @@ pub(super) fn switch_from_idle(cpu: &Cpu, next: ThreadPtr) {
     cpu.idle_time.end(now);
     let state = come(cpu, next, now);
     // SAFETY: as in `switch_threads`; the idle thread never ends, and never leaves its CPU.
-    unsafe { switch_to(&cpu.idle, state) };
+    let _ = unsafe { switch_to(&cpu.idle, state) };
 }
 
 /// Notes that `next` runs from `now` on, and sets the timer for the end of its turn if somebody waits for that.
@@ -198,6 +237,8 @@ fn come(cpu: &Cpu, next: ThreadPtr, now: u64) -> &'static arch::switch::ThreadSt
     thread.switches.add(1);
     cpu.switches.add(1);
     cpu.current.set(Some(next));
+    // What is asked of it from now on comes through this CPU, which will know that it runs.
+    notice(next);
     let end = thread.slice.get().end(now);
     cpu.slice_end.set(end);
     // SAFETY: this is the CPU; the borrow ends with the condition.
@@ -208,6 +249,7 @@ fn come(cpu: &Cpu, next: ThreadPtr, now: u64) -> &'static arch::switch::ThreadSt
 }
 
 /// A thread is about to go on: if something was asked of it while it did not run, it learns of it on its way out of the kernel.
+/// To be called when it is the current one.
 #[inline]
 pub fn notice(thread: ThreadPtr) {
     if thread.get().has_marks() {

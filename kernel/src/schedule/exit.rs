@@ -21,14 +21,12 @@ const NUDGE_FROM: usize = 32;
 pub fn exit_work() {
     sync::assert_none_held();
     debug_assert!(
-        entry_stacks_agree(),
-        "syscall and TSS.RSP0 would use two stacks"
+        entry_stack_is_the_threads_own(),
+        "the next entry would come in on another thread's stack"
     );
     let cpu = cpu::this();
     cpu.seen.pass();
-    if quiescent::pending() != 0 && reclaim() {
-        wake_an_idle_cpu();
-    }
+    let more_to_reclaim = quiescent::pending() != 0 && reclaim();
     while cpu::this().block().has_requests() {
         // A thread may come back on the same CPU only, but the requests of that moment are what counts.
         let cpu = cpu::this();
@@ -59,12 +57,18 @@ pub fn exit_work() {
         }
         cpu::this().seen.pass();
     }
+    if more_to_reclaim && !wake_an_idle_cpu() {
+        // Nobody else has the time: this CPU comes back here at its next entry.
+        cpu::this().block().request_once(Pending::PASS);
+    }
 }
 
-/// Whether a system call and an interrupt would come in on one stack, the current thread's.
-fn entry_stacks_agree() -> bool {
-    let (syscall, interrupt) = cpu::this().block().entry_stacks();
-    syscall == interrupt
+/// Whether the next entry from user mode begins at the top of the current thread's stack.
+fn entry_stack_is_the_threads_own() -> bool {
+    let cpu = cpu::this();
+    cpu.current
+        .get()
+        .is_none_or(|thread| thread.get().machine.state.stack_top() == cpu.block().entry_stack())
 }
 
 /// A place inside long work where other threads may have the CPU. The caller holds counted references only, and no lock.
@@ -99,11 +103,13 @@ fn let_interrupts_in() {
     arch::cpu::allow_pending_interrupts();
 }
 
-/// Lets a CPU that has nothing to do go on with the destruction of objects.
-fn wake_an_idle_cpu() {
-    if let Some(idle) = cpu::all().find(|cpu| cpu.seen.is_away()) {
+/// Lets a CPU that has nothing to do go on with the destruction of objects. False if there is none.
+fn wake_an_idle_cpu() -> bool {
+    let idle = cpu::all().find(|cpu| cpu.seen.is_away());
+    if let Some(idle) = idle {
         nudge(idle.index());
     }
+    idle.is_some()
 }
 
 /// Destroys retired objects whose time has come, a bounded number. Returns whether there is more to do at once.
@@ -114,7 +120,14 @@ pub(super) fn reclaim() -> bool {
         RECLAIM_BUDGET,
         &|visit| cpu::all().for_each(|cpu| visit(cpu.index() as usize, &cpu.seen)),
         &mut |straggler| {
-            if nudging && straggler as u32 != this {
+            if straggler as u32 == this {
+                return;
+            }
+            // A short call declares no quiescent point unless it is asked to, and whoever passes last reclaims.
+            cpu::by_index(straggler as u32)
+                .block()
+                .request_once(Pending::PASS);
+            if nudging {
                 nudge(straggler as u32);
             }
         },

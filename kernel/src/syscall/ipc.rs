@@ -122,10 +122,14 @@ pub(super) fn reply_recv(caller: Caller, section: &mut Section) -> Result<Outcom
 }
 
 /// `signal`.
-pub(super) fn signal(caller: Caller, section: &mut Section) -> Result<(), Error> {
-    let (notification, _) =
-        caller.find::<Notification>(caller.handle(0), Rights::SIGNAL, section)?;
-    notification.signal(caller.argument(1));
+pub(super) fn signal(
+    caller: Caller,
+    handle: Handle,
+    bits: u64,
+    section: &Section,
+) -> Result<(), Error> {
+    let (notification, _) = caller.find::<Notification>(handle, Rights::SIGNAL, section)?;
+    notification.signal(bits);
     Ok(())
 }
 

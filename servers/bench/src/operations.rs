@@ -9,7 +9,7 @@ use rt::sys::{self, IpcRegisters};
 use rt::{AsHandle, Endpoint, Log, System, start, thread, time};
 
 use crate::measure::{Cost, measure};
-use crate::partner::{self, Starter};
+use crate::partner::{self, Starter, Turn};
 
 /// Time for a partner to come to its first wait.
 const SETTLING: Duration = Duration::from_millis(20);
@@ -32,10 +32,17 @@ pub fn measure_all() -> Result<(), String> {
         ))
         .map_err(failed)
     };
-    say("syscall_null", Ok(syscall_null()))?;
+    say("syscall_null", syscall_null())?;
     say("call_reply_same_space", call_reply_same_space())?;
     say("call_reply_cross_space", call_reply_cross_space(&starter))?;
-    say("yield_cross_space", yield_cross_space(&starter))?;
+    say("yield_same_space", yield_same_space())?;
+    for (name, mine, partners) in [
+        ("yield_cross_space", Turn::Plain, Turn::Plain),
+        ("yield_cross_space_fpu_one", Turn::Float, Turn::Plain),
+        ("yield_cross_space_fpu_both", Turn::Float, Turn::Float),
+    ] {
+        say(name, yield_cross_space(&starter, mine, partners))?;
+    }
     log.write("bench done\n")
         .map_err(|error| format!("{error}"))?;
     system
@@ -43,11 +50,14 @@ pub fn measure_all() -> Result<(), String> {
         .map_err(|error| format!("can't switch the machine off: {error}"))
 }
 
-fn syscall_null() -> Cost {
-    measure(|| {
+fn syscall_null() -> rt::Result<Cost> {
+    let mut failed = 0;
+    let cost = measure(|| {
         // SAFETY: the call does nothing.
-        unsafe { sys::raw(Call::Null as u64, [0; 6], 0) };
-    })
+        let (status, _) = unsafe { sys::short(Call::Null) };
+        failed |= status;
+    });
+    sys::check(failed).map(|()| cost)
 }
 
 /// Calls whoever serves the endpoint, with words alone.
@@ -88,10 +98,25 @@ fn call_reply_cross_space(starter: &Starter) -> rt::Result<Cost> {
 }
 
 /// There and back: the partner does nothing but yield as well.
-fn yield_cross_space(starter: &Starter) -> rt::Result<Cost> {
-    let partner = starter.start("yield", None)?;
+fn yield_same_space() -> rt::Result<Cost> {
+    let partner = thread::spawn(|| partner::take_turns(Turn::Plain))?;
     time::sleep(SETTLING)?;
     let cost = measure(thread::yield_now);
+    // SAFETY: it holds nothing, and is not heard of again.
+    unsafe { partner.thread().kill() }?;
+    Ok(cost)
+}
+
+fn yield_cross_space(starter: &Starter, mine: Turn, partners: Turn) -> rt::Result<Cost> {
+    let partner = starter.start(partners.role(), None)?;
+    time::sleep(SETTLING)?;
+    let cost = match mine {
+        Turn::Plain => measure(thread::yield_now),
+        Turn::Float => measure(|| {
+            partner::use_fpu();
+            thread::yield_now();
+        }),
+    };
     partner.kill(0)?;
     Ok(cost)
 }

@@ -22,10 +22,47 @@ pub fn run(role: &str) -> Result<(), String> {
             serve(&endpoint);
             Ok(())
         }
-        "yield" => loop {
-            thread::yield_now();
-        },
+        role if role == Turn::Plain.role() => take_turns(Turn::Plain),
+        role if role == Turn::Float.role() => take_turns(Turn::Float),
         role => Err(format!("there is no role '{role}'")),
+    }
+}
+
+/// What a thread does between two yields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// Nothing.
+    Plain,
+    /// One instruction on a vector register.
+    Float,
+}
+
+impl Turn {
+    /// The name of the role that does it.
+    pub const fn role(self) -> &'static str {
+        match self {
+            Turn::Plain => "yield",
+            Turn::Float => "yield-fpu",
+        }
+    }
+}
+
+/// Yields for ever.
+pub fn take_turns(turn: Turn) -> ! {
+    loop {
+        if turn == Turn::Float {
+            use_fpu();
+        }
+        thread::yield_now();
+    }
+}
+
+/// Uses the FPU: one instruction.
+#[inline(always)]
+pub fn use_fpu() {
+    // SAFETY: changes one vector register, which it says.
+    unsafe {
+        core::arch::asm!("addss xmm15, xmm15", out("xmm15") _, options(nomem, nostack, preserves_flags));
     }
 }
 

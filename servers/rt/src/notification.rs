@@ -70,7 +70,8 @@ impl Notification {
 /// [`Notification::signal`] by number, for those who can't own one (a lock in a static).
 pub(crate) fn signal(notification: Handle, bits: u64) -> Result<()> {
     // SAFETY: touches no memory.
-    unsafe { sys::call(Call::Signal, [notification.0, bits, 0, 0, 0, 0]) }.map(|_| ())
+    let (status, _) = unsafe { sys::short_with(Call::Signal, notification.0, bits) };
+    sys::check(status)
 }
 
 /// [`Notification::wait`] by number.

@@ -113,7 +113,7 @@ pub unsafe fn set_own_tls(slot: usize, segment: Option<DataSegment>) -> Result<u
 #[inline]
 pub fn yield_now() {
     // SAFETY: touches no memory; it can't fail.
-    let _ = unsafe { sys::call(Call::Yield, [0; 6]) };
+    let _ = unsafe { sys::short(Call::Yield) };
 }
 
 /// How a thread is to be made.

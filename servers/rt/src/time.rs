@@ -22,7 +22,7 @@ pub fn now_ns() -> u64 {
 #[inline]
 pub fn now_by_call() -> u64 {
     // SAFETY: touches no memory; it can't fail.
-    unsafe { sys::raw(Call::ClockNow as u64, [0; 6], 0) }.values[0]
+    unsafe { sys::short(Call::ClockNow) }.1
 }
 
 /// The deadline that is `duration` away; one too far away is `NEVER`.

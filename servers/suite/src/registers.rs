@@ -1,5 +1,6 @@
 //! Going through the kernel with every general register known, and looking at all of them afterwards.
 
+use abi::SHORT_CALLS;
 use core::arch::naked_asm;
 
 /// The general registers and flags before and after.
@@ -176,6 +177,23 @@ pub fn pattern(seed: u64) -> Registers {
         r14: value(14),
         r15: value(15),
         flags: BASE_FLAGS,
+    }
+}
+
+/// What a call without a result leaves: a short one clears the registers that it need not keep.
+pub fn done(number: u64, before: Registers) -> Registers {
+    let after = Registers { rax: 0, ..before };
+    if number >= SHORT_CALLS {
+        return after;
+    }
+    Registers {
+        rdi: 0,
+        rsi: 0,
+        rdx: 0,
+        r8: 0,
+        r9: 0,
+        r10: 0,
+        ..after
     }
 }
 

@@ -18,7 +18,7 @@ pub unsafe fn raw(number: u64, arguments: [u64; 6], deadline: u64) -> Results {
     let [mut rdi, mut rsi, mut rdx, r10, r8, r9] = arguments;
     let status;
     // SAFETY: registers as `abi::register` lays down for any call: rax number and status; rdi, rsi, rdx arguments and
-    // results; r10, r8, r9, r14 kept; rcx and r11 overwritten by `syscall` itself (Intel SDM vol. 2B). What the call
+    // results; r10, r8, r9 arguments, which short calls don't keep; r14 kept; rcx and r11 overwritten by `syscall` itself (Intel SDM vol. 2B). What the call
     // does to memory is the caller's promise. The others are kept by the kernel, vector registers too.
     unsafe {
         asm!(
@@ -27,9 +27,9 @@ pub unsafe fn raw(number: u64, arguments: [u64; 6], deadline: u64) -> Results {
             inlateout("rdi") rdi,
             inlateout("rsi") rsi,
             inlateout("rdx") rdx,
-            in("r10") r10,
-            in("r8") r8,
-            in("r9") r9,
+            inlateout("r10") r10 => _,
+            inlateout("r8") r8 => _,
+            inlateout("r9") r9 => _,
             in("r14") deadline,
             lateout("rcx") _,
             lateout("r11") _,
@@ -40,6 +40,55 @@ pub unsafe fn raw(number: u64, arguments: [u64; 6], deadline: u64) -> Results {
         status,
         values: [rdi, rsi, rdx],
     }
+}
+
+/// A short call with as many argument registers as it has arguments: no program pays for those that a call does not look at.
+macro_rules! short {
+    ($(#[$doc:meta])* $name:ident($($argument:ident),*)) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// As for [`super::raw`].
+        #[inline]
+        pub unsafe fn $name(number: u64, $($argument: u64),*) -> (u64, u64) {
+            let (status, value);
+            // SAFETY: registers as `abi::register` lays down for a short call: it changes what a C function may, and no vector
+            // register.
+            unsafe {
+                short!(@asm number, status, value, $($argument),*);
+            }
+            (status, value)
+        }
+    };
+    (@asm $number:ident, $status:ident, $value:ident,) => {
+        short!(@emit $number, $status, $value, lateout("rdi") $value, lateout("rsi") _)
+    };
+    (@asm $number:ident, $status:ident, $value:ident, $first:ident, $second:ident) => {
+        short!(@emit $number, $status, $value, inlateout("rdi") $first => $value, inlateout("rsi") $second => _)
+    };
+    (@emit $number:ident, $status:ident, $value:ident, $($operand:tt)*) => {
+        asm!(
+            "syscall",
+            inlateout("rax") $number => $status,
+            $($operand)*,
+            lateout("rdx") _,
+            lateout("r8") _,
+            lateout("r9") _,
+            lateout("r10") _,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        )
+    };
+}
+
+short! {
+    /// See [`super::short`].
+    short()
+}
+short! {
+    /// See [`super::short_with`].
+    short_with(first, second)
 }
 
 /// See [`super::ipc`].

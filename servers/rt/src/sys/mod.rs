@@ -52,6 +52,28 @@ pub unsafe fn raw(number: u64, arguments: [u64; 6], deadline: u64) -> Results {
     unsafe { backend::raw(number, arguments, deadline) }
 }
 
+/// A short call ([`abi::SHORT_CALLS`]) without arguments: its status and its result, unjudged.
+///
+/// # Safety
+/// As for [`raw`].
+#[inline]
+pub unsafe fn short(call: Call) -> (u64, u64) {
+    debug_assert!((call as u64) < abi::SHORT_CALLS);
+    // SAFETY: the caller's promise is the back end's.
+    unsafe { backend::short(call as u64) }
+}
+
+/// A short call with two arguments.
+///
+/// # Safety
+/// As for [`raw`].
+#[inline]
+pub unsafe fn short_with(call: Call, first: u64, second: u64) -> (u64, u64) {
+    debug_assert!((call as u64) < abi::SHORT_CALLS);
+    // SAFETY: the caller's promise is the back end's.
+    unsafe { backend::short_with(call as u64, first, second) }
+}
+
 /// An IPC call by number; nothing is judged. On an error the registers are kept. Returns `rax`.
 ///
 /// # Safety

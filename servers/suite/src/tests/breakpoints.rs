@@ -240,7 +240,7 @@ fn breakpoints_come_and_go_with_their_thread(world: &'static World) -> Verdict {
     let code = code!(
         "mov rbx, rcx",
         "2:",
-        "mov eax, 8", // yield
+        "mov eax, 1", // yield
         "syscall",
         "dec rbx",
         "jnz 2b",
@@ -251,7 +251,7 @@ fn breakpoints_come_and_go_with_their_thread(world: &'static World) -> Verdict {
         "ud2",
     );
     let end = START + code.len() as u64 - 2;
-    const { assert!(Call::Yield as u64 == 8) };
+    const { assert!(Call::Yield as u64 == 1) };
     let stop = Arc::new(AtomicBool::new(false));
     let mut rivals = Vec::new();
     for cpu in 0..world.cpus {

@@ -302,7 +302,7 @@ fn syscall_with_a_senseless_stack_pointer_works(_: &'static World) -> Verdict {
         let mut values = bare::pattern();
         values[reg::RSP] = stack;
         values[reg::RAX] = Call::Null as u64;
-        values[reg::RDI] = 77;
+        values[reg::RBX] = 77;
         // Null twice, by both ways, then the exit with code 77.
         let info = must!(
             must!(Bare::new(
@@ -310,6 +310,7 @@ fn syscall_with_a_senseless_stack_pointer_works(_: &'static World) -> Verdict {
                     "syscall",
                     "xor eax, eax",
                     "syscall",
+                    "mov edi, ebx",
                     "mov eax, 50",
                     "syscall",
                     "ud2"

@@ -95,18 +95,19 @@ impl State {
 /// Loads the legacy state, works, stores it again.
 ///
 /// In: rdi = [`State`], rsi = [`Work`]. Clobbers what C may, and all FPU registers; the control words are put back.
-/// Stack: two saved registers, the control words.
+/// Stack: three saved registers, the control words.
 #[unsafe(naked)]
 unsafe extern "C" fn hold_legacy(state: &mut State, work: &Work) {
     naked_asm!(
         "push rbx",
         "push rbp",
+        "push r15",
         "sub rsp, 24",
         "stmxcsr [rsp]",
         "fnstcw [rsp + 4]",
         "mov rbx, rdi",
         "mov rbp, rsi",
-        "mov r8, [rbp + 16]",
+        "mov r15, [rbp + 16]",
         "fxrstor64 [rbx]",
         "2:",
         "mov rax, [rbp]",
@@ -120,13 +121,14 @@ unsafe extern "C" fn hold_legacy(state: &mut State, work: &Work) {
         "3:",
         "loop 3b",
         "4:",
-        "dec r8",
+        "dec r15",
         "jnz 2b",
         "fxsave64 [rbx]",
         "fninit",
         "ldmxcsr [rsp]",
         "fldcw [rsp + 4]",
         "add rsp, 24",
+        "pop r15",
         "pop rbp",
         "pop rbx",
         "ret",
@@ -135,15 +137,16 @@ unsafe extern "C" fn hold_legacy(state: &mut State, work: &Work) {
 
 /// The same for `ymm0` to `ymm15` as wholes; needs AVX.
 ///
-/// In: rdi = [`State`], rsi = [`Work`]. Clobbers what C may, and all vector registers. Stack: two saved registers.
+/// In: rdi = [`State`], rsi = [`Work`]. Clobbers what C may, and all vector registers. Stack: three saved registers.
 #[unsafe(naked)]
 unsafe extern "C" fn hold_wide(state: &mut State, work: &Work) {
     naked_asm!(
         "push rbx",
         "push rbp",
+        "push r15",
         "lea rbx, [rdi + 512]",
         "mov rbp, rsi",
-        "mov r8, [rbp + 16]",
+        "mov r15, [rbp + 16]",
         "vmovups ymm0, [rbx]",
         "vmovups ymm1, [rbx + 32]",
         "vmovups ymm2, [rbx + 64]",
@@ -172,7 +175,7 @@ unsafe extern "C" fn hold_wide(state: &mut State, work: &Work) {
         "3:",
         "loop 3b",
         "4:",
-        "dec r8",
+        "dec r15",
         "jnz 2b",
         "vmovups [rbx], ymm0",
         "vmovups [rbx + 32], ymm1",
@@ -191,6 +194,7 @@ unsafe extern "C" fn hold_wide(state: &mut State, work: &Work) {
         "vmovups [rbx + 448], ymm14",
         "vmovups [rbx + 480], ymm15",
         "vzeroupper",
+        "pop r15",
         "pop rbp",
         "pop rbx",
         "ret",

@@ -168,7 +168,7 @@ impl Traveller {
                     rax: status,
                     rcx: after.rcx,
                     r11: before.flags,
-                    ..before
+                    ..done(number, before)
                 }
             );
             let mut after = before;
@@ -178,7 +178,7 @@ impl Traveller {
                 after,
                 Registers {
                     rax: status,
-                    ..before
+                    ..done(number, before)
                 }
             );
         }

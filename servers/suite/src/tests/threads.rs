@@ -217,25 +217,26 @@ fn threads_have_bases_of_their_own(world: &'static World) -> Verdict {
         let mut seen = [0_u64; 4];
         for (index, address) in addresses.into_iter().enumerate() {
             let (first, second): (u64, u64);
-            // SAFETY: until the base is put back nothing uses it but this code; `syscall` changes rax, rcx and r11.
+            // SAFETY: until the base is put back nothing uses it but this code; the calls change what a C function may.
             unsafe {
                 core::arch::asm!(
                     "syscall",
-                    "mov {first}, fs:[0]",
+                    "mov r13, fs:[0]",
                     "mov eax, {sleep}",
                     "syscall",
-                    "mov {second}, fs:[0]",
-                    "mov rdi, {area}",
+                    "mov r15, fs:[0]",
+                    "mov rdi, r12",
                     "mov eax, {set}",
                     "syscall",
-                    first = out(reg) first,
-                    second = out(reg) second,
-                    area = in(reg) area,
+                    out("r13") first,
+                    out("r15") second,
+                    in("r12") area,
                     sleep = const Call::Yield as u64,
                     set = const Call::ThreadSetFsBase as u64,
                     inout("rax") Call::ThreadSetFsBase as u64 => _,
                     inout("rdi") address => _,
                     out("rsi") _, out("rdx") _, out("rcx") _, out("r11") _,
+                    out("r8") _, out("r9") _, out("r10") _,
                     options(nostack),
                 );
             }

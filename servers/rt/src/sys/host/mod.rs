@@ -113,6 +113,25 @@ pub(super) fn area() -> *mut IpcHeader {
     })
 }
 
+/// See [`super::short`].
+///
+/// # Safety
+/// As for [`super::raw`].
+pub(super) unsafe fn short(number: u64) -> (u64, u64) {
+    // SAFETY: the caller's promise.
+    unsafe { short_with(number, 0, 0) }
+}
+
+/// See [`super::short_with`].
+///
+/// # Safety
+/// As for [`super::raw`].
+pub(super) unsafe fn short_with(number: u64, first: u64, second: u64) -> (u64, u64) {
+    // SAFETY: the caller's promise.
+    let results = unsafe { raw(number, [first, second, 0, 0, 0, 0], 0) };
+    (results.status, results.values[0])
+}
+
 /// See [`super::ipc`].
 ///
 /// # Safety

@@ -244,6 +244,18 @@ impl Gdb {
         }
     }
 
+    /// Stops a running machine.
+    ///
+    /// # Errors
+    /// If it does not stop.
+    pub fn interrupt(&mut self) -> Result<()> {
+        self.stream
+            .write_all(&[3])
+            .context("the debugger's socket")?;
+        ensure!(self.wait(PATIENCE)?, "the machine does not stop");
+        Ok(())
+    }
+
     /// Lets the machine go on by itself, for good.
     ///
     /// # Errors

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | what is in the workspace, and building it | [`workspace`], [`cargo`] |
 //! | the image | [`initrd`], [`config`], [`esp`], [`disk`], [`image`] |
-//! | the machine | [`firmware`], [`accel`], [`machine`], [`qmp`], [`gdb`], [`ending`] |
+//! | the machine | [`firmware`], [`accel`], [`machine`], [`qmp`], [`gdb`], [`bochs`], [`ending`] |
 //! | what a machine says | [`ansi`], [`transcript`], [`noise`], [`play`] |
 //! | a person at the machine | [`feeder`], [`keys`], [`terminal`], [`run`], [`screenshot`] |
 //! | tests and figures | [`report`], [`host_tests`], [`machine_tests`], [`qemu10`], [`bench`], [`lint`] |
@@ -20,6 +20,7 @@ pub mod accel;
 pub mod ansi;
 pub mod bench;
 pub mod bios;
+pub mod bochs;
 pub mod cargo;
 pub mod config;
 pub mod direct;

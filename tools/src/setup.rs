@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 
 use crate::bios;
+use crate::bochs;
 use crate::firmware;
 use crate::machine::Qemu;
 use crate::qemu10;
@@ -30,7 +31,7 @@ struct Need {
     brew: &'static str,
 }
 
-const NEEDS: [Need; 3] = [
+const NEEDS: [Need; 4] = [
     Need {
         name: "QEMU (qemu-system-x86_64)",
         here: || qemu10::version(&Qemu::system()).is_some(),
@@ -57,6 +58,15 @@ const NEEDS: [Need; 3] = [
         dnf: "grub2-tools-extra grub2-pc-modules xorriso mtools",
         pacman: "grub libisoburn mtools",
         brew: "i686-elf-grub xorriso mtools",
+    },
+    Need {
+        name: "Bochs (a second emulator, for the machine tests)",
+        here: || bochs::find().is_some(),
+        required: false,
+        apt: "bochs bochs-term bochsbios vgabios",
+        dnf: "bochs",
+        pacman: "bochs",
+        brew: "bochs",
     },
 ];
 

@@ -17,6 +17,7 @@
 //! | APX | 19 | off: its registers are general ones, which a lazy restore can't serve |
 
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// XCR0: x87, SSE, AVX (Intel SDM vol. 1 §13.3).
 const BASE: u64 = 0b111;
@@ -116,6 +117,17 @@ pub struct Layout {
     count: u8,
 }
 
+/// Whether the compacted format is left alone.
+static STANDARD_ONLY: AtomicBool = AtomicBool::new(false);
+/// In CPUID leaf 0Dh, subleaf 1, EAX: XSAVEC and XSAVES.
+const COMPACTING: u32 = 1 << 1 | 1 << 3;
+
+/// Leaves the instructions alone that save in the compacted format, as if this machine had none: for CPUs and emulators in which they are
+/// faulty. To be called before [`Layout::detect`].
+pub fn use_standard_format_only() {
+    STANDARD_ONLY.store(true, Ordering::Relaxed);
+}
+
 /// EAX, EBX, ECX and EDX of a leaf.
 pub(super) type Leaf = [u32; 4];
 
@@ -128,7 +140,13 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32) -> Leaf {
 impl Layout {
     /// The layout for the CPU that this runs on.
     pub fn detect() -> Layout {
-        Layout::from_cpuid(cpuid)
+        Layout::from_cpuid(|leaf, subleaf| {
+            let mut found = cpuid(leaf, subleaf);
+            if (leaf, subleaf) == (0xD, 1) && STANDARD_ONLY.load(Ordering::Relaxed) {
+                found[0] &= !COMPACTING;
+            }
+            found
+        })
     }
 
     /// The layout for a process on this machine: what its operating system has enabled, and no privileged instruction.

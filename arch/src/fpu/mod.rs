@@ -33,7 +33,7 @@ mod tests;
 
 pub use area::{Damaged, fixup};
 pub use image::ImageError;
-pub use layout::{AREA_ALIGNMENT, Layout, Method};
+pub use layout::{AREA_ALIGNMENT, Layout, Method, use_standard_format_only};
 pub use policy::{Counters, FpuState, Owner, Trap};
 
 #[cfg(target_os = "none")]

@@ -149,6 +149,14 @@ pub fn write(bytes: &[u8]) {
     }
 }
 
+/// Waits, bounded, until all that was sent has left, whoever sent it. Before the power goes.
+pub fn drain() {
+    if is_present() {
+        // What does not leave in time is lost.
+        let _ = wait(EMPTY, SEND_POLLS);
+    }
+}
+
 /// The port as a text writer; a line feed is sent as carriage return and line feed. It never fails.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Serial;

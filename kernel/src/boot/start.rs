@@ -106,6 +106,9 @@ pub(super) extern "C" fn start() -> ! {
     if answers.command_line.cut {
         ::log::warn!("the command line is too long or no UTF-8: its end is ignored");
     }
+    if option(answers.command_line.as_str(), "xsave") == Some("standard") {
+        fpu::use_standard_format_only();
+    }
     let features = detect();
     let (map, trampoline) = match take_memory() {
         Ok(taken) => taken,

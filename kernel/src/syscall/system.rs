@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use abi::info::{CpuInfo, MemoryInfo, PowerAction, SystemQuery, ThreadInfo};
 use abi::{Error, Rights};
-use arch::platform::power;
+use arch::platform::{power, serial};
 use arch::time;
 
 use super::Caller;
@@ -158,7 +158,10 @@ fn memory_info() -> MemoryInfo {
 /// `system_power`.
 pub(super) fn power(caller: Caller) -> Result<(), Error> {
     caller.demand(caller.handle(0), false, Rights::POWER)?;
-    match PowerAction::from_number(caller.argument(1)).ok_or(Error::BadArgument)? {
+    let action = PowerAction::from_number(caller.argument(1)).ok_or(Error::BadArgument)?;
+    // The last words are often the ones that matter.
+    serial::drain();
+    match action {
         PowerAction::Off => {
             // SAFETY: whoever has the right to it has decided that nothing is left to do.
             let trouble = unsafe { power::power_off() };

@@ -99,8 +99,20 @@ impl Lab {
     /// # Errors
     /// If they can't be built.
     pub fn tests_of(&self, manifest: &str) -> Result<Files> {
+        self.tests_with(&format!("manifest={manifest}"))
+    }
+
+    /// The same with a kernel command line.
+    ///
+    /// # Errors
+    /// If they can't be built.
+    pub fn tests_with(&self, cmdline: &str) -> Result<Files> {
         self.tests()?;
-        image::contents(&self.ws, &Plan::tests(manifest))
+        let plan = Plan {
+            cmdline: Some(cmdline.into()),
+            ..Plan::tests("tests")
+        };
+        image::contents(&self.ws, &plan)
     }
 
     /// The loader.
@@ -240,10 +252,18 @@ impl Lab {
     /// # Errors
     /// If it can't be written.
     pub fn keep(&self, name: &str, played: &Played) -> Result<()> {
+        self.keep_log(name, played.transcript())
+    }
+
+    /// Keeps a transcript as `build/logs/NAME.log`.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn keep_log(&self, name: &str, transcript: &Transcript) -> Result<()> {
         let folder = self.ws.build.join("logs");
-        let mut log = played.transcript().lines().join("\n");
+        let mut log = transcript.lines().join("\n");
         log.push('\n');
-        log.push_str(&played.transcript().current());
+        log.push_str(&transcript.current());
         std::fs::create_dir_all(&folder)
             .and_then(|()| {
                 std::fs::write(folder.join(format!("{}.log", name.replace('/', "-"))), log)

@@ -3,6 +3,7 @@
 //! A lane is a kind of test, a module here; it gives jobs, and a job is one boot. Two boots run at a time. Each prints
 //! one line when it ends; what failed is explained under it, and the whole serial log is in `build/logs/`.
 
+mod bochs;
 mod boot;
 mod foreign;
 mod lab;
@@ -55,7 +56,8 @@ impl Job {
 
 /// All jobs, the slowest kind first so that none is left alone at the end.
 fn all() -> Vec<Job> {
-    let mut jobs = suite::jobs();
+    let mut jobs = bochs::jobs();
+    jobs.extend(suite::jobs());
     jobs.extend(suite::x2apic_jobs());
     jobs.extend(nmi::jobs());
     jobs.extend(shell::jobs());

@@ -54,8 +54,9 @@ impl State {
             legacy: [0; 512],
             wide: [[0; 32]; 16],
         });
-        // All exceptions masked; rounding and precision as the seed says (SDM vol. 1 §8.1.5, §10.2.3).
-        let control = 0x003F | ((seed as u16 & 3) << 10) | 0x0300;
+        // All exceptions masked; rounding and precision as the seed says (SDM vol. 1 §8.1.5, §10.2.3). Bit 6 is reserved and reads
+        // as one.
+        let control = 0x007F | ((seed as u16 & 3) << 10) | 0x0300;
         state.legacy[CONTROL..CONTROL + 2].copy_from_slice(&control.to_le_bytes());
         // All eight stack registers in use.
         state.legacy[4] = 0xFF;

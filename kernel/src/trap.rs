@@ -349,8 +349,8 @@ impl fmt::Display for Registers<'_> {
         )?;
         write!(
             f,
-            "rip {:016x}  flags {:08x}  fs {:x}  gs {:x}",
-            c.rip, c.rflags, c.fs_base, c.gs_base
+            "rip {:016x}  cs {:x}  flags {:08x}  fs {:x}  gs {:x}",
+            c.rip, c.cs, c.rflags, c.fs_base, c.gs_base
         )
     }
 }

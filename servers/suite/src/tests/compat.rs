@@ -32,6 +32,9 @@ tests! {
     compat_page_faults_are_reported_with_address: 30,
     compat_threads_begin_below_4_gib_only: 10,
     unknown_modes_of_processes_are_refused: 10,
+    sysenter_of_64_bit_code_is_a_fault: 10,
+    compat_code_segment_decides_about_the_map: 20,
+    compat_calls_leave_nothing_in_upper_halves: 10,
 }
 
 /// Exit codes of `suite32`.
@@ -252,5 +255,128 @@ fn unknown_modes_of_processes_are_refused(_: &'static World) -> Verdict {
     // A 64-bit process still runs 64-bit code only where it begins.
     let info = must!(bare::run(code!("mov r8, 1", "ud2")));
     same!((info.context.cs, info.context.r8), (0x2B, 1));
+    Ok(())
+}
+
+fn sysenter_of_64_bit_code_is_a_fault(_: &'static World) -> Verdict {
+    let plain = code!("mov rbp, rsp", "sysenter", "ud2");
+    let stepped = code!(
+        "mov rbp, rsp",
+        "pushfq",
+        "or dword ptr [rsp], 0x4100", // nested task, too
+        "popfq",
+        "sysenter",
+        "ud2"
+    );
+    for (name, code) in [("sysenter", plain), ("sysenter under TF and NT", stepped)] {
+        let info = must!(bare::run(code));
+        let kind = FaultKind::from_vector(info.context.vector);
+        check!(
+            info.state == ProcessState::Faulted as u32
+                && matches!(kind, FaultKind::Protection | FaultKind::InvalidInstruction),
+            "{name}: {}",
+            ending(&info)
+        );
+        // Either the CPU refused it where it stands, or the kernel did, which does not know where.
+        let at = info.context.rip;
+        check!(at == 0 || (CODE..CODE + 4096).contains(&at), "{at:#x}");
+    }
+    // The step was that program's: the next one that comes by `sysenter` has none.
+    let info = must!(bare::run(code!("xor edi, edi", "mov eax, 50", "syscall")));
+    same!(info.state, ProcessState::Exited as u32);
+    Ok(())
+}
+
+/// Why tests with far returns can't run.
+const NO_FAR_RETURNS: &str = "this emulator has no far returns in user code under SMAP";
+
+fn compat_code_segment_decides_about_the_map(_: &'static World) -> Verdict {
+    if !must!(bare::far_returns_work()) {
+        skip!("{NO_FAR_RETURNS}");
+    }
+    // `process_exit` with one code where 64-bit code has it, and another where 32-bit code has it. The address behind the call is
+    // where the far return goes.
+    let long = must!(
+        must!(Bare::new32(
+            code32!(
+                "push 0x2B",
+                "call 2f",
+                ".code64",
+                "mov edi, 64",
+                "mov ebx, 32",
+                "xor ecx, ecx",
+                "mov eax, 50",
+                "int 0x80",
+                "ud2",
+                ".code32",
+                "2:",
+                "retf"
+            ),
+            &bare::pattern32()
+        ))
+        .run()
+    );
+    same!((long.state, long.code), (ProcessState::Exited as u32, 64));
+    let compat = must!(bare::run(code!(
+        "push 0x1B",
+        "call 2f",
+        ".code32",
+        "mov edi, 64",
+        "mov ebx, 32",
+        "xor ecx, ecx",
+        "mov eax, 50",
+        "int 0x80",
+        "ud2",
+        ".code64",
+        "2:",
+        "retfq"
+    )));
+    same!(
+        (compat.state, compat.code),
+        (ProcessState::Exited as u32, 32)
+    );
+    Ok(())
+}
+
+fn compat_calls_leave_nothing_in_upper_halves(_: &'static World) -> Verdict {
+    if !must!(bare::far_returns_work()) {
+        skip!("{NO_FAR_RETURNS}");
+    }
+    // All registers have something above; 32-bit code makes a call; back in 64-bit code all of that is gone.
+    let info = must!(bare::run(code!(
+        "push 0x1B",
+        "call 2f",
+        ".code32",
+        "xor eax, eax",
+        "int 0x80",
+        "push 0x2B",
+        "call 3f",
+        ".code64",
+        "or r8, r9",
+        "or r8, r10",
+        "or r8, r11",
+        "or r8, r12",
+        "or r8, r13",
+        "or r8, r14",
+        "or r8, r15",
+        "mov r9, rbx",
+        "or r9, rcx",
+        "or r9, rdx",
+        "or r9, rsi",
+        "or r9, rdi",
+        "or r9, rbp",
+        "shr r9, 32",
+        "or r8, r9",
+        "mov rdi, r8",
+        "mov eax, 50",
+        "syscall",
+        ".code32",
+        "3:",
+        "retf",
+        ".code64",
+        "2:",
+        "retfq"
+    )));
+    same!((info.state, info.code), (ProcessState::Exited as u32, 0));
     Ok(())
 }

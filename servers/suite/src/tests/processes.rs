@@ -83,9 +83,16 @@ fn last_thread_ends_the_process(_: &'static World) -> Verdict {
     // SAFETY: the process is not this one.
     let (second, _) = must!(unsafe { bare.process.create_thread(bare::CODE, bare::STACK_TOP, 0) });
     must!(bare.thread.start());
-    must!(time::sleep(Duration::from_millis(30)));
-    let info = must!(bare.process.info());
-    same!((info.state, info.threads), (ProcessState::Alive as u32, 1));
+    let start = time::now();
+    loop {
+        let info = must!(bare.process.info());
+        same!(info.state, ProcessState::Alive as u32);
+        if info.threads == 1 {
+            break;
+        }
+        check!(since(start) < PATIENCE, "its first thread did not end");
+        thread::yield_now();
+    }
     must!(second.start());
     let start = time::now();
     loop {

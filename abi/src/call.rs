@@ -149,6 +149,9 @@ calls! {
     IoPortsCreate = 75, "io_ports_create";
     /// `(io ports)`: let the calling process's threads use them by `in` and `out`. Right MANAGE.
     IoPortsEnable = 76, "io_ports_enable";
+    /// `(process, io ports)`: take them back from a process. When the call returns, no thread of it can use them on any CPU. Ports that
+    /// it was not allowed are passed over. Right MANAGE on both.
+    IoPortsDisable = 77, "io_ports_disable";
 
     /// `()`, `r14` deadline: sleep until then; returns [`Error::TimedOut`](crate::Error::TimedOut) never, `Cancelled` perhaps.
     Sleep = 81, "sleep";

@@ -1,23 +1,25 @@
-//! What few threads have, and the switch must carry for those that have it: thread-area segments, breakpoints.
+//! What few threads have, and the switch must carry for those that have it: thread-area segments, breakpoints, I/O ports.
 //!
 //! A thread's [`Extras`] begin with a word that has a bit for each kind that the thread has. The switch ors the words of
 //! the two threads; if nothing is set, which is the rule, it does nothing more. So each kind costs only those that use it, and the
 //! thread that runs after them.
 
 use core::cell::Cell;
+use core::ptr;
 
 use abi::DebugRegisters;
 
 use crate::cpu::{CpuBlock, Pending};
 use crate::debug_registers;
+use crate::ports::PortMap;
 use crate::segments::TlsSlots;
 
 /// The thread has thread-area segments.
 const TLS: u32 = 1 << 0;
 /// A data selector of the thread is not null. Said by the last save of its context; while it runs the registers themselves tell.
 pub(crate) const SELECTORS: u32 = 1 << 3;
-/// The thread may use ports.
-pub(crate) const PORTS: u32 = 1 << 4;
+/// The thread uses I/O ports.
+const PORTS: u32 = 1 << 4;
 /// The CPU has no FSGSBASE: bases go through MSRs. Every thread has it then, or none.
 pub(crate) const LONG_WAY_BASES: u32 = 1 << 5;
 /// The thread never sees user mode: it has neither selectors nor bases.
@@ -36,6 +38,8 @@ pub struct Extras {
     debug: Cell<DebugRegisters>,
     /// Breakpoints that were hit in the kernel, as DR6 has them.
     hits: Cell<u64>,
+    /// The map of its process, once the thread has used a port; null before.
+    ports: Cell<*const PortMap>,
 }
 
 const NO_BREAKPOINTS: DebugRegisters = DebugRegisters {
@@ -52,6 +56,7 @@ impl Extras {
             tls: Cell::new(TlsSlots::EMPTY),
             debug: Cell::new(NO_BREAKPOINTS),
             hits: Cell::new(0),
+            ports: Cell::new(ptr::null()),
         }
     }
 
@@ -84,6 +89,15 @@ impl Extras {
     pub(crate) fn set_tls(&self, slots: TlsSlots) {
         self.tls.set(slots);
         self.mark(TLS, !slots.is_empty());
+    }
+
+    /// Gives the thread the ports of a map, from its next switch on.
+    ///
+    /// # Safety
+    /// The map lives as long as the thread.
+    pub(crate) unsafe fn set_ports(&self, map: &PortMap) {
+        self.ports.set(map);
+        self.mark(PORTS, true);
     }
 
     /// The thread's breakpoints; their status is 0.
@@ -130,6 +144,10 @@ pub(crate) unsafe fn switch(block: &CpuBlock, previous: &Extras, next: &Extras) 
         // SAFETY: the caller's promise.
         unsafe { load_tls(block, next) };
     }
+    if either & PORTS != 0 {
+        // SAFETY: the caller's promise.
+        unsafe { load_ports(block, next) };
+    }
     if next.kinds() & DEBUG != 0 {
         // SAFETY: they were checked when they were set.
         unsafe { debug_registers::load(&next.debug.get()) };
@@ -140,6 +158,15 @@ pub(crate) unsafe fn switch(block: &CpuBlock, previous: &Extras, next: &Extras) 
         // It was preempted on its way out; the request was taken by whoever ran in between.
         block.request(Pending::THREAD);
     }
+}
+
+/// Lets user mode on this CPU have the ports of a thread.
+///
+/// # Safety
+/// To be called by the CPU of `block`, for the thread that runs on it or is about to.
+pub(crate) unsafe fn load_ports(block: &CpuBlock, thread: &Extras) {
+    // SAFETY: the caller's promise; a thread leaves the CPU before its process and the map are gone.
+    unsafe { block.ports().enter(thread.ports.get(), block.tss()) };
 }
 
 /// Fills this CPU's slots with those of a thread.

@@ -19,6 +19,7 @@ pub mod memory;
 pub mod mitigations;
 pub mod paging;
 pub mod platform;
+pub mod ports;
 pub mod random;
 pub mod run;
 pub mod segments;

@@ -20,11 +20,12 @@ use abi::segment::TLS_SLOTS;
 use abi::{DebugRegisters, UserContext};
 
 use crate::context::{self, BadContext};
-use crate::cpu::{self, CpuBlock, IoBitmap, Msr, features};
+use crate::cpu::{self, CpuBlock, Msr, features};
 use crate::debug_registers::{self, BadDebugRegisters};
 use crate::entry::{context_at, return_to_user};
 use crate::extras::{self, Extras};
 use crate::fpu::{self, FpuState};
+use crate::ports::PortMap;
 use crate::segments::{self, BadDescriptor, TlsSlots};
 use crate::tlb::{self, Space};
 
@@ -39,8 +40,6 @@ pub struct ThreadState {
     stack_top: u64,
     /// Its address space.
     space: *const Space,
-    /// Its I/O port map; null if it may use no port.
-    ports: Cell<*const IoBitmap>,
     pub(crate) fpu: FpuState,
     /// What few threads have.
     extras: Extras,
@@ -91,7 +90,6 @@ impl ThreadState {
             rsp: Cell::new(frame as u64),
             stack_top,
             space,
-            ports: Cell::new(ptr::null()),
             fpu,
             extras,
             user: true,
@@ -104,7 +102,6 @@ impl ThreadState {
             rsp: Cell::new(0),
             stack_top,
             space,
-            ports: Cell::new(ptr::null()),
             fpu: FpuState::none(),
             extras: Extras::idle(),
             user: false,
@@ -224,15 +221,6 @@ impl ThreadState {
         // SAFETY: the caller runs the thread in the kernel, or holds it stopped.
         let has = has_selectors(unsafe { &*self.context() });
         self.extras.mark(extras::SELECTORS, has);
-    }
-
-    /// Sets the ports that it may use from its next switch on; null for none.
-    ///
-    /// # Safety
-    /// The map must live and stay the same as long as the thread runs with it.
-    pub unsafe fn set_ports(&self, ports: *const IoBitmap) {
-        self.ports.set(ports);
-        self.extras.mark(extras::PORTS, !ports.is_null());
     }
 }
 
@@ -386,48 +374,18 @@ unsafe fn switch_extras(block: &CpuBlock, previous: &ThreadState, next: &ThreadS
         if next.user {
             load_segments(next);
         }
-        load_ports(block, next);
     }
 }
 
-/// Whether this CPU's TSS allows just the ports of `map`, as it is now.
+/// Lets the running thread have the ports of a map, at once and whenever it runs.
 ///
 /// # Safety
-/// The map must be valid.
-pub unsafe fn ports_are_loaded(map: *const IoBitmap) -> bool {
-    let block = cpu::block();
-    // SAFETY: the caller's promise; the TSS is this CPU's.
-    block.ports.get() == map && unsafe { block.tss().allows_just(&*map) }
-}
-
-/// Puts the port map that the current thread may use into the TSS at once.
-///
-/// # Safety
-/// As [`ThreadState::set_ports`], for this CPU's current thread.
-pub unsafe fn refresh_ports() {
-    let block = cpu::block();
-    // SAFETY: there is a current thread once the scheduler runs.
+/// `thread` is this CPU's current user thread; the map lives as long as the thread.
+pub unsafe fn use_ports(thread: &ThreadState, map: &PortMap) {
+    // SAFETY: the caller's promise.
     unsafe {
-        block.ports.set(ptr::dangling());
-        load_ports(block, &*block.current());
-    }
-}
-
-/// # Safety
-/// To be called by the CPU of `block`; `next`'s map is valid.
-#[inline]
-unsafe fn load_ports(block: &CpuBlock, next: &ThreadState) {
-    let map = next.ports.get();
-    if block.ports.get() != map {
-        block.ports.set(map);
-        // SAFETY: the caller's promise.
-        unsafe {
-            if map.is_null() {
-                block.tss().forbid_ports();
-            } else {
-                block.tss().allow_ports(&*map);
-            }
-        }
+        thread.extras.set_ports(map);
+        extras::load_ports(cpu::block(), &thread.extras);
     }
 }
 

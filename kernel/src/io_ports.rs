@@ -1,23 +1,21 @@
 //! I/O ports: ranges of ports as objects, and the map of the ports that a process may use.
 //!
 //! A process that enables a range gets a map of its own, two frames, which its threads carry into the TSS of whatever CPU
-//! they run on. Ports are only ever added to a map, and the map lives as long as the process.
-
-use core::sync::atomic::{AtomicU64, Ordering};
+//! they run on (`arch::ports`). The map lives as long as the process.
 
 use abi::Error;
-use arch::addr::PhysAddr;
-use arch::memory::phys_to_virt;
+use arch::memory::{direct_virt_to_phys, phys_to_virt};
+use arch::ports::{Bits, PortMap};
 
 use crate::memory::frames::{self, FrameKind};
 use crate::object::{Object, Slab};
 
 /// Ports that there are.
 pub const PORTS: u32 = 65_536;
-/// Bytes of a map.
-const MAP_BYTES: usize = 8192;
-/// Order of the block that holds one.
+/// Order of the block of frames that holds a map.
 const MAP_ORDER: u8 = 1;
+
+const _: () = assert!(size_of::<Bits>() == 4096 << MAP_ORDER);
 
 /// A range of I/O ports.
 pub struct IoPorts {
@@ -49,34 +47,28 @@ impl IoPorts {
     }
 }
 
-/// The ports that a process may use: a map as the CPU reads it, a clear bit for each allowed port.
-pub struct PortMap {
-    /// Physical address of the map; 0 while no port is allowed.
-    block: AtomicU64,
+/// The ports that a process may use.
+pub struct ProcessPorts {
+    map: PortMap,
 }
 
-impl Default for PortMap {
+impl Default for ProcessPorts {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl PortMap {
+impl ProcessPorts {
     /// No port.
-    pub const fn new() -> PortMap {
-        PortMap {
-            block: AtomicU64::new(0),
+    pub const fn new() -> ProcessPorts {
+        ProcessPorts {
+            map: PortMap::new(),
         }
     }
 
-    /// The map's bytes; null while no port is allowed.
-    pub fn bytes(&self) -> *const [u8; MAP_BYTES] {
-        match self.block.load(Ordering::Acquire) {
-            0 => core::ptr::null(),
-            address => phys_to_virt(PhysAddr::new_truncate(address))
-                .cast_const()
-                .cast(),
-        }
+    /// The map, as the process's threads carry it.
+    pub fn map(&self) -> &PortMap {
+        &self.map
     }
 
     /// Allows a range.
@@ -84,43 +76,55 @@ impl PortMap {
     /// # Errors
     /// [`Error::NoMemory`].
     pub fn allow(&self, ports: &IoPorts) -> Result<(), Error> {
-        if self.block.load(Ordering::Acquire) == 0 {
+        if !self.map.has_bits() {
             let block =
                 frames::allocate_order(MAP_ORDER, FrameKind::Kernel).ok_or(Error::NoMemory)?;
-            // SAFETY: the block is fresh, two frames, in the direct map.
-            unsafe { phys_to_virt(block).write_bytes(0xFF, MAP_BYTES) };
-            if self
-                .block
-                .compare_exchange(0, block.as_u64(), Ordering::AcqRel, Ordering::Acquire)
-                .is_err()
-            {
+            // SAFETY: the block is fresh, two frames, in the direct map, and freed after the map's end only.
+            if !unsafe { self.map.provide(phys_to_virt(block).cast::<Bits>()) } {
                 frames::free_frame(block);
             }
         }
-        let bytes = phys_to_virt(PhysAddr::new_truncate(self.block.load(Ordering::Acquire)));
-        let (mut port, end) = (u32::from(ports.first), u32::from(ports.first) + ports.count);
-        while port < end {
-            // The rest of this byte, or of the range.
-            let next = (port / 8 * 8 + 8).min(end);
-            let bits = ((1u32 << (next - port)) - 1) << (port % 8);
-            // SAFETY: the map has a bit for each of the 65,536 ports. Two threads may allow ports at once, so bits are
-            // cleared by an atomic operation.
-            let byte =
-                unsafe { core::sync::atomic::AtomicU8::from_ptr(bytes.add(port as usize / 8)) };
-            byte.fetch_and(!(bits as u8), Ordering::Relaxed);
-            port = next;
-        }
+        self.map.allow(ports.first, ports.count);
         Ok(())
+    }
+
+    /// Forbids a range. Until [`tell_cpus`] returns, CPUs may go on with the former map.
+    pub fn forbid(&self, ports: &IoPorts) {
+        self.map.forbid(ports.first, ports.count);
     }
 }
 
-impl Drop for PortMap {
+impl Drop for ProcessPorts {
     fn drop(&mut self) {
-        let address = *self.block.get_mut();
-        if address != 0 {
-            frames::free_frame(PhysAddr::new_truncate(address));
+        let bits = self.map.place();
+        if !bits.is_null() {
+            frames::free_frame(direct_virt_to_phys(bits));
         }
     }
+}
+
+/// Makes all CPUs learn that a map lost ports: on return none lets user mode have them.
+///
+/// The caller holds no lock. It serves the others while it waits, so that two who take ports back at once both get on.
+#[cfg(target_os = "none")]
+pub fn tell_cpus(map: &PortMap) {
+    use crate::cpu;
+    use crate::schedule::SERVE_VECTOR;
+
+    let this = cpu::this().index();
+    let others = || cpu::all().filter(move |cpu| cpu.index() != this);
+    for cpu in others().filter(|cpu| cpu.block().ports().ask(map)) {
+        arch::platform::apic::send_ipi(cpu.apic_id(), SERVE_VECTOR);
+    }
+    // All are asked before the first is waited for. Requests that came later are counted too; their answer is as good.
+    for cpu in others() {
+        let ports = cpu.block().ports();
+        let requests = ports.requests();
+        while !ports.has_answered(requests, map) {
+            arch::cpu::relax();
+        }
+    }
+    arch::ports::renew(map);
 }
 
 #[cfg(test)]

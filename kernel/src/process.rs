@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use abi::info::{NAME_BYTES, ProcessInfo, ProcessState};
 use abi::{Error, Handle, Priority, UserContext};
 
-use crate::io_ports::PortMap;
+use crate::io_ports::ProcessPorts;
 use crate::ipc::Notification;
 use crate::landing;
 use crate::memory::account::Account;
@@ -85,7 +85,7 @@ pub struct Process {
     /// Slots of the table that its destruction has emptied.
     closed_until: u32,
     /// The ports that it may use, from the first time that some were enabled.
-    ports: PortMap,
+    ports: ProcessPorts,
     /// Neighbours in the list of all processes, under the registry's lock.
     pub(crate) next: AtomicPtr<Process>,
     pub(crate) previous: AtomicPtr<Process>,
@@ -196,7 +196,7 @@ impl Process {
             }),
             handles: AtomicU32::new(0),
             closed_until: 0,
-            ports: PortMap::new(),
+            ports: ProcessPorts::new(),
             next: AtomicPtr::new(ptr::null_mut()),
             previous: AtomicPtr::new(ptr::null_mut()),
         })?;
@@ -235,7 +235,7 @@ impl Process {
     }
 
     /// The ports that it may use.
-    pub(crate) fn ports(&self) -> &PortMap {
+    pub(crate) fn ports(&self) -> &ProcessPorts {
         &self.ports
     }
 

@@ -75,6 +75,7 @@ extern "C" fn switchyard_thread_begin() {
 #[unsafe(no_mangle)]
 extern "C" fn switchyard_serve_requests() {
     arch::tlb::serve();
+    arch::ports::serve();
 }
 
 #[unsafe(no_mangle)]
@@ -182,7 +183,7 @@ fn interrupt(vector: u64) {
         apic::TIMER_VECTOR => schedule::timer_interrupt(),
         RESCHEDULE_VECTOR => cpu.block().request(arch::cpu::Pending::INBOX),
         SERVE_VECTOR => {
-            arch::tlb::serve();
+            switchyard_serve_requests();
         }
         apic::ERROR_VECTOR => {
             let errors = apic::take_errors();

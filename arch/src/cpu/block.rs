@@ -22,6 +22,7 @@ use crate::addr::{ApicId, CpuIndex};
 use crate::fpu::Owner;
 use crate::hooks::{self, ShortCall};
 use crate::paging::KEEP;
+use crate::ports::CpuPorts;
 use crate::switch::ThreadState;
 use crate::tlb::CpuSlot;
 
@@ -74,8 +75,6 @@ pub struct CpuBlock {
     extension: Cell<*const ()>,
     /// Levels of locks held.
     pub(super) lock_mask: Cell<u64>,
-    /// Whether the port map in the TSS is in force, and whose it is.
-    pub(crate) ports: Cell<*const super::IoBitmap>,
     /// CR3 of the kernel and of user mode, where the two differ: see [`UserTables`].
     kernel_cr3: Cell<u64>,
     user_cr3: Cell<u64>,
@@ -84,6 +83,8 @@ pub struct CpuBlock {
     predictions: Cell<u64>,
     /// The space that is loaded, and what others ask of this CPU about it.
     tlb: Shared<CpuSlot>,
+    /// Whose port map is in the TSS, and what others ask of this CPU about it.
+    ports: Shared<CpuPorts>,
     pub(super) gdt: UnsafeCell<Gdt>,
     pub(super) tss: Tss,
     pub(super) idt: UnsafeCell<Idt>,
@@ -153,12 +154,12 @@ impl CpuBlock {
             fpu: Owner::new(),
             extension: Cell::new(ptr::null()),
             lock_mask: Cell::new(0),
-            ports: Cell::new(ptr::null()),
             kernel_cr3: Cell::new(0),
             user_cr3: Cell::new(0),
             user_cr3_kept: Cell::new(0),
             predictions: Cell::new(0),
             tlb: Shared(CpuSlot::new()),
+            ports: Shared(CpuPorts::new()),
             gdt: UnsafeCell::new(Gdt::new(0, 0, 0)),
             tss: Tss::new(),
             idt: UnsafeCell::new(Idt::new()),
@@ -356,6 +357,12 @@ impl CpuBlock {
     #[inline(always)]
     pub(crate) fn tlb(&self) -> &CpuSlot {
         &self.tlb.0
+    }
+
+    /// The CPU's part in port maps.
+    #[inline]
+    pub fn ports(&self) -> &CpuPorts {
+        &self.ports.0
     }
 
     /// Fills the slots of the descriptor table that are for the current thread's own segments.

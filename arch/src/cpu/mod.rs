@@ -19,7 +19,6 @@ pub use gdt::{CPU_NUMBER, KERNEL_CODE, KERNEL_DATA, USER_CODE32, USER_CODE64, US
 pub(crate) use init::{CR0, CR0_TASK_SWITCHED};
 pub use init::{ControlState, InitError, cpu_init, detect};
 pub use msr::Msr;
-pub use tss::{IO_BITMAP_BYTES, IoBitmap};
 
 use core::arch::asm;
 

@@ -8,21 +8,21 @@
 //! is copied for it.
 
 use core::cell::UnsafeCell;
+use core::sync::atomic::Ordering;
 
 use x86_64::VirtAddr;
 use x86_64::structures::tss::TaskStateSegment;
 
-/// Bytes of the map proper.
-pub const IO_BITMAP_BYTES: usize = 8192;
+use crate::ports::{Bits, Hardware, MAP_WORDS};
 
-/// A map of I/O ports: a clear bit allows the port.
-pub type IoBitmap = [u8; IO_BITMAP_BYTES];
+/// Bytes of the map proper.
+const IO_BITMAP_BYTES: usize = 8 * MAP_WORDS;
 
 /// The segment with its map.
 #[repr(C, align(16))]
 pub struct Tss {
     hardware: UnsafeCell<TaskStateSegment>,
-    bitmap: UnsafeCell<IoBitmap>,
+    bitmap: UnsafeCell<[u64; MAP_WORDS]>,
     /// All ones; the CPU reads it for ports at the end of the map.
     end: u8,
 }
@@ -65,7 +65,7 @@ impl Tss {
         hardware.iomap_base = NO_BITMAP;
         Tss {
             hardware: UnsafeCell::new(hardware),
-            bitmap: UnsafeCell::new([0xFF; IO_BITMAP_BYTES]),
+            bitmap: UnsafeCell::new([u64::MAX; MAP_WORDS]),
             end: 0xFF,
         }
     }
@@ -104,32 +104,25 @@ impl Tss {
                 .write_unaligned(VirtAddr::new_unsafe(top));
         }
     }
+}
 
-    /// Forbids user mode every port.
-    ///
-    /// # Safety
-    /// Only the CPU that owns the segment may call it.
+impl Hardware for Tss {
     #[inline]
-    pub unsafe fn forbid_ports(&self) {
-        // SAFETY: the owning CPU alone writes.
+    unsafe fn forbid_all(&self) {
+        // SAFETY: the owning CPU alone writes; the field is packed.
         unsafe { (&raw mut (*self.hardware.get()).iomap_base).write_unaligned(NO_BITMAP) };
     }
 
-    /// Whether the segment's own map says what `map` says.
-    pub fn allows_just(&self, map: &IoBitmap) -> bool {
-        // SAFETY: the owning CPU alone writes, and it is the one that asks.
-        unsafe { *self.bitmap.get() == *map }
+    unsafe fn open(&self) {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*self.hardware.get()).iomap_base).write_unaligned(BITMAP_OFFSET) };
     }
 
-    /// Allows user mode the ports of a map.
-    ///
-    /// # Safety
-    /// Only the CPU that owns the segment may call it.
-    pub unsafe fn allow_ports(&self, map: &IoBitmap) {
-        // SAFETY: the owning CPU alone writes.
-        unsafe {
-            (*self.bitmap.get()).copy_from_slice(map);
-            (&raw mut (*self.hardware.get()).iomap_base).write_unaligned(BITMAP_OFFSET);
+    unsafe fn copy(&self, bits: &Bits) {
+        // SAFETY: the owning CPU alone writes; the CPU reads the map only for user mode's `in` and `out`, and none is running.
+        let copy = unsafe { &mut *self.bitmap.get() };
+        for (to, from) in copy.iter_mut().zip(bits) {
+            *to = from.load(Ordering::Relaxed);
         }
     }
 }

@@ -6,13 +6,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::memory::testing;
 
-fn allowed(map: &PortMap) -> Vec<u32> {
-    // SAFETY: the map lives, and only this thread changes it.
-    let Some(bytes) = (unsafe { map.bytes().as_ref() }) else {
-        return Vec::new();
-    };
+fn allowed(ports: &ProcessPorts) -> Vec<u32> {
     (0..PORTS)
-        .filter(|&port| bytes[port as usize / 8] >> (port % 8) & 1 == 0)
+        .filter(|&port| ports.map().allows(port as u16))
         .collect()
 }
 
@@ -48,20 +44,23 @@ fn ranges_end_at_the_last_port() {
 #[test]
 fn a_map_begins_with_no_port() {
     testing::machine();
-    let map = PortMap::new();
-    assert!(map.bytes().is_null());
+    let map = ProcessPorts::new();
+    assert!(!map.map().has_bits());
     map.allow(&IoPorts::new(0x60, 1).unwrap()).unwrap();
     assert_eq!(allowed(&map), [0x60]);
-    let place = map.bytes();
+    let place = map.map().place();
     map.allow(&IoPorts::new(0x64, 1).unwrap()).unwrap();
     map.allow(&IoPorts::new(0x60, 1).unwrap()).unwrap();
-    assert_eq!((allowed(&map), map.bytes()), (vec![0x60, 0x64], place));
+    assert_eq!(
+        (allowed(&map), map.map().place()),
+        (vec![0x60, 0x64], place)
+    );
 }
 
 #[test]
 fn the_first_and_the_last_port_and_all_ports_can_be_allowed() {
     testing::machine();
-    let map = PortMap::new();
+    let map = ProcessPorts::new();
     map.allow(&IoPorts::new(0, 1).unwrap()).unwrap();
     map.allow(&IoPorts::new(65_535, 1).unwrap()).unwrap();
     assert_eq!(allowed(&map), [0, 65_535]);
@@ -70,10 +69,22 @@ fn the_first_and_the_last_port_and_all_ports_can_be_allowed() {
 }
 
 #[test]
+fn forbidden_ports_are_gone_and_others_stay() {
+    testing::machine();
+    let map = ProcessPorts::new();
+    // Of a process that never had any.
+    map.forbid(&IoPorts::new(0, 65_536).unwrap());
+    assert_eq!(allowed(&map), []);
+    map.allow(&IoPorts::new(0x60, 6).unwrap()).unwrap();
+    map.forbid(&IoPorts::new(0x62, 2).unwrap());
+    assert_eq!(allowed(&map), [0x60, 0x61, 0x64, 0x65]);
+}
+
+#[test]
 fn two_threads_that_allow_neighbouring_ports_lose_none() {
     testing::machine();
     for _ in 0..50 {
-        let map = PortMap::new();
+        let map = ProcessPorts::new();
         std::thread::scope(|scope| {
             for half in 0..2 {
                 let map = &map;
@@ -94,7 +105,7 @@ proptest! {
     #[test]
     fn a_map_allows_the_union_of_its_ranges(ranges in prop::collection::vec((0..70_000u64, 0..300u64), 0..6)) {
         testing::machine();
-        let map = PortMap::new();
+        let map = ProcessPorts::new();
         let mut model = std::collections::BTreeSet::new();
         for (first, count) in ranges {
             let range = IoPorts::new(first, count);

@@ -3,11 +3,12 @@
 use abi::{Error, Rights};
 
 use super::Caller;
-use crate::io_ports::IoPorts;
+use crate::io_ports::{self, IoPorts};
 use crate::ipc::Notification;
 use crate::irq::{Irq, Line};
 use crate::machine;
 use crate::object::{AnyObject, Ref};
+use crate::process::Process;
 
 /// `irq_create`.
 pub(super) fn create_irq(caller: Caller) -> Result<(), Error> {
@@ -54,8 +55,16 @@ pub(super) fn create_ports(caller: Caller) -> Result<(), Error> {
 /// `io_ports_enable`.
 pub(super) fn enable_ports(caller: Caller) -> Result<(), Error> {
     let ports = caller.hold::<IoPorts>(caller.handle(0), Rights::MANAGE)?;
-    let map = caller.process().ports();
-    map.allow(&ports)?;
-    caller.thread().use_ports(map.bytes());
+    caller.process().ports().allow(&ports)?;
+    caller.thread().use_ports();
+    Ok(())
+}
+
+/// `io_ports_disable`.
+pub(super) fn disable_ports(caller: Caller) -> Result<(), Error> {
+    let process = caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?;
+    let ports = caller.hold::<IoPorts>(caller.handle(1), Rights::MANAGE)?;
+    process.ports().forbid(&ports);
+    io_ports::tell_cpus(process.ports().map());
     Ok(())
 }

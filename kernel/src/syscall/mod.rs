@@ -110,6 +110,7 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::IrqAcknowledge => device::acknowledge_irq(caller)?,
         Call::IoPortsCreate => device::create_ports(caller)?,
         Call::IoPortsEnable => device::enable_ports(caller)?,
+        Call::IoPortsDisable => device::disable_ports(caller)?,
 
         Call::LogWrite => log::write(caller)?,
         Call::LogRead => log::read(caller)?,

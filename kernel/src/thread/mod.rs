@@ -248,14 +248,11 @@ impl Thread {
         self.state.store(state as u32, Ordering::Relaxed);
     }
 
-    /// Lets it use the ports of a map from now on. For the running thread itself.
+    /// Lets it use the ports that its process may use from now on. For the running thread itself.
     #[cfg(target_os = "none")]
-    pub(crate) fn use_ports(&self, map: *const arch::cpu::IoBitmap) {
+    pub(crate) fn use_ports(&self) {
         // SAFETY: the map is its process's and lives as long as that; the thread is this CPU's current one.
-        unsafe {
-            self.machine.state.set_ports(map);
-            arch::switch::refresh_ports();
-        }
+        unsafe { arch::switch::use_ports(&self.machine.state, self.process.ports().map()) };
     }
 
     /// Brings the ports that its process may use into this CPU's TSS, if they are not there as they are now. For the running thread.
@@ -264,18 +261,12 @@ impl Thread {
     /// there was something new, so that the access is worth another try.
     #[cfg(target_os = "none")]
     pub(crate) fn take_new_ports(&self) -> bool {
-        let map = self.process.ports().bytes();
-        if map.is_null() {
-            return false;
+        let map = self.process.ports().map();
+        let new = map.has_bits() && !arch::ports::are_loaded(map);
+        if new {
+            self.use_ports();
         }
-        // SAFETY: the map is its process's and lives as long as that; the thread is this CPU's current one.
-        unsafe {
-            self.machine.state.set_ports(map);
-            !arch::switch::ports_are_loaded(map) && {
-                arch::switch::refresh_ports();
-                true
-            }
-        }
+        new
     }
 
     /// A handle to it was made.

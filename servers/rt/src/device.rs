@@ -83,4 +83,14 @@ impl IoPorts {
         // SAFETY: touches no memory; what the ports do to the machine is their driver's to know.
         unsafe { sys::call(Call::IoPortsEnable, [self.handle().0, 0, 0, 0, 0, 0]) }.map(|_| ())
     }
+
+    /// Takes the ports back from a process. On return none of its threads can use them, on any CPU.
+    ///
+    /// # Errors
+    /// `NoRight` without MANAGE on both.
+    pub fn disable(&self, process: &impl AsHandle) -> Result<()> {
+        let arguments = [process.handle().0, self.handle().0, 0, 0, 0, 0];
+        // SAFETY: touches no memory.
+        unsafe { sys::call(Call::IoPortsDisable, arguments) }.map(|_| ())
+    }
 }

@@ -15,6 +15,7 @@ mod limits;
 mod memory;
 mod messages;
 mod notifications;
+mod ports;
 mod privilege;
 mod processes;
 mod registers;
@@ -40,6 +41,7 @@ pub const ALL: &[&[Test]] = &[
     compat::TESTS,
     contexts::TESTS,
     breakpoints::TESTS,
+    ports::TESTS,
     messages::TESTS,
     ipc::TESTS,
     notifications::TESTS,

@@ -4,6 +4,8 @@
 //! (thread start, set-context, a supervisor's answer) passes through [`sanitise`]; what the entries saved themselves
 //! is right by construction.
 
+use core::fmt;
+
 pub use abi::UserContext;
 use abi::layout::USER_END;
 
@@ -47,6 +49,21 @@ pub enum BadContext {
     /// A base is not canonical, or points into the kernel's half.
     Base,
 }
+
+impl fmt::Display for BadContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BadContext::Rip => "RIP is not an address of user code",
+            BadContext::Rsp => "RSP is not canonical",
+            BadContext::Cs => "CS is not a user code selector",
+            BadContext::Ss => "SS is not a user stack selector",
+            BadContext::Selector => "DS, ES, FS or GS can't be loaded by user code",
+            BadContext::Base => "an FS or GS base is not a user address",
+        })
+    }
+}
+
+impl core::error::Error for BadContext {}
 
 /// Checks a context that somebody set for a thread with these descriptors of its own, and forces the flags that user mode may not
 /// choose.

@@ -29,8 +29,7 @@ const PORT: u16 = 0x80;
 /// Where programs have the memory that they share with the test.
 const SHARED: u64 = 0x60_0000;
 
-const _: () =
-    assert!(Call::IoPortsEnable as u64 == 76 && Call::Yield as u64 == 8 && Call::Null as u64 == 0);
+const _: () = assert!(Call::IoPortsEnable as u64 == 76 && Call::Yield as u64 == 1);
 
 /// Enables the ports of handle rbx if rsi is not 0, says so in the shared memory, and waits until somebody has.
 macro_rules! enable {
@@ -247,8 +246,11 @@ fn io_ports_come_and_go_with_their_thread(world: &'static World) -> Verdict {
         "in al, dx",
         "lock inc qword ptr [rdi]",
         "mov rbp, rdi",
-        "mov eax, 8",
+        "mov r12, rdx",
+        "mov eax, 1",
         "syscall",
+        "mov rdi, rbp",
+        "mov rdx, r12",
         "jmp 3b",
     );
     let cpus: Vec<_> = (0..world.cpus).map(Some).collect();
@@ -267,15 +269,15 @@ fn io_ports_come_and_go_with_their_thread(world: &'static World) -> Verdict {
                 code!(
                     "mov ebx, 20",
                     "2:",
-                    "mov eax, 8",
+                    "mov eax, 1",
                     "syscall",
                     "dec ebx",
                     "jnz 2b",
-                    "mov edx, edi",
+                    "mov edx, ebp",
                     "in al, dx",
                     "ud2"
                 ),
-                |context| context.rdi = port
+                |context| context.rbp = port
             ));
             must!(none.thread.set_affinity(Some(cpu)));
             let info = must!(none.run());

@@ -395,9 +395,19 @@ pub unsafe fn use_ports(thread: &ThreadState, map: &PortMap) {
 /// `thread` is the current user thread.
 #[inline]
 unsafe fn save_segments(thread: &ThreadState) {
-    // SAFETY: the context is the thread's own; KERNEL_GS_BASE holds the user's base while the kernel runs.
+    // SAFETY: the context is the thread's own.
+    unsafe { save_segments_of(&mut *thread.context()) };
+    thread.selectors_changed();
+}
+
+/// Saves selectors and bases as user mode left them.
+///
+/// # Safety
+/// Nobody has loaded others since user mode was left.
+#[inline]
+pub(crate) unsafe fn save_segments_of(context: &mut UserContext) {
+    // SAFETY: reading has no effect; KERNEL_GS_BASE holds the user's base while the kernel runs.
     unsafe {
-        let context = &mut *thread.context();
         let (ds, es, fs, gs): (u16, u16, u16, u16);
         asm!("mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",
             out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack, preserves_flags));
@@ -409,7 +419,6 @@ unsafe fn save_segments(thread: &ThreadState) {
         }
         context.gs_base = Msr::KERNEL_GS_BASE.read();
     }
-    thread.selectors_changed();
 }
 
 /// Loads a thread's selectors, then its bases: loading a selector changes the base (or, on AMD, a null one does not), so the
@@ -419,9 +428,18 @@ unsafe fn save_segments(thread: &ThreadState) {
 /// The context holds selectors of user code (`context::sanitise`) and canonical bases; the thread's own descriptors are in the table.
 #[inline]
 unsafe fn load_segments(next: &ThreadState) {
+    // SAFETY: the context is the thread's own; the rest is the caller's promise.
+    unsafe { load_segments_of(&*next.context()) };
+}
+
+/// Loads selectors and bases.
+///
+/// # Safety
+/// As [`load_segments`].
+#[inline]
+pub(crate) unsafe fn load_segments_of(context: &UserContext) {
     // SAFETY: the caller's promise. A selector that went bad since it was checked becomes null.
     unsafe {
-        let context = &*next.context();
         let (ds, es): (u16, u16);
         let (fs, gs): (u16, u16);
         asm!("mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",

@@ -11,7 +11,11 @@ use crate::workspace::{USER_TARGETS, Workspace};
 /// If clippy can't be run or finds something.
 pub fn run() -> Result<()> {
     let ws = Workspace::find()?;
-    clippy(&ws, BARE, &["kernel", "boot-foreign", "boot-multiboot"])?;
+    clippy(
+        &ws,
+        BARE,
+        &["kernel", "run-kernel", "boot-foreign", "boot-multiboot"],
+    )?;
     clippy(&ws, UEFI, &["boot-uefi"])?;
     for target in USER_TARGETS {
         clippy(&ws, target, &ws.packages_for(target, |_| true))?;

@@ -48,6 +48,9 @@ impl Pending {
     pub const PASS: Pending = Pending(128);
 }
 
+/// The kernel's part of each short call, by number.
+pub(crate) type ShortCalls = [Option<ShortCall>; SHORT_CALLS as usize];
+
 /// One CPU's block.
 #[repr(C, align(4096))]
 pub struct CpuBlock {
@@ -69,6 +72,8 @@ pub struct CpuBlock {
     step: Cell<bool>,
     /// Whether an NMI's handler runs. Set and cleared by its entry.
     in_nmi: Cell<bool>,
+    /// RSP in the frame of the run that is under way; 0 for none (`entry/run.rs`).
+    run: Cell<u64>,
     /// Whose state the FPU registers hold, and whether CR0.TS is clear.
     pub(crate) fpu: Owner,
     /// The kernel's per-CPU data.
@@ -151,6 +156,7 @@ impl CpuBlock {
             apic_id: Cell::new(0),
             step: Cell::new(false),
             in_nmi: Cell::new(false),
+            run: Cell::new(0),
             fpu: Owner::new(),
             extension: Cell::new(ptr::null()),
             lock_mask: Cell::new(0),
@@ -312,6 +318,26 @@ impl CpuBlock {
     pub(crate) unsafe fn set_stack_top(&self, top: u64) {
         // SAFETY: the caller's promise.
         unsafe { self.tss.set_rsp0(top) };
+    }
+
+    /// Notes that a run is under way: user mode's next trap goes back to the frame where RSP is `record`.
+    pub(crate) fn begin_run(&self, record: u64) {
+        debug_assert!(self.run.get() == 0, "a run begins inside of a run");
+        self.run.set(record);
+    }
+
+    /// Ends the run that is under way, if there is one.
+    #[inline]
+    pub(crate) fn end_run(&self) -> Option<u64> {
+        match self.run.replace(0) {
+            0 => None,
+            record => Some(record),
+        }
+    }
+
+    /// Puts other routines into the table of short calls, and returns those that were there.
+    pub(crate) fn exchange_short_calls(&self, calls: ShortCalls) -> ShortCalls {
+        core::array::from_fn(|number| self.short_calls[number].replace(calls[number]))
     }
 
     /// Whether an NMI's handler runs.

@@ -7,6 +7,7 @@
 //! | `sysenter.rs` | `sysenter` (Intel) | the thread's |
 //! | `vectors.rs` | exceptions, interrupts, `int 0x80` | the thread's, or the one that was interrupted |
 //! | `paranoid.rs` | #DB, NMI, #DF, #MC: may come at any instruction | one of their own each |
+//! | `run.rs` | none of its own: user mode as a function call, over the others | the caller's |
 //!
 //! Each builds a [`UserContext`] at the top of its stack; from user mode that is always the top of the thread's kernel stack,
 //! so that the context can be found from outside. `frame.rs` holds the layout for the assembly.
@@ -15,11 +16,13 @@ mod alternatives;
 mod compat;
 mod frame;
 mod paranoid;
+mod run;
 mod syscall;
 mod sysenter;
 mod vectors;
 
 pub use alternatives::patch;
+pub use run::{RunContext, come_back, run};
 pub use vectors::{EXIT_TRAP, return_to_user};
 
 use abi::UserContext;

@@ -214,7 +214,8 @@ fn files(lab: &Lab, case: &Case) -> Result<Files> {
     ]))
 }
 
-fn judge(played: &Played) -> Outcome {
+/// Reads the checks of a kernel that reports in this way.
+pub(super) fn judge(played: &Played) -> Outcome {
     let mut outcome = Outcome::default();
     let mut closing = None;
     for line in played.transcript().lines() {

@@ -22,13 +22,13 @@ pub struct Config {
 }
 
 /// Everything TCG has; it reports AMD as its vendor.
-const MAX: (&str, &str) = ("max", "max");
+pub const MAX: (&str, &str) = ("max", "max");
 /// Next to nothing: no FSGSBASE, no XSAVE, no SMEP or SMAP.
-const QEMU64: (&str, &str) = ("qemu64", "qemu64");
+pub const QEMU64: (&str, &str) = ("qemu64", "qemu64");
 /// An AMD machine.
-const AMD: (&str, &str) = ("amd", "EPYC");
+pub const AMD: (&str, &str) = ("amd", "EPYC");
 /// An Intel machine.
-const INTEL: (&str, &str) = ("intel", "Skylake-Client");
+pub const INTEL: (&str, &str) = ("intel", "Skylake-Client");
 
 const fn on(cpus: u32, (name, cpu): (&'static str, &'static str)) -> Config {
     Config {

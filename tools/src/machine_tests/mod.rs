@@ -5,6 +5,7 @@
 
 mod bochs;
 mod boot;
+mod context;
 mod foreign;
 mod lab;
 mod loader;
@@ -63,6 +64,7 @@ fn all() -> Vec<Job> {
     jobs.extend(shell::jobs());
     jobs.extend(piped::jobs());
     jobs.extend(panic::jobs());
+    jobs.extend(context::jobs());
     jobs.extend(foreign::jobs());
     jobs.extend(boot::jobs());
     jobs.extend(loader::jobs());

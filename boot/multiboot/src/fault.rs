@@ -64,6 +64,13 @@ unsafe impl Sync for Table {}
 
 static TABLE: Table = Table(UnsafeCell::new([[0; 2]; VECTORS]));
 
+/// What LIDT reads.
+#[repr(C, packed)]
+struct Pointer {
+    limit: u16,
+    base: u64,
+}
+
 /// Takes all exceptions from now on.
 pub fn init() {
     let first = (&raw const boot_faults) as u64;
@@ -75,11 +82,6 @@ pub fn init() {
             at >> 32,
         ]
     };
-    #[repr(C, packed)]
-    struct Pointer {
-        limit: u16,
-        base: u64,
-    }
     let pointer = Pointer {
         limit: (VECTORS * 16 - 1) as u16,
         base: TABLE.0.get() as u64,

@@ -18,6 +18,7 @@ use crate::run::Way;
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// One bad image, or one machine that is too small for a good one.
+#[derive(Clone, Copy)]
 struct Case {
     name: &'static str,
     mem: &'static str,

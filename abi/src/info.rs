@@ -131,6 +131,28 @@ pub struct CpuInfo {
     pub machine_checks: u32,
     /// NMIs taken.
     pub nmis: u64,
+    /// What it did about floating-point state.
+    pub fpu: FpuCounters,
+}
+
+/// What a CPU did about the floating-point state of threads, since it started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct FpuCounters {
+    /// States saved when their thread left.
+    pub saves: u64,
+    /// States loaded.
+    pub restores: u64,
+    /// First FPU instructions of a slice that trapped (#NM).
+    pub traps: u64,
+    /// Loads that were not needed, as the registers still held the thread's state.
+    pub skipped: u64,
+    /// States loaded when their thread came, before it used them: a part of `restores`.
+    pub preloads: u64,
+    /// Times that the registers were cleared for a thread without a state; with eager loading only.
+    pub scrubs: u64,
+    /// Writes of CR0, each of which changed CR0.TS.
+    pub ts_changes: u64,
 }
 
 /// What a thread is doing.
@@ -297,7 +319,7 @@ impl PowerAction {
 const _: () = {
     assert!(size_of::<UserContext>() == 28 * 8);
     assert!(size_of::<HandleInfo>() == 24);
-    assert!(size_of::<CpuInfo>() == 64);
+    assert!(size_of::<CpuInfo>() == 120);
     assert!(size_of::<ThreadInfo>() == 72);
     assert!(size_of::<MemoryInfo>() == 48);
     assert!(size_of::<FramebufferInfo>() == 24);

@@ -1,8 +1,8 @@
 //! Calls on the system: lists, memory, power.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use abi::info::{CpuInfo, MemoryInfo, PowerAction, SystemQuery, ThreadInfo};
+use abi::info::{CpuInfo, FpuCounters, MemoryInfo, PowerAction, SystemQuery, ThreadInfo};
 use abi::{Error, Rights};
 use arch::platform::{power, serial};
 use arch::time;
@@ -101,6 +101,21 @@ fn cpu_info(cpu: &Cpu) -> CpuInfo {
         runnable: cpu.load.get() as u32,
         machine_checks: cpu.machine_checks.get() as u32,
         nmis: cpu.nmis.get(),
+        fpu: fpu_counters(cpu),
+    }
+}
+
+fn fpu_counters(cpu: &Cpu) -> FpuCounters {
+    let counters = arch::fpu::counters(cpu.block());
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    FpuCounters {
+        saves: read(&counters.saves),
+        restores: read(&counters.restores),
+        traps: read(&counters.traps),
+        skipped: read(&counters.skipped),
+        preloads: read(&counters.preloads),
+        scrubs: read(&counters.scrubs),
+        ts_changes: read(&counters.ts_changes),
     }
 }
 

@@ -53,7 +53,7 @@ pub enum Command {
 /// All commands: name, arguments, what it does.
 pub const COMMANDS: [(&str, &str, &str); 17] = [
     ("help", "", "list the commands"),
-    ("cpus", "", "CPUs: time busy, switches, interrupts"),
+    ("cpus", "", "CPUs: time busy, switches, interrupts, FPU"),
     (
         "ps",
         "",

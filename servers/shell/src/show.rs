@@ -22,6 +22,13 @@ pub fn cpus(list: &[CpuInfo]) -> String {
         ("IPIS SENT", right),
         ("NMIS", right),
         ("RUNNABLE", right),
+        ("FPU SAVES", right),
+        ("RESTORES", right),
+        ("#NM", right),
+        ("SKIPPED", right),
+        ("PRELOADS", right),
+        ("SCRUBS", right),
+        ("CR0 WRITES", right),
     ]);
     for cpu in list {
         table.row([
@@ -34,6 +41,13 @@ pub fn cpus(list: &[CpuInfo]) -> String {
             cpu.ipis_sent.to_string(),
             cpu.nmis.to_string(),
             cpu.runnable.to_string(),
+            cpu.fpu.saves.to_string(),
+            cpu.fpu.restores.to_string(),
+            cpu.fpu.traps.to_string(),
+            cpu.fpu.skipped.to_string(),
+            cpu.fpu.preloads.to_string(),
+            cpu.fpu.scrubs.to_string(),
+            cpu.fpu.ts_changes.to_string(),
         ]);
     }
     table.finish()

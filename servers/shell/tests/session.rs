@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use abi::info::{CpuInfo, MachineInfo, MemoryInfo, PowerAction, ThreadInfo};
+use abi::info::{CpuInfo, FpuCounters, MachineInfo, MemoryInfo, PowerAction, ThreadInfo};
 use proptest::prelude::*;
 use shell::session::{PROMPT, Session};
 use shell::world::World;
@@ -45,6 +45,15 @@ impl World for Facts {
             runnable: 1,
             machine_checks: 0,
             nmis: 1234,
+            fpu: FpuCounters {
+                saves: 31,
+                restores: 32,
+                traps: 33,
+                skipped: 34,
+                preloads: 35,
+                scrubs: 36,
+                ts_changes: 37,
+            },
         };
         Ok(vec![cpu(0, 0), cpu(1, 16)])
     }
@@ -161,9 +170,12 @@ fn prompt_is_exactly_what_tools_wait_for() {
 fn tables_have_units_and_line_up() {
     assert_eq!(
         answer("cpus"),
-        "CPU  APIC ID    BUSY  TIME BUSY  SWITCHES  INTERRUPTS  IPIS SENT  NMIS  RUNNABLE\n  \
-         0        0  25.0 %  250.00 ms     12345         678          9  1234         1\n  \
-         1       16  25.0 %  250.00 ms     12345         678          9  1234         1\n"
+        "CPU  APIC ID    BUSY  TIME BUSY  SWITCHES  INTERRUPTS  IPIS SENT  NMIS  RUNNABLE  FPU SAVES  RESTORES  #NM  SKIPPED  \
+         PRELOADS  SCRUBS  CR0 WRITES\n  \
+         0        0  25.0 %  250.00 ms     12345         678          9  1234         1         31        32   33       34  \
+         \x20     35      36          37\n  \
+         1       16  25.0 %  250.00 ms     12345         678          9  1234         1         31        32   33       34  \
+         \x20     35      36          37\n"
     );
     let ps = answer("ps");
     assert!(ps.starts_with("PROCESS  NAME"), "{ps}");

@@ -6,6 +6,7 @@ mod compat;
 mod contexts;
 mod faults;
 mod fpu;
+mod fpu_cost;
 mod grinder;
 mod handles;
 mod injection;
@@ -34,6 +35,7 @@ pub const ALL: &[&[Test]] = &[
     handles::TESTS,
     registers::TESTS,
     fpu::TESTS,
+    fpu_cost::TESTS,
     faults::TESTS,
     privilege::TESTS,
     segments::TESTS,

@@ -1,0 +1,450 @@
+//! What the kernel does about floating-point state, and that it does no more: by the counters of each CPU, which say how often it was
+//! saved, loaded, and found where it was.
+//!
+//! The threads are machine code, because compiled code uses vector registers when it likes.
+
+use abi::info::{FpuCounters, ProcessState};
+use abi::{Call, FaultKind, Protection};
+use alloc::vec::Vec;
+use core::arch::x86_64::__cpuid;
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
+use rt::{Memory, time};
+
+use super::faults::faulted;
+use super::tests;
+use crate::bare::{self, Bare, reg};
+use crate::clock::since;
+use crate::verdict::Verdict;
+use crate::world::{World, ending};
+use crate::{check, code, fail, must, same, skip};
+
+tests! {
+    threads_that_do_not_use_the_fpu_cost_no_fpu_work: 20,
+    steady_users_of_the_fpu_get_it_without_a_trap: 20,
+    a_thread_that_stops_using_the_fpu_is_not_preloaded_for_long: 20,
+    registers_that_still_hold_a_threads_state_are_not_loaded: 20,
+    registers_are_left_alone_over_idleness: 20,
+    a_pending_x87_error_stays_with_its_thread: 20,
+    wide_registers_of_the_dead_are_not_inherited: 30,
+    no_memory_for_fpu_state_ends_only_the_thread_that_needs_it: 60,
+}
+
+const ROUNDS: u64 = 1000;
+/// What other threads may have done meanwhile: this one, and `init`.
+const OTHERS: u64 = 200;
+
+/// A CPU's counters.
+fn counters(world: &World, cpu: u32) -> rt::Result<FpuCounters> {
+    Ok(world.system.cpus()?[cpu as usize].fpu)
+}
+
+fn difference(before: FpuCounters, after: FpuCounters) -> FpuCounters {
+    FpuCounters {
+        saves: after.saves - before.saves,
+        restores: after.restores - before.restores,
+        traps: after.traps - before.traps,
+        skipped: after.skipped - before.skipped,
+        preloads: after.preloads - before.preloads,
+        scrubs: after.scrubs - before.scrubs,
+        ts_changes: after.ts_changes - before.ts_changes,
+    }
+}
+
+/// Whether states are loaded at every switch here. Then registers were cleared before the first thread without a state, which comes
+/// after `init`; otherwise they never are.
+fn is_eager(world: &World) -> rt::Result<bool> {
+    Ok(world.system.cpus()?.iter().any(|cpu| cpu.fpu.scrubs > 0))
+}
+
+/// Yields `rcx` times without floating point, then ends.
+fn plain() -> &'static [u8] {
+    code!(
+        "mov rbx, rcx",
+        "2:",
+        "mov eax, ebp",
+        "syscall",
+        "dec rbx",
+        "jnz 2b",
+        "xor edi, edi",
+        "mov eax, 50",
+        "syscall",
+    )
+}
+
+/// The same, counting in `xmm5` and in an x87 register; ends with code 0 if both have counted right.
+fn counting() -> &'static [u8] {
+    code!(
+        "mov rbx, rcx",
+        "mov r12, rcx",
+        "mov r13d, 1",
+        "movq xmm4, r13",
+        "pxor xmm5, xmm5",
+        "fldz",
+        "2:",
+        "paddq xmm5, xmm4",
+        "fld1",
+        "faddp st(1), st",
+        "mov eax, ebp",
+        "syscall",
+        "dec rbx",
+        "jnz 2b",
+        "movq rax, xmm5",
+        "sub rsp, 16",
+        "fistp qword ptr [rsp]",
+        "xor edi, edi",
+        "cmp rax, r12",
+        "setne dil",
+        "cmp [rsp], r12",
+        "setne al",
+        "or dil, al",
+        "mov eax, 50",
+        "syscall",
+    )
+}
+
+/// Counts in `xmm5` for as many turns as `r8` says, then goes on to yield without floating point.
+fn counting_then_plain() -> &'static [u8] {
+    code!(
+        "mov rbx, rcx",
+        "2:",
+        "test r8, r8",
+        "jz 3f",
+        "paddq xmm5, xmm5",
+        "dec r8",
+        "3:",
+        "mov eax, ebp",
+        "syscall",
+        "dec rbx",
+        "jnz 2b",
+        "xor edi, edi",
+        "mov eax, 50",
+        "syscall",
+    )
+}
+
+/// A process that makes `rounds` turns of one of these on a CPU.
+fn turns(code: &[u8], rounds: u64, cpu: u32) -> rt::Result<Bare> {
+    let mut values = bare::pattern();
+    values[reg::RCX] = rounds;
+    values[reg::RBP] = Call::Yield as u64;
+    // For those that stop half-way.
+    values[reg::R8] = 100;
+    let bare = Bare::new(code, &values)?;
+    bare.thread.set_affinity(Some(cpu))?;
+    Ok(bare)
+}
+
+/// What a CPU did while these ran side by side, each to a good end.
+fn cost(world: &World, cpu: u32, codes: &[&[u8]]) -> Result<FpuCounters, crate::verdict::Why> {
+    let mut bares = Vec::new();
+    for code in codes {
+        bares.push(must!(turns(code, ROUNDS, cpu)));
+    }
+    let before = must!(counters(world, cpu));
+    for bare in &bares {
+        must!(bare.thread.start());
+    }
+    for bare in &bares {
+        let info = must!(bare.run_to_end());
+        check!(
+            info.state == ProcessState::Exited as u32 && info.code == 0,
+            "it {}",
+            ending(&info)
+        );
+    }
+    Ok(difference(before, must!(counters(world, cpu))))
+}
+
+fn threads_that_do_not_use_the_fpu_cost_no_fpu_work(world: &'static World) -> Verdict {
+    for cpu in 0..world.cpus {
+        let did = cost(world, cpu, &[plain(), plain()])?;
+        check!(
+            [
+                did.saves,
+                did.restores,
+                did.traps,
+                did.scrubs,
+                did.ts_changes
+            ]
+            .iter()
+            .all(|&count| count < OTHERS),
+            "CPU {cpu}: {did:?}"
+        );
+    }
+    Ok(())
+}
+
+fn steady_users_of_the_fpu_get_it_without_a_trap(world: &'static World) -> Verdict {
+    for cpu in 0..world.cpus {
+        let did = cost(world, cpu, &[counting(), counting()])?;
+        check!(did.saves >= 2 * ROUNDS - OTHERS, "CPU {cpu}: {did:?}");
+        check!(did.restores >= 2 * ROUNDS - OTHERS, "CPU {cpu}: {did:?}");
+        check!(did.preloads >= 2 * ROUNDS - OTHERS, "CPU {cpu}: {did:?}");
+        check!(did.traps < OTHERS, "CPU {cpu}: {did:?}");
+        // CR0 is left alone between two that both find the registers open.
+        check!(did.ts_changes < 2 * OTHERS, "CPU {cpu}: {did:?}");
+    }
+    Ok(())
+}
+
+fn a_thread_that_stops_using_the_fpu_is_not_preloaded_for_long(world: &'static World) -> Verdict {
+    if must!(is_eager(world)) {
+        skip!("with eager loading states are loaded at every switch");
+    }
+    for cpu in 0..world.cpus {
+        let did = cost(world, cpu, &[counting_then_plain(), counting()])?;
+        // Each of the two while both used it, then the first in vain for as long as it takes to notice; from there on the other finds
+        // its registers as it left them.
+        check!(did.restores > 150, "CPU {cpu}: {did:?}");
+        check!(did.restores < 2 * (100 + 64) + OTHERS, "CPU {cpu}: {did:?}");
+        check!(
+            did.skipped > ROUNDS - 100 - 64 - OTHERS,
+            "CPU {cpu}: {did:?}"
+        );
+    }
+    Ok(())
+}
+
+fn registers_that_still_hold_a_threads_state_are_not_loaded(world: &'static World) -> Verdict {
+    let eager = must!(is_eager(world));
+    for cpu in 0..world.cpus {
+        let did = cost(world, cpu, &[plain(), counting()])?;
+        if eager {
+            // The other one must not find them, not even by speculation.
+            check!(did.scrubs >= ROUNDS - OTHERS, "CPU {cpu}: {did:?}");
+            check!(did.restores >= ROUNDS - OTHERS, "CPU {cpu}: {did:?}");
+        } else {
+            check!(did.scrubs == 0, "CPU {cpu}: {did:?}");
+            check!(did.skipped >= ROUNDS - OTHERS, "CPU {cpu}: {did:?}");
+            check!(did.restores < OTHERS, "CPU {cpu}: {did:?}");
+        }
+    }
+    Ok(())
+}
+
+fn registers_are_left_alone_over_idleness(world: &'static World) -> Verdict {
+    const SLEEPS: u64 = 50;
+    if world.cpus == 1 {
+        skip!("the one CPU has this thread as well");
+    }
+    let cpu = world.cpus - 1;
+    let mut values = bare::pattern();
+    values[reg::RCX] = SLEEPS;
+    let bare = must!(Bare::new(
+        code!(
+            "mov rbx, rcx",
+            "pxor xmm5, xmm5",
+            "2:",
+            "paddq xmm5, xmm5",
+            "mov eax, 80", // the time
+            "syscall",
+            "lea r14, [rdi + 500000]", // half a millisecond later
+            "mov eax, 81",
+            "syscall",
+            "dec rbx",
+            "jnz 2b",
+            "xor edi, edi",
+            "mov eax, 50",
+            "syscall",
+        ),
+        &values
+    ));
+    must!(bare.thread.set_affinity(Some(cpu)));
+    let before = must!(counters(world, cpu));
+    let info = must!(bare.run());
+    check!(
+        info.state == ProcessState::Exited as u32,
+        "it {}",
+        ending(&info)
+    );
+    let did = difference(before, must!(counters(world, cpu)));
+    check!(did.skipped >= SLEEPS / 2, "{did:?}");
+    check!(did.restores < SLEEPS / 2, "{did:?}");
+    check!(did.ts_changes < SLEEPS / 2, "{did:?}");
+    Ok(())
+}
+
+fn a_pending_x87_error_stays_with_its_thread(world: &'static World) -> Verdict {
+    // It divides by zero, which is told at the next x87 instruction that waits, and lets the other run before that.
+    let dividing = code!(
+        "sub rsp, 16",
+        "mov word ptr [rsp], 0x37B",
+        "fldcw [rsp]",
+        "fld1",
+        "fldz",
+        "fdivp st(1), st",
+        "mov eax, ebp",
+        "syscall",
+        "mov eax, ebp",
+        "syscall",
+        "fwait",
+        "ud2",
+    );
+    for cpu in 0..world.cpus {
+        let other = must!(turns(counting(), 200, cpu));
+        let first = must!(turns(dividing, 1, cpu));
+        must!(other.thread.start());
+        faulted("fdiv", &must!(first.run()), FaultKind::X87)?;
+        let info = must!(other.run_to_end());
+        check!(
+            info.state == ProcessState::Exited as u32 && info.code == 0,
+            "CPU {cpu}: the other {}",
+            ending(&info)
+        );
+    }
+    Ok(())
+}
+
+fn wide_registers_of_the_dead_are_not_inherited(world: &'static World) -> Verdict {
+    const OSXSAVE_AND_AVX: u32 = 1 << 27 | 1 << 28;
+    if __cpuid(1).ecx & OSXSAVE_AND_AVX != OSXSAVE_AND_AVX {
+        skip!("no AVX, or the kernel leaves it off");
+    }
+    let dirty = code!(
+        "pcmpeqd xmm0, xmm0",
+        "vinsertf128 ymm0, ymm0, xmm0, 1",
+        "vmovaps ymm7, ymm0",
+        "vmovaps ymm15, ymm0",
+        "mov eax, 50",
+        "syscall"
+    );
+    let clean = code!(
+        "vorps ymm0, ymm0, ymm7",
+        "vorps ymm0, ymm0, ymm15",
+        "vextractf128 xmm1, ymm0, 1",
+        "xor edi, edi",
+        "vptest xmm1, xmm1",
+        "setnz dil",
+        "vptest xmm0, xmm0",
+        "setnz al",
+        "or dil, al",
+        "movzx edi, dil",
+        "mov eax, 50",
+        "syscall",
+    );
+    for cpu in 0..world.cpus {
+        for _ in 0..3 {
+            for code in [dirty, clean] {
+                let bare = must!(Bare::new(code, &bare::pattern()));
+                must!(bare.thread.set_affinity(Some(cpu)));
+                let info = must!(bare.run());
+                check!(
+                    info.state == ProcessState::Exited as u32,
+                    "it {}",
+                    ending(&info)
+                );
+                check!(
+                    code == dirty || info.code == 0,
+                    "a new process on CPU {cpu} found another's registers"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn no_memory_for_fpu_state_ends_only_the_thread_that_needs_it(_: &'static World) -> Verdict {
+    /// More than the areas that earlier threads have left behind.
+    const THREADS: u32 = 80;
+    const PLACE: u64 = 0x2000_0000;
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let memory = must!(Memory::create(4096));
+    let mapping = must!(memory.map(Protection::READ_WRITE));
+    // SAFETY: mapped, aligned, and used as atomics by all.
+    let words = unsafe { core::slice::from_raw_parts(mapping.as_ptr().cast::<AtomicU32>(), 3) };
+    let [here, turn, served] = [&words[0], &words[1], &words[2]];
+    let mut bares = Vec::new();
+    for number in 1..=THREADS {
+        let mut values = bare::pattern();
+        values[reg::RBX] = PLACE;
+        values[reg::RBP] = Call::Yield as u64;
+        values[reg::R8] = u64::from(number);
+        let bare = must!(Bare::new(
+            code!(
+                // All that it needs but the area is in place before it waits for its turn.
+                "push rax",
+                "lock inc dword ptr [rbx]",
+                "2:",
+                "mov eax, ebp",
+                "syscall",
+                "cmp dword ptr [rbx + 4], r8d",
+                "jb 2b",
+                "movq xmm0, rbx",
+                "lock inc dword ptr [rbx + 8]",
+                "3:",
+                "mov r14, -1",
+                "mov eax, 81",
+                "syscall",
+                "jmp 3b",
+            ),
+            &values
+        ));
+        must!(
+            bare.process
+                .map(&memory, PLACE, 0, 4096, Protection::READ_WRITE)
+        );
+        must!(bare.thread.start());
+        bares.push(bare);
+    }
+    let start = time::now();
+    while here.load(Ordering::Acquire) < THREADS {
+        check!(since(start) < PATIENCE, "not all of them run");
+        must!(time::sleep(Duration::from_millis(1)));
+    }
+    // What is asked below is asked once before, so that its stack is in place.
+    same!(
+        must!(bares[0].process.info()).state,
+        ProcessState::Alive as u32
+    );
+    let mut hoard = Vec::with_capacity(2);
+    let piece = alloc::vec![1; 64 * 1024];
+    for bytes in [64 * 1024, 4096] {
+        let all = must!(Memory::create(8 << 30));
+        let mut offset = 0;
+        while all.write(offset, &piece[..bytes]).is_ok() {
+            offset += bytes as u64;
+        }
+        hoard.push(all);
+    }
+    let mut refused = None;
+    for (index, bare) in bares.iter().enumerate() {
+        turn.store(index as u32 + 1, Ordering::Release);
+        let info = loop {
+            let info = must!(bare.process.info());
+            if served.load(Ordering::Acquire) as usize > index
+                || info.state != ProcessState::Alive as u32
+            {
+                break info;
+            }
+            check!(since(start) < PATIENCE, "thread {index} did neither");
+            must!(time::sleep(Duration::from_millis(1)));
+        };
+        if info.state != ProcessState::Alive as u32 {
+            refused = Some((index, info));
+            break;
+        }
+    }
+    drop(hoard);
+    let Some((index, info)) = refused else {
+        fail!("there was memory for all");
+    };
+    faulted("the first use", &info, FaultKind::NoFpu)?;
+    // The others live, those that have an area and those that have not come to it; and one of these gets its own now.
+    for bare in bares
+        .iter()
+        .filter(|bare| !core::ptr::eq(*bare, &raw const bares[index]))
+    {
+        same!(must!(bare.process.info()).state, ProcessState::Alive as u32);
+    }
+    turn.store(index as u32 + 2, Ordering::Release);
+    while (served.load(Ordering::Acquire) as usize) <= index && index + 1 < bares.len() {
+        check!(since(start) < PATIENCE, "the next one is not served");
+        must!(time::sleep(Duration::from_millis(1)));
+    }
+    for bare in &bares {
+        // The one that has ended already says so.
+        let _ = bare.process.kill(0);
+    }
+    Ok(())
+}

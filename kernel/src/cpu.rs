@@ -10,6 +10,7 @@ use abi::Error;
 use arch::addr::{ApicId, CpuIndex};
 use arch::cpu::{BLOCK_PAGES, CpuBlock};
 use arch::memory::phys_to_virt;
+use arch::mitigations::decisions;
 use arch::switch::ThreadState;
 use spin::Once;
 
@@ -22,6 +23,8 @@ use crate::thread::{Thread, ThreadPtr};
 
 /// Pages of each IST stack.
 const IST_PAGES: u64 = 2;
+/// Pages of the stack on which interrupts come in if user mode has page tables of its own. A frame or two lie on it.
+const ENTRY_STACK_PAGES: u64 = 1;
 /// Pages of a CPU's first stack, which becomes its idle thread's.
 const IDLE_STACK_PAGES: u64 = 4;
 
@@ -146,14 +149,25 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
         return Err(Error::NoMemory);
     }
     let guarded = |pages: u64| kernel_space::allocate_guarded(pages);
-    let place = guarded(BLOCK_PAGES)?.as_mut_ptr::<CpuBlock>();
+    // What the CPU needs while it changes page tables.
+    let shared = |pages: u64| {
+        let start = guarded(pages)?;
+        kernel_space::share_with_entries(start, pages)?;
+        Ok::<_, Error>(start)
+    };
+    let place = shared(BLOCK_PAGES)?.as_mut_ptr::<CpuBlock>();
     let mut ist_tops = [0; 4];
     for top in &mut ist_tops {
-        *top = guarded(IST_PAGES)?.as_u64() + IST_PAGES * PAGE_BYTES;
+        *top = shared(IST_PAGES)?.as_u64() + IST_PAGES * PAGE_BYTES;
     }
+    let entry_stack_top = if decisions().isolation {
+        Some(shared(ENTRY_STACK_PAGES)?.as_u64() + ENTRY_STACK_PAGES * PAGE_BYTES)
+    } else {
+        None
+    };
     let idle_stack_top = guarded(IDLE_STACK_PAGES)?.as_u64() + IDLE_STACK_PAGES * PAGE_BYTES;
     // SAFETY: the pages are fresh and this CPU's for ever.
-    let block = unsafe { CpuBlock::create(place, CpuIndex(index), &ist_tops) };
+    let block = unsafe { CpuBlock::create(place, CpuIndex(index), &ist_tops, entry_stack_top) };
     block.set_apic_id(apic_id);
     let pages = (size_of::<Cpu>() as u64).div_ceil(PAGE_BYTES);
     let cpu = guarded(pages)?.as_mut_ptr::<Cpu>();

@@ -5,6 +5,9 @@
 
 use anyhow::{Result, bail};
 
+use crate::image::CONFIG;
+use crate::initrd::Files;
+
 /// `text` with the first entry's command line set to `cmdline`.
 ///
 /// # Errors
@@ -35,9 +38,33 @@ pub fn with_cmdline(text: &str, cmdline: &str) -> Result<String> {
     Ok(lines.join("\n") + "\n")
 }
 
+/// The command line of the first entry that has one; empty if none has.
+fn cmdline(text: &str) -> &str {
+    text.lines()
+        .filter_map(|line| line.trim().split_once(':'))
+        .find(|(key, _)| key.eq_ignore_ascii_case("cmdline"))
+        .map_or("", |(_, value)| value.trim())
+}
+
+/// The files of an image with more words on the kernel's command line.
+///
+/// # Errors
+/// As [`with_cmdline`].
+pub fn with_options(files: &Files, options: &str) -> Result<Files> {
+    let text = String::from_utf8_lossy(&files[CONFIG]).into_owned();
+    let line = format!("{} {options}", cmdline(&text));
+    let mut files = files.clone();
+    files.insert(
+        CONFIG.into(),
+        with_cmdline(&text, line.trim())?.into_bytes(),
+    );
+    Ok(files)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::with_cmdline;
+    use super::{with_cmdline, with_options};
+    use crate::image::CONFIG;
 
     const CFG: &str = "timeout: 0\n\n/One\n    protocol: limine\n    cmdline: a=b\n    path: boot():/k\n\
                        /Two\n    cmdline: keep\n";
@@ -46,6 +73,14 @@ mod tests {
     fn command_line_of_the_first_entry_is_replaced_and_nothing_else() {
         let new = with_cmdline(CFG, "manifest=tests x:y").unwrap();
         assert_eq!(new, CFG.replace("a=b", "manifest=tests x:y"));
+    }
+
+    #[test]
+    fn words_are_added_to_the_command_line_of_an_image() {
+        let files = [(CONFIG.into(), CFG.as_bytes().to_vec())].into();
+        let new = with_options(&files, "mitigations=on").unwrap();
+        let text = String::from_utf8(new[CONFIG].clone()).unwrap();
+        assert_eq!(text, CFG.replace("a=b", "a=b mitigations=on"));
     }
 
     #[test]

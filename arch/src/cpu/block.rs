@@ -80,10 +80,12 @@ pub struct CpuBlock {
     extension: Cell<*const ()>,
     /// Levels of locks held.
     pub(super) lock_mask: Cell<u64>,
-    /// CR3 of the kernel and of user mode, where the two differ: see [`UserTables`].
+    /// CR3 of the kernel and of user mode, where the two differ: see [`UserTables`]. 0 where they don't.
     kernel_cr3: Cell<u64>,
     user_cr3: Cell<u64>,
     user_cr3_kept: Cell<u64>,
+    /// What VERW is given: a selector that can be written to.
+    data_selector: Cell<u16>,
     /// Whose branch predictions the CPU may hold: the number of an address space.
     predictions: Cell<u64>,
     /// The space that is loaded, and what others ask of this CPU about it.
@@ -114,8 +116,9 @@ struct Shared<T>(T);
 pub(crate) mod offsets {
     use super::{CpuBlock, offset_of};
 
-    /// Top of the current thread's kernel stack: TSS.RSP0 itself, so that a system call and an interrupt can't find two.
-    pub(crate) const STACK_TOP: usize = offset_of!(CpuBlock, tss) + super::tss::RSP0_OFFSET;
+    /// Top of the current thread's kernel stack: TSS.RSP0 itself, so that a system call and an interrupt can't find two (unless user
+    /// mode has page tables of its own; then an interrupt finds it in a second step).
+    pub(crate) const STACK_TOP: usize = offset_of!(CpuBlock, tss) + super::tss::STACK_TOP_OFFSET;
     /// The table of short calls.
     pub(crate) const SHORT_CALLS: usize = offset_of!(CpuBlock, short_calls);
     /// The requests.
@@ -124,12 +127,16 @@ pub(crate) mod offsets {
     pub(crate) const SCRATCH: usize = offset_of!(CpuBlock, scratch);
     /// Whether an NMI's handler runs.
     pub(crate) const IN_NMI: usize = offset_of!(CpuBlock, in_nmi);
-    /// CR3 of the kernel.
+    /// The top of the CPU's entry stack, if it has one.
+    pub(crate) const ENTRY_STACK: usize = offset_of!(CpuBlock, tss) + super::tss::RSP0_OFFSET;
+    /// CR3 of the kernel; 0 if user mode has no tables of its own.
     pub(crate) const KERNEL_CR3: usize = offset_of!(CpuBlock, kernel_cr3);
     /// CR3 for the next way out.
     pub(crate) const USER_CR3: usize = offset_of!(CpuBlock, user_cr3);
     /// CR3 for the ways out after that.
     pub(crate) const USER_CR3_KEPT: usize = offset_of!(CpuBlock, user_cr3_kept);
+    /// The kernel data selector.
+    pub(crate) const DATA_SELECTOR: usize = offset_of!(CpuBlock, data_selector);
 }
 
 const _: () = {
@@ -163,10 +170,11 @@ impl CpuBlock {
             kernel_cr3: Cell::new(0),
             user_cr3: Cell::new(0),
             user_cr3_kept: Cell::new(0),
+            data_selector: Cell::new(gdt::KERNEL_DATA),
             predictions: Cell::new(0),
             tlb: Shared(CpuSlot::new()),
             ports: Shared(CpuPorts::new()),
-            gdt: UnsafeCell::new(Gdt::new(0, 0, 0)),
+            gdt: UnsafeCell::new(Gdt::new(0, (0, 0))),
             tss: Tss::new(),
             idt: UnsafeCell::new(Idt::new()),
         }
@@ -174,14 +182,17 @@ impl CpuBlock {
 
     /// Lays out the block of CPU `index` at `place`.
     ///
-    /// `ist_tops` are the tops (one past the last byte, 16-byte aligned) of the IST stacks, in the order of [`Ist`].
+    /// `ist_tops` are the tops (one past the last byte, 16-byte aligned) of the IST stacks, in the order of [`Ist`];
+    /// `entry_stack_top` is that of the entry stack, if user mode has page tables of its own.
     ///
     /// # Safety
-    /// `place` must point to [`BLOCK_PAGES`] pages of kernel memory, and each top to a stack, that belong to this CPU for ever.
+    /// `place` must point to [`BLOCK_PAGES`] pages of kernel memory, and each top to a stack, that belong to this CPU for ever. With
+    /// tables of its own, user mode's have all of these.
     pub unsafe fn create(
         place: *mut CpuBlock,
         index: CpuIndex,
         ist_tops: &[u64; 4],
+        entry_stack_top: Option<u64>,
     ) -> &'static CpuBlock {
         // SAFETY: the caller gives the memory; the block is written whole before it is referred to. It is filled in place,
         // as it is larger than an early stack likes.
@@ -196,13 +207,18 @@ impl CpuBlock {
             for (place, call) in block.short_calls.iter().zip(&hooks::short_calls) {
                 place.set(Some(*call));
             }
+            block.data_selector.set(gdt::KERNEL_DATA);
             for (slot, top) in [Ist::DoubleFault, Ist::Nmi, Ist::MachineCheck, Ist::Debug]
                 .into_iter()
                 .zip(ist_tops)
             {
                 block.give_ist_stack(slot, *top);
             }
-            *block.gdt.get() = Gdt::new(index.0, &raw const block.tss as u64, tss::LIMIT);
+            if let Some(top) = entry_stack_top {
+                block.tss.set_entry_stack(top);
+            }
+            let segment = block.tss.segment(entry_stack_top.is_some());
+            *block.gdt.get() = Gdt::new(index.0, segment);
             Idt::fill(block.idt.get());
             block
         }
@@ -493,7 +509,7 @@ pub unsafe fn install_boot_block() {
             Ist::DoubleFault,
             EARLY_STACK.0.get() as u64 + size_of::<EarlyStack>() as u64,
         );
-        *block.gdt.get() = Gdt::new(0, &raw const block.tss as u64, tss::LIMIT);
+        *block.gdt.get() = Gdt::new(0, block.tss.segment(false));
         Idt::fill_early(block.idt.get());
         block.load();
     }

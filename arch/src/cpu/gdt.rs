@@ -47,8 +47,8 @@ pub struct Gdt {
 pub const LIMIT: u16 = (size_of::<Gdt>() - 1) as u16;
 
 impl Gdt {
-    /// The table of CPU `index` whose TSS lies at `tss` and has `tss_limit` as its last byte's offset.
-    pub const fn new(index: u32, tss: u64, tss_limit: u32) -> Gdt {
+    /// The table of CPU `index`, whose TSS lies at an address and has a last byte with this offset.
+    pub const fn new(index: u32, (tss, tss_limit): (u64, u32)) -> Gdt {
         let tss_low = (tss_limit & 0xFFFF) as u64
             | (tss & 0xFF_FFFF) << 16
             // Present, 64-bit TSS, available (Intel SDM vol. 3A §7.2.3).

@@ -11,7 +11,6 @@
 
 use core::arch::naked_asm;
 
-use super::alternatives::cr3_slot;
 use super::frame::{self, push_general};
 use super::vectors;
 use crate::context::{USER_CODE32, USER_DATA, VECTOR_SYSCALL32};
@@ -34,8 +33,9 @@ use crate::hooks;
 pub(super) unsafe extern "C" fn entry() {
     naked_asm!(
         "swapgs",
-        cr3_slot!(),
         "mov gs:[{scratch}], rsp",
+        ".globl switchyard_compat_entered",
+        "switchyard_compat_entered:",       // from `isolated::compat_entry`, if user mode has tables of its own
         "mov rsp, gs:[{stack_top}]",
         "push {user_data}",
         "push qword ptr gs:[{scratch}]",

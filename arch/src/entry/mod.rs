@@ -6,6 +6,7 @@
 //! | `compat.rs` | `syscall` from 32-bit code (AMD) | the thread's |
 //! | `sysenter.rs` | `sysenter` (Intel) | the thread's |
 //! | `vectors.rs` | exceptions, interrupts, `int 0x80` | the thread's, or the one that was interrupted |
+//! | `isolated.rs` | the same, where user mode has page tables of its own | the CPU's entry stack first, then the thread's |
 //! | `paranoid.rs` | #DB, NMI, #DF, #MC: may come at any instruction | one of their own each |
 //! | `run.rs` | none of its own: user mode as a function call, over the others | the caller's |
 //!
@@ -15,6 +16,7 @@
 mod alternatives;
 mod compat;
 mod frame;
+mod isolated;
 mod paranoid;
 mod run;
 mod syscall;
@@ -27,6 +29,8 @@ pub use vectors::{EXIT_TRAP, return_to_user};
 
 use abi::UserContext;
 
+use crate::mitigations::decisions;
+
 /// Address of the stub for a vector.
 pub(crate) fn vector_address(vector: u8) -> u64 {
     vectors::first_stub() + u64::from(vector) * vectors::STUB_BYTES
@@ -34,17 +38,29 @@ pub(crate) fn vector_address(vector: u8) -> u64 {
 
 /// Where `syscall` goes.
 pub(crate) fn syscall_address() -> u64 {
-    syscall::entry as *const () as u64
+    if decisions().isolation {
+        isolated::syscall_entry as *const () as u64
+    } else {
+        syscall::entry as *const () as u64
+    }
 }
 
 /// Where `syscall` from 32-bit code goes (AMD).
 pub(crate) fn compat_syscall_address() -> u64 {
-    compat::entry as *const () as u64
+    if decisions().isolation {
+        isolated::compat_entry as *const () as u64
+    } else {
+        compat::entry as *const () as u64
+    }
 }
 
 /// Where `sysenter` goes (Intel).
 pub(crate) fn sysenter_address() -> u64 {
-    sysenter::entry as *const () as u64
+    if decisions().isolation {
+        isolated::sysenter_entry as *const () as u64
+    } else {
+        sysenter::entry as *const () as u64
+    }
 }
 
 pub(crate) fn debug_address() -> u64 {

@@ -5,6 +5,10 @@
 //! from kernel mode they don't guess which GS base is in force: they read it, set the block's, and put back what they found.
 //! (Its sign says nothing: with FSGSBASE user code may write a base that looks like the kernel's.)
 //!
+//! The same goes for the page tables, where user mode has its own: one bit of CR3 tells which are in force. From user mode and from
+//! kernel code on user mode's tables, the kernel's are loaded; in the end what was found is put back. All that is touched before and after
+//! is in both.
+//!
 //! From user mode things are simple: GS is the user's for certain. An NMI, #MC or #DF is handled where it is; a #DB moves its
 //! frame to the thread's own stack, so that it may block.
 //!
@@ -14,19 +18,27 @@
 
 use core::arch::naked_asm;
 
-use super::alternatives::{clac_slot, cr3_slot};
+use super::alternatives::clac_slot;
 use super::frame::{self, pop_general, push_general};
+use super::isolated::clear_buffers;
 use super::vectors;
 use crate::context::NO_CALL;
 use crate::cpu::{self, KERNEL_DATA, Msr, offsets as cpu_offset};
 use crate::debug_registers;
 use crate::hooks;
+use crate::paging::PAGE_BYTES;
+
+/// The bit of CR3 that says whose tables are loaded: those of user mode are in the frame behind the kernel's, and each such pair is
+/// aligned to its size.
+const USER_ROOT_BIT: u8 = 12;
+
+const _: () = assert!(PAGE_BYTES == 1 << USER_ROOT_BIT);
 
 /// The rest of an entry that stays on its IST stack, down to the call of its handler.
 ///
 /// In: `vector error rip cs rflags rsp ss` on the IST stack, the block's address right above. Out: a whole [`abi::UserContext`] at
-/// RSP, GS the kernel's. R13 is 1 if the kernel was interrupted, and R12 then the GS base that was found; both are callee-saved in
-/// the C convention.
+/// RSP, GS and page tables the kernel's. R13 is 1 if the kernel was interrupted, and R12 then the GS base that was found; R14 is CR3 as
+/// it is to be put back, 0 if it need not be. All three are callee-saved in the C convention.
 macro_rules! build_context {
     () => {
         concat!(
@@ -40,9 +52,11 @@ macro_rules! build_context {
              jz 2f
              swapgs
              lfence
-             ",
-            cr3_slot!(),
-            "
+             xor r14d, r14d
+             mov rax, gs:[{kernel_cr3}]
+             test rax, rax
+             jz 3f
+             mov cr3, rax
              jmp 3f
              2:
              lfence
@@ -56,6 +70,17 @@ macro_rules! build_context {
              shr rdx, 32
              wrmsr
              inc r13d
+             xor r14d, r14d
+             mov rax, gs:[{kernel_cr3}]
+             test rax, rax
+             jz 3f
+             mov rcx, cr3
+             bt ecx, {user_root_bit}
+             jnc 3f
+             mov cr3, rax
+             shr rax, 63
+             shl rax, 63
+             lea r14, [rax + rcx]
              3:
              mov rdi, rsp
              "
@@ -63,10 +88,14 @@ macro_rules! build_context {
     };
 }
 
-/// Puts back the GS base that was found. In: R12. Clobbers RAX, RCX, RDX.
+/// Puts back page tables and the GS base that were found. In: R12, R14. Clobbers RAX, RCX, RDX.
 macro_rules! put_gs_back {
     () => {
-        "mov ecx, {gs_base}
+        "test r14, r14
+         jz 8f
+         mov cr3, r14
+         8:
+         mov ecx, {gs_base}
          mov eax, r12d
          mov rdx, r12
          shr rdx, 32
@@ -87,16 +116,24 @@ macro_rules! leave_to_kernel {
     };
 }
 
-/// To user mode. In: RSP at the context, GS the kernel's.
+/// To user mode. In: RSP at the context, GS and page tables the kernel's.
 macro_rules! leave_to_user {
     () => {
         concat!(
-            cr3_slot!(),
-            "
+            "mov rax, gs:[{user_cr3}]
+             test rax, rax
+             jz 9f
+             mov cr3, rax
+             mov rax, gs:[{user_cr3_kept}]
+             mov gs:[{user_cr3}], rax
+             9:
              ",
             pop_general!(),
             "
              add rsp, {after_general}
+             ",
+            clear_buffers!(),
+            "
              swapgs
              iretq
              "
@@ -128,6 +165,11 @@ pub(super) unsafe extern "C" fn nmi() {
         ".globl switchyard_nmi_end",
         "switchyard_nmi_end:",
         in_nmi = const cpu_offset::IN_NMI,
+        kernel_cr3 = const cpu_offset::KERNEL_CR3,
+        user_cr3 = const cpu_offset::USER_CR3,
+        user_cr3_kept = const cpu_offset::USER_CR3_KEPT,
+        data_selector = const cpu_offset::DATA_SELECTOR,
+        user_root_bit = const USER_ROOT_BIT,
         handler = sym hooks::nmi,
         no_call = const NO_CALL as i32,
         room = const frame::MIDDLE - 8,
@@ -153,6 +195,8 @@ pub(super) unsafe extern "C" fn double_fault() {
         "call {handler}",
         "ud2",
         handler = sym double_fault_anywhere,
+        kernel_cr3 = const cpu_offset::KERNEL_CR3,
+        user_root_bit = const USER_ROOT_BIT,
         no_call = const NO_CALL as i32,
         room = const frame::MIDDLE - 8,
         cs = const frame::CS,
@@ -177,9 +221,9 @@ macro_rules! maybe_inside_nmi {
             "call {handler}",
             "test r13d, r13d",
             "jz 4f",
-            "mov r14d, eax",
+            "mov r15d, eax",
             put_gs_back!(),
-            "test r14b, r14b",
+            "test r15b, r15b",
             "jnz 5f",
             leave_to_kernel!(),
             "5:",
@@ -197,6 +241,11 @@ macro_rules! maybe_inside_nmi {
             "4:",
             leave_to_user!(),
             handler = sym $handler,
+            kernel_cr3 = const cpu_offset::KERNEL_CR3,
+            user_cr3 = const cpu_offset::USER_CR3,
+            user_cr3_kept = const cpu_offset::USER_CR3_KEPT,
+        data_selector = const cpu_offset::DATA_SELECTOR,
+            user_root_bit = const USER_ROOT_BIT,
             no_call = const NO_CALL as i32,
             room = const frame::MIDDLE - 8,
             cs = const frame::CS,
@@ -231,8 +280,12 @@ pub(super) unsafe extern "C" fn debug() {
         clac_slot!("switchyard_clac_debug_user"),
         "swapgs",
         "lfence",
-        cr3_slot!(),
         "mov gs:[{scratch}], rax",
+        "mov rax, gs:[{kernel_cr3}]",
+        "test rax, rax",
+        "jz 2f",
+        "mov cr3, rax",
+        "2:",
         "mov rax, rsp",                     // the CPU's frame
         "mov rsp, gs:[{stack_top}]",
         "push qword ptr [rax + 32]",                  // ss
@@ -252,6 +305,7 @@ pub(super) unsafe extern "C" fn debug() {
         "call {handler}",
         "jmp {return_to_user}",
         kernel = sym debug_in_kernel,
+        kernel_cr3 = const cpu_offset::KERNEL_CR3,
         scratch = const cpu_offset::SCRATCH,
         stack_top = const cpu_offset::STACK_TOP,
         kernel_data = const KERNEL_DATA,

@@ -11,7 +11,6 @@
 
 use core::arch::naked_asm;
 
-use super::alternatives::cr3_slot;
 use super::frame::{self, pop_general, push_general};
 use super::vectors;
 use crate::context::{NO_CALL, USER_CODE64, USER_DATA, VECTOR_SYSCALL};
@@ -46,8 +45,9 @@ const TF_RF: u32 = 1 << 8 | 1 << 16;
 pub(super) unsafe extern "C" fn entry() {
     naked_asm!(
         "swapgs",
-        cr3_slot!(),
         "mov gs:[{scratch}], rsp",
+        ".globl switchyard_syscall_entered",
+        "switchyard_syscall_entered:",      // from `isolated::syscall_entry`, if user mode has tables of its own
         "mov rsp, gs:[{stack_top}]",
         "cmp rax, {short_calls}",
         "jae 5f",
@@ -72,8 +72,9 @@ pub(super) unsafe extern "C" fn entry() {
         "xor r8d, r8d",
         "xor r9d, r9d",
         "xor r10d, r10d",
-        cr3_slot!(),
         "mov rsp, [rsp + {rsp}]",
+        ".globl switchyard_sysret_short",
+        "switchyard_sysret_short:",         // as at `switchyard_sysret` below
         "swapgs",
         "sysretq",
 
@@ -130,8 +131,9 @@ pub(super) unsafe extern "C" fn entry() {
         "cmp qword ptr [rsp + {ss}], {user_data}",
         "jne {iret}",
         pop_general!(),         // rcx and r11 get the same values again
-        cr3_slot!(),
         "mov rsp, [rsp + {rsp_after_pops}]",
+        ".globl switchyard_sysret",
+        "switchyard_sysret:",               // with tables of user mode's own, or VERW, a `jmp` to `isolated.rs`
         "swapgs",
         "sysretq",
         scratch = const cpu_offset::SCRATCH,

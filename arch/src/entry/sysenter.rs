@@ -18,7 +18,6 @@ use core::arch::naked_asm;
 
 use abi::UserContext;
 
-use super::alternatives::cr3_slot;
 use super::frame::{self, push_general};
 use super::vectors;
 use crate::context::{USER_CODE32, USER_DATA, VECTOR_SYSENTER};
@@ -46,7 +45,8 @@ const INTERRUPT_FLAG: u64 = 1 << 9;
 pub(super) unsafe extern "C" fn entry() {
     naked_asm!(
         "swapgs",
-        cr3_slot!(),
+        ".globl switchyard_sysenter_entered",
+        "switchyard_sysenter_entered:",     // from `isolated::sysenter_entry`, if user mode has tables of its own
         "mov rsp, gs:[{stack_top}]",
         "push {user_data}",
         "push rbp",             // where the user's stack is

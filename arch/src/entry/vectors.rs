@@ -11,8 +11,9 @@ use core::arch::naked_asm;
 
 use abi::UserContext;
 
-use super::alternatives::{clac_slot, cr3_slot};
+use super::alternatives::clac_slot;
 use super::frame::{self, pop_general, push_general};
+use super::isolated;
 use crate::context::{NO_CALL, USER_CODE32};
 use crate::cpu::{KERNEL_DATA, offsets as cpu_offset};
 use crate::hooks;
@@ -70,9 +71,12 @@ unsafe extern "C" fn common() {
         clac_slot!("switchyard_clac_trap"),
         "test byte ptr [rsp + 24], 3",      // CS
         "jz 3f",
+        ".globl switchyard_trap_from_user",
+        "switchyard_trap_from_user:",       // with tables of user mode's own, a `jmp` to `isolated::trap`
         "swapgs",
         "lfence",                           // no speculation past a conditional swapgs (CVE-2019-1125)
-        cr3_slot!(),
+        ".globl switchyard_trap_entered",
+        "switchyard_trap_entered:",
         "2:",
         "push {no_call}",
         "sub rsp, {room}",
@@ -83,14 +87,20 @@ unsafe extern "C" fn common() {
         "call {trap_from_user}",
         "jmp {return_to_user}",
 
-        // From the kernel: was it the `iretq` below?
+        // From the kernel: was it one of the three `iretq` to user mode?
         "3:",
         "lfence",
         "push rax",
         "lea rax, [rip + switchyard_iretq]",
         "cmp rax, [rsp + 24]",              // RIP
-        "pop rax",
         "je 4f",
+        "lea rax, [rip + switchyard_iretq_clearing]",
+        "cmp rax, [rsp + 24]",
+        "je 4f",
+        "lea rax, [rip + switchyard_iretq_isolated]",
+        "cmp rax, [rsp + 24]",
+        "pop rax",
+        "je {bad_isolated_return}",
         "push {no_call}",
         "sub rsp, {room}",
         push_general!(),
@@ -103,6 +113,7 @@ unsafe extern "C" fn common() {
         // A faulting `iretq`: every general register is the user's, and so is GS. RSP before the fault pointed at the user's own
         // frame; vector and error code go below it, as if the user's instruction had faulted.
         "4:",
+        "pop rax",
         "swapgs",
         "lfence",
         "mov gs:[{scratch}], rax",
@@ -129,6 +140,7 @@ unsafe extern "C" fn common() {
         trap_from_user = sym trap_from_user,
         trap_from_kernel = sym trap_from_kernel,
         return_to_user = sym return_to_user,
+        bad_isolated_return = sym isolated::bad_return,
         after_general = const frame::RIP - frame::AFTER_GENERAL,
         scratch = const cpu_offset::SCRATCH,
     )
@@ -147,7 +159,8 @@ pub unsafe extern "C" fn return_to_user() {
     naked_asm!(
         pop_general!(),
         "add rsp, {after_general}",
-        cr3_slot!(),
+        ".globl switchyard_leave",
+        "switchyard_leave:",                // with tables of user mode's own, or VERW, a `jmp` to `isolated.rs`
         "swapgs",
         ".globl switchyard_iretq",
         "switchyard_iretq:",

@@ -9,6 +9,10 @@
 //! What may be mapped is a matter of types: [`Access`] has no writable and executable kind, a page is global exactly if
 //! it is the kernel's, and [`Cache`] names memory types and never bits.
 //!
+//! Where user mode has tables of its own (docs, chapter on mitigations), a tree has two roots, side by side. They share all
+//! tables of the user half; what the upper half of user mode's root leads to is the entry paths' alone. In the kernel's root, user
+//! pages can't be executed: a way out that forgot to change tables would fault at once, also on a CPU that leaks nothing.
+//!
 //! What may go wrong: an entry is also written by the CPU (accessed and dirty bits) and read by the page walkers of
 //! all CPUs, so every access here is volatile and a whole entry; and nothing here flushes a TLB, which is
 //! [`tlb`](crate::tlb)'s business.
@@ -24,7 +28,7 @@ pub use attributes::{Access, Attributes, Cache, Owner, PAT_VALUE, PageSize};
 #[cfg(target_os = "none")]
 pub use root::{
     KEEP, current_root, invalidate_named_page, invalidate_page, load_cr3, load_root, reload_cr3,
-    supports_1g_pages, user_root,
+    supports_1g_pages,
 };
 pub use tables::{FrameSource, MapError, PageTables, Translation};
 
@@ -36,6 +40,13 @@ pub const ENTRIES: usize = 512;
 pub const KERNEL_HALF: u64 = 0xFFFF_8000_0000_0000;
 /// The bits of an entry that hold the physical address (Intel SDM vol. 3A §4.5, with the architectural 52 bits).
 pub const ADDRESS_MASK: u64 = 0x000F_FFFF_FFFF_F000;
+
+/// The root of the tables that user mode runs on, where it has tables of its own: the frame behind the kernel's root. The pair is
+/// aligned to its size, so that one bit of CR3 tells the two apart.
+#[inline]
+pub fn user_root(root: crate::addr::PhysAddr) -> crate::addr::PhysAddr {
+    root + PAGE_BYTES
+}
 
 /// How many bits a physical address has on this CPU (CPUID 80000008h, EAX bits 7 to 0; 36 where there is no such leaf,
 /// Intel SDM vol. 3A §4.1.4). At most 52.

@@ -62,12 +62,6 @@ pub unsafe fn invalidate_named_page(name: u64, address: VirtAddr) {
     }
 }
 
-/// The root of the tables that user mode runs on, where it has tables of its own: the frame behind the kernel's root.
-#[inline]
-pub fn user_root(root: PhysAddr) -> PhysAddr {
-    root + super::PAGE_BYTES
-}
-
 /// Flushes what this CPU holds of one page, and all of its paging-structure caches (Intel SDM vol. 3A §4.10.4.1).
 #[inline]
 pub fn invalidate_page(address: VirtAddr) {

@@ -3,7 +3,7 @@
 use x86_64::structures::paging::PageTableFlags as Flags;
 use x86_64::structures::paging::page_table::PageTableEntry;
 
-use super::{ADDRESS_MASK, Attributes, ENTRIES, KERNEL_HALF, PAGE_BYTES, PageSize};
+use super::{ADDRESS_MASK, Attributes, ENTRIES, KERNEL_HALF, PAGE_BYTES, PageSize, user_root};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::memory::phys_to_virt;
 
@@ -55,6 +55,8 @@ pub struct Translation {
 #[derive(PartialEq, Eq, Debug)]
 pub struct PageTables {
     root: PhysAddr,
+    /// Whether user mode has a root of its own, in the frame behind.
+    apart: bool,
 }
 
 /// Level of the root table.
@@ -67,7 +69,16 @@ impl PageTables {
     /// `root` must be a table whose present entries lead to tables, all within the direct map, and nobody else may change it
     /// while this value is used.
     pub unsafe fn from_root(root: PhysAddr) -> PageTables {
-        PageTables { root }
+        PageTables { root, apart: false }
+    }
+
+    /// The tree with two roots of which this is the kernel's; user mode's is in the frame behind.
+    ///
+    /// # Safety
+    /// As for [`from_root`](Self::from_root), for both.
+    pub unsafe fn from_roots(root: PhysAddr) -> PageTables {
+        debug_assert!(root.is_aligned(2 * PAGE_BYTES));
+        PageTables { root, apart: true }
     }
 
     /// An empty tree.
@@ -77,6 +88,7 @@ impl PageTables {
     pub fn new(frames: &mut impl FrameSource) -> Result<PageTables, MapError> {
         Ok(PageTables {
             root: frames.allocate_table().ok_or(MapError::NoMemory)?,
+            apart: false,
         })
     }
 
@@ -100,6 +112,32 @@ impl PageTables {
             let entry = read(kernel.root, index);
             debug_assert!(entry != 0, "the kernel half is filled before it is shared");
             write(self.root, index, entry);
+        }
+    }
+
+    /// Copies the upper 256 root entries of `entry` into user mode's own root: all that it sees of the kernel.
+    ///
+    /// # Panics
+    /// In builds with debug assertions, if there is no such root.
+    pub fn share_entry_half(&self, entry: &PageTables) {
+        debug_assert!(self.apart, "one root serves both modes");
+        for index in ENTRIES / 2..ENTRIES {
+            write(user_root(self.root), index, read(entry.root, index));
+        }
+    }
+
+    /// Writes an entry; of the user half of the root both, if there are two. Only user mode may execute what it leads to then.
+    fn set(&self, table: PhysAddr, index: usize, entry: u64) {
+        if self.apart && table == self.root && index < ENTRIES / 2 {
+            write(user_root(table), index, entry);
+            let kernels = if entry == 0 {
+                0
+            } else {
+                entry | Flags::NO_EXECUTE.bits()
+            };
+            write(table, index, kernels);
+        } else {
+            write(table, index, entry);
         }
     }
 
@@ -150,7 +188,7 @@ impl PageTables {
             let entry = read(table, index);
             table = if entry == 0 {
                 let next = frames.allocate_table().ok_or(MapError::NoMemory)?;
-                write(table, index, table_entry(next, user));
+                self.set(table, index, table_entry(next, user));
                 next
             } else if is_leaf(entry, level) {
                 return Err(MapError::AlreadyMapped);
@@ -237,7 +275,7 @@ impl PageTables {
     ) -> bool {
         debug_assert!(start.is_multiple_of(PAGE_BYTES) && end.is_multiple_of(PAGE_BYTES));
         debug_assert!(end <= 1 << 47, "only the user half is ever unlinked");
-        start < end && unlink_in(self.root, ROOT_LEVEL, start, end, taken)
+        start < end && self.unlink_in(self.root, ROOT_LEVEL, start, end, taken)
     }
 
     /// Takes the tables below all lower root entries out, as [`unlink`](Self::unlink) does for a range.
@@ -248,10 +286,46 @@ impl PageTables {
         for index in 0..ENTRIES / 2 {
             let entry = read(self.root, index);
             if entry != 0 {
-                write(self.root, index, 0);
+                self.set(self.root, index, 0);
                 taken(address_of(entry), ROOT_LEVEL - 1);
             }
         }
+    }
+
+    fn unlink_in(
+        &self,
+        table: PhysAddr,
+        level: u32,
+        start: u64,
+        end: u64,
+        taken: &mut dyn FnMut(PhysAddr, u32),
+    ) -> bool {
+        let span = 1u64 << shift(level);
+        let mut changed = false;
+        let mut at = start;
+        while at < end {
+            let base = at & !(span - 1);
+            let next = base + span;
+            let index = index_at(at, level);
+            let entry = read(table, index);
+            if entry != 0 {
+                let whole = base >= start && next <= end;
+                if is_leaf(entry, level) {
+                    debug_assert!(whole, "the edge of a range cuts a large page");
+                    self.set(table, index, 0);
+                    changed = true;
+                } else if whole {
+                    self.set(table, index, 0);
+                    taken(address_of(entry), level - 1);
+                    changed = true;
+                } else {
+                    changed |=
+                        self.unlink_in(address_of(entry), level - 1, at, next.min(end), taken);
+                }
+            }
+            at = next;
+        }
+        changed
     }
 
     /// The table that holds the leaf entry of `address`, and its level.
@@ -270,40 +344,6 @@ impl PageTables {
             level -= 1;
         }
     }
-}
-
-fn unlink_in(
-    table: PhysAddr,
-    level: u32,
-    start: u64,
-    end: u64,
-    taken: &mut dyn FnMut(PhysAddr, u32),
-) -> bool {
-    let span = 1u64 << shift(level);
-    let mut changed = false;
-    let mut at = start;
-    while at < end {
-        let base = at & !(span - 1);
-        let next = base + span;
-        let index = index_at(at, level);
-        let entry = read(table, index);
-        if entry != 0 {
-            let whole = base >= start && next <= end;
-            if is_leaf(entry, level) {
-                debug_assert!(whole, "the edge of a range cuts a large page");
-                write(table, index, 0);
-                changed = true;
-            } else if whole {
-                write(table, index, 0);
-                taken(address_of(entry), level - 1);
-                changed = true;
-            } else {
-                changed |= unlink_in(address_of(entry), level - 1, at, next.min(end), taken);
-            }
-        }
-        at = next;
-    }
-    changed
 }
 
 /// Bits of an address below the index into a table of `level`.

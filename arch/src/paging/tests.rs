@@ -244,6 +244,64 @@ fn unlinking_a_range_takes_whole_tables_and_spares_the_rest() {
     assert!(!unsafe { tables.unlink(0, 1 << 47, &mut |_, _| {}) });
 }
 
+#[test]
+fn two_roots_share_the_user_half_and_only_user_mode_may_execute_it() {
+    let mut arena = arena(700);
+    let mut kernel = PageTables::new(&mut arena).unwrap();
+    kernel.fill_kernel_half(&mut arena).unwrap();
+    let mut entry = PageTables::new(&mut arena).unwrap();
+    let entries = 0xFFFF_FFFF_8000_0000;
+    map(&mut entry, entries, 0x7000, PageSize::Size4K, &mut arena).unwrap();
+    // A pair of frames, aligned to its size.
+    let root = loop {
+        let root = arena.allocate_table().unwrap();
+        if root.is_aligned(2 * PAGE_BYTES) && arena.allocate_table().unwrap() == user_root(root) {
+            break root;
+        }
+    };
+    // SAFETY: both frames are zeroed and the test's.
+    let mut tables = unsafe { PageTables::from_roots(root) };
+    tables.share_kernel_half(&kernel);
+    tables.share_entry_half(&entry);
+    // SAFETY: as above; it is only looked at.
+    let user = unsafe { PageTables::from_root(user_root(root)) };
+    let at_both = |address: u64| {
+        // SAFETY: as above.
+        let kernels = unsafe { PageTables::from_root(root) };
+        (
+            kernels.translate(at(address)).map(|t| t.physical.as_u64()),
+            user.translate(at(address)).map(|t| t.physical.as_u64()),
+        )
+    };
+    let other = 0xFFFF_D000_1234_5000;
+    map(&mut kernel, other, 0x5000, PageSize::Size4K, &mut arena).unwrap();
+    assert_eq!(at_both(other), (Some(0x5000), None));
+    assert_eq!(at_both(entries), (None, Some(0x7000)));
+    let place = 0x80_0000_1000;
+    map(&mut tables, place, 0x9000, PageSize::Size4K, &mut arena).unwrap();
+    assert_eq!(at_both(place), (Some(0x9000), Some(0x9000)));
+    let word = |root: PhysAddr, index: u64| {
+        // SAFETY: a table of the test's, in the arena.
+        unsafe {
+            crate::memory::phys_to_virt(root + 8 * index)
+                .cast::<u64>()
+                .read()
+        }
+    };
+    assert_eq!(word(root, 1), word(user_root(root), 1) | 1 << 63);
+    assert_eq!(word(user_root(root), 1) >> 63, 0);
+    // SAFETY: no CPU uses these tables.
+    unsafe {
+        assert!(tables.unlink(0x80_0000_0000, 0x100_0000_0000, &mut |_, _| {}));
+    }
+    assert_eq!(at_both(place), (None, None));
+    map(&mut tables, 0x1000, 0x9000, PageSize::Size4K, &mut arena).unwrap();
+    // SAFETY: as above.
+    unsafe { tables.unlink_user_half(&mut |_, _| {}) };
+    assert_eq!((word(root, 0), word(user_root(root), 0)), (0, 0));
+    assert_eq!(at_both(entries), (None, Some(0x7000)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

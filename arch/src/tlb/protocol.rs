@@ -275,6 +275,7 @@ impl<M: Machine> Tlb<M> {
         Tlb { machine }
     }
 
+    #[cfg(any(test, target_os = "none"))]
     pub(super) fn machine(&self) -> &M {
         &self.machine
     }

@@ -1,5 +1,7 @@
 //! The kernel's command line: words separated by blanks, options as `name=value`. Unknown ones are user space's.
 
+use arch::mitigations::Choice;
+
 /// The value of option `name`; the last one counts.
 pub fn option<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     line.split_ascii_whitespace()
@@ -8,26 +10,16 @@ pub fn option<'a>(line: &'a str, name: &str) -> Option<&'a str> {
         .map(|(_, value)| value)
 }
 
-/// What to do about the flaws of CPUs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mitigations {
-    /// What this CPU needs.
-    Auto,
-    /// Nothing.
-    Off,
-}
-
-impl Mitigations {
-    /// The choice on a command line; `Err` holds a value that is none.
-    ///
-    /// # Errors
-    /// The unknown value.
-    pub fn from_command_line(line: &str) -> Result<Mitigations, &str> {
-        match option(line, "mitigations") {
-            None | Some("auto") => Ok(Mitigations::Auto),
-            Some("off") => Ok(Mitigations::Off),
-            Some(other) => Err(other),
-        }
+/// What a command line says is to be done about the flaws of CPUs; `Err` holds a value that is no choice.
+///
+/// # Errors
+/// The unknown value.
+pub fn mitigations(line: &str) -> Result<Choice, &str> {
+    match option(line, "mitigations") {
+        None | Some("auto") => Ok(Choice::Auto),
+        Some("off") => Ok(Choice::Off),
+        Some("on") => Ok(Choice::On),
+        Some(other) => Err(other),
     }
 }
 
@@ -85,14 +77,12 @@ mod tests {
 
     #[test]
     fn an_unknown_mitigation_is_named() {
+        assert_eq!(mitigations("mitigations=off"), Ok(Choice::Off));
         assert_eq!(
-            Mitigations::from_command_line("mitigations=off"),
-            Ok(Mitigations::Off)
+            mitigations("mitigations=off mitigations=on"),
+            Ok(Choice::On)
         );
-        assert_eq!(Mitigations::from_command_line(""), Ok(Mitigations::Auto));
-        assert_eq!(
-            Mitigations::from_command_line("mitigations=some"),
-            Err("some")
-        );
+        assert_eq!(mitigations(""), Ok(Choice::Auto));
+        assert_eq!(mitigations("mitigations=some"), Err("some"));
     }
 }

@@ -5,6 +5,7 @@
 //! | `entry` | the first instructions, a stack of the kernel's own |
 //! | `protocol` | asks the loader, and copies its answers out of its memory |
 //! | `command_line` | options |
+//! | `flaws` | what is done about flaws of the CPU |
 //! | `heap` | memory for queues that are made at boot |
 //! | `start` | the sequence itself |
 //! | `smp` | the other CPUs |
@@ -18,6 +19,8 @@ pub mod image;
 mod entry;
 #[cfg(target_os = "none")]
 pub mod first_process;
+#[cfg(target_os = "none")]
+mod flaws;
 #[cfg(target_os = "none")]
 mod heap;
 #[cfg(target_os = "none")]

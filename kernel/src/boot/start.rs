@@ -9,15 +9,16 @@ use abi::info::FramebufferInfo;
 use arch::addr::PhysAddr;
 use arch::cpu::{block, cpu_init, detect, features, halt_forever, install_boot_block};
 use arch::memory::phys_to_virt;
+use arch::mitigations::decisions;
 use arch::platform::acpi::Tables;
 use arch::platform::apic_registers::Mode;
 use arch::platform::{Cache, PhysicalMap, apic, ioapic, pic, power, serial};
 use arch::{fpu, paging, time, user_copy};
 use spin::Once;
 
-use super::command_line::{FpuMode, Mitigations, option};
+use super::command_line::option;
 use super::protocol::{self, Answers, Extent, MemoryMap};
-use super::{entry, first_process, heap, on_purpose, smp};
+use super::{entry, first_process, flaws, heap, on_purpose, smp};
 use crate::irq::Line;
 use crate::landing;
 use crate::machine::{self, Facts};
@@ -110,6 +111,8 @@ pub(super) extern "C" fn start() -> ! {
         fpu::use_standard_format_only();
     }
     let features = detect();
+    // Page tables, control registers and entry paths depend on it.
+    flaws::choose(answers.command_line.as_str());
     let (map, trampoline) = match take_memory() {
         Ok(taken) => taken,
         Err(error) => give_up(&format_args!("the memory map: {error}")),
@@ -154,7 +157,7 @@ extern "C" fn go_on() -> ! {
         unreachable!("the first half has set it")
     };
     let line = boot.answers.command_line.as_str();
-    choose_mitigations(line);
+    flaws::choose_fpu(line);
     let failed = smp::start_others(
         boot.tables.as_ref(),
         boot.trampoline,
@@ -227,7 +230,12 @@ fn enter_own_tables(
     image: &KernelImage,
     gigabyte_pages: bool,
 ) -> Result<Option<*mut u32>, Error> {
-    kernel_space::build(map.ranges().iter().copied(), image, gigabyte_pages)?;
+    kernel_space::build(
+        map.ranges().iter().copied(),
+        image,
+        gigabyte_pages,
+        decisions().isolation,
+    )?;
     let screen = match &answers.framebuffer {
         Some(info) => Some(map_framebuffer(info)?),
         None => None,
@@ -399,42 +407,6 @@ fn report_lost(range: MemoryRange, error: Error) {
         "{} KiB of the boot loader's memory are lost: {error}",
         (range.frames * PAGE_BYTES) >> 10
     );
-}
-
-/// Decides what is done about the flaws of this CPU and says so: see docs, decision on mitigations.
-fn choose_mitigations(line: &str) {
-    let choice = Mitigations::from_command_line(line).unwrap_or_else(|other| {
-        ::log::warn!("mitigations={other}: unknown; auto and off are known");
-        Mitigations::Auto
-    });
-    let mode = FpuMode::from_command_line(line).unwrap_or_else(|other| {
-        ::log::warn!("fpu={other}: unknown; auto, lazy and eager are known");
-        FpuMode::Auto
-    });
-    let leaks = fpu::leaks_when_lazy();
-    let eager = match mode {
-        FpuMode::Auto => leaks && choice == Mitigations::Auto,
-        FpuMode::Lazy => false,
-        FpuMode::Eager => true,
-    };
-    fpu::set_eager(eager);
-    let why = match mode {
-        FpuMode::Lazy | FpuMode::Eager => "as the command line asks",
-        FpuMode::Auto if eager => "as this CPU may leak lazily kept registers (CVE-2018-3665)",
-        FpuMode::Auto if leaks => "as mitigations are off",
-        FpuMode::Auto => "as this CPU is not known to leak lazily kept registers",
-    };
-    let when = if eager { "eager" } else { "lazy" };
-    ::log::info!("floating-point state: {}; {when}, {why}", features().fpu);
-    if leaks && !eager && choice == Mitigations::Auto {
-        ::log::warn!("this CPU may leak lazily kept floating-point registers (CVE-2018-3665)");
-    }
-    if choice == Mitigations::Auto && !features().speculation.amd && !features().speculation.rdcl_no
-    {
-        ::log::warn!(
-            "this CPU may be vulnerable to Meltdown, and page-table isolation is not built yet"
-        );
-    }
 }
 
 fn install_panic_hooks() {

@@ -21,7 +21,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use abi::Error;
 use arch::addr::{PhysAddr, VirtAddr};
 use arch::memory::DIRECT_MAP_START;
-use arch::paging::{Access, Attributes, Cache, MapError, PAGE_BYTES, PageSize, PageTables};
+use arch::paging::{
+    Access, Attributes, Cache, MapError, PAGE_BYTES, PageSize, PageTables, user_root,
+};
 use arch::tlb;
 use spin::Once;
 
@@ -41,6 +43,8 @@ pub struct KernelImage {
     pub start: u64,
     /// Code.
     pub text: Range<u64>,
+    /// The part of it through which the kernel is entered and left.
+    pub entries: Range<u64>,
     /// Constants.
     pub rodata: Range<u64>,
     /// All that is written: initialised or not.
@@ -58,6 +62,8 @@ impl KernelImage {
             static __kernel_start: u8;
             static __text_start: u8;
             static __text_end: u8;
+            static __entry_start: u8;
+            static __entry_pages_end: u8;
             static __rodata_start: u8;
             static __rodata_end: u8;
             static __data_start: u8;
@@ -68,6 +74,7 @@ impl KernelImage {
             physical,
             start: at(&raw const __kernel_start),
             text: at(&raw const __text_start)..at(&raw const __text_end),
+            entries: at(&raw const __entry_start)..at(&raw const __entry_pages_end),
             rodata: at(&raw const __rodata_start)..at(&raw const __rodata_end),
             data: at(&raw const __data_start)..at(&raw const __kernel_end),
             guard: crate::boot::stack_guard(),
@@ -77,6 +84,8 @@ impl KernelImage {
 
 struct KernelSpace {
     tables: PageTables,
+    /// All that user mode's own tables have of the kernel half, if there are such.
+    entry: Option<PageTables>,
     next_device: u64,
     next_guarded: u64,
 }
@@ -86,7 +95,7 @@ static ROOT: AtomicU64 = AtomicU64::new(0);
 static AS_LOADED: Once<tlb::Space> = Once::new();
 
 /// Builds the kernel's tables; they are not yet in use. Called once, with the frame allocator running. `large_pages` says
-/// whether the CPUs have 1 GiB pages.
+/// whether the CPUs have 1 GiB pages, `isolated` whether user mode shall have tables of its own.
 ///
 /// # Errors
 /// [`Error::NoMemory`]; [`Error::BadArgument`] if the image's bounds are unaligned or the image overlaps itself;
@@ -95,19 +104,29 @@ pub fn build(
     map: impl Iterator<Item = MemoryRange>,
     image: &KernelImage,
     large_pages: bool,
+    isolated: bool,
 ) -> Result<PhysAddr, Error> {
     let mut space = SPACE.lock();
     if space.is_some() {
         return Err(Error::WrongState);
     }
-    let mut tables = PageTables::new(&mut TableFrames)?;
+    let root = root_pair().ok_or(Error::NoMemory)?;
+    // SAFETY: the frame is fresh and zeroed.
+    let mut tables = unsafe { PageTables::from_root(root) };
     tables.fill_kernel_half(&mut TableFrames)?;
     map_constant_ram(&mut tables, image)?;
     map_ram(&mut tables, map, large_pages)?;
     map_image(&mut tables, image)?;
-    let root = tables.root();
+    let mut entry = None;
+    if isolated {
+        // SAFETY: the second frame of the pair is fresh and zeroed as well.
+        let mut tables = unsafe { PageTables::from_root(user_root(root)) };
+        map_part(&mut tables, image, &image.entries, Access::ReadExecute)?;
+        entry = Some(tables);
+    }
     *space = Some(KernelSpace {
         tables,
+        entry,
         next_device: DEVICES.start,
         next_guarded: GUARDED.start,
     });
@@ -153,17 +172,61 @@ pub fn as_loaded() -> &'static tlb::Space {
         .expect("the kernel's tables are built before any CPU is set up")
 }
 
-/// New tables for a user address space: an empty lower half and the kernel's upper half.
+/// Two zeroed frames for the roots of a tree, aligned to their size: the kernel's, and behind it user mode's. Given back by
+/// the first.
+pub(super) fn root_pair() -> Option<PhysAddr> {
+    let pair = frames::allocate_order(1, FrameKind::PageTable)?;
+    frames::zero(pair);
+    frames::zero(user_root(pair));
+    Some(pair)
+}
+
+/// New tables for a user address space: an empty lower half and the kernel's upper half. `isolated`: `root` is the first of a
+/// [pair](root_pair).
+pub(super) fn new_user_tables(root: PhysAddr, isolated: bool) -> PageTables {
+    // SAFETY: the kernel's root is a valid tree, and only its upper entries are read, which are constant.
+    let kernel = unsafe { PageTables::from_root(self::root()) };
+    if isolated {
+        // SAFETY: the caller's fresh, zeroed tables.
+        let tables = unsafe { PageTables::from_roots(root) };
+        tables.share_kernel_half(&kernel);
+        // SAFETY: as for the kernel's root. Its upper entries are constant once the first CPU is set up.
+        tables.share_entry_half(&unsafe { PageTables::from_root(user_root(self::root())) });
+        tables
+    } else {
+        // SAFETY: the caller's fresh, zeroed table.
+        let tables = unsafe { PageTables::from_root(root) };
+        tables.share_kernel_half(&kernel);
+        tables
+    }
+}
+
+/// Lets user mode's own tables, if there are such, have some pages of the kernel half as well, which stay the kernel's: what a CPU
+/// needs while it changes tables.
 ///
 /// # Errors
-/// [`Error::NoMemory`]
-pub(super) fn new_user_tables(root: PhysAddr) -> PageTables {
-    // SAFETY: the kernel's root is a valid tree, and only its constant upper entries are read.
-    let kernel = unsafe { PageTables::from_root(self::root()) };
-    // SAFETY: the caller's fresh, zeroed table.
-    let tables = unsafe { PageTables::from_root(root) };
-    tables.share_kernel_half(&kernel);
-    tables
+/// [`Error::NoMemory`]; [`Error::NotMapped`] if a page is not mapped.
+pub fn share_with_entries(start: VirtAddr, pages: u64) -> Result<(), Error> {
+    let mut space = SPACE.lock();
+    let space = space.as_mut().ok_or(Error::WrongState)?;
+    let Some(entry) = &mut space.entry else {
+        return Ok(());
+    };
+    for page in 0..pages {
+        let at = start + page * PAGE_BYTES;
+        let frame = space.tables.translate(at).ok_or(Error::NotMapped)?.physical;
+        // SAFETY: the same frame is the kernel's at the same address with the same rights.
+        unsafe {
+            entry.map(
+                at,
+                frame,
+                PageSize::Size4K,
+                Attributes::kernel(Access::ReadWrite),
+                &mut TableFrames,
+            )
+        }?;
+    }
+    Ok(())
 }
 
 /// Maps `bytes` bytes of device memory or firmware tables from `physical` on, for ever. Neither needs to be aligned; the
@@ -352,36 +415,42 @@ fn map_ram_range(
 
 /// Maps the kernel's image with the rights of its parts.
 fn map_image(tables: &mut PageTables, image: &KernelImage) -> Result<(), Error> {
-    for (part, access) in [
-        (&image.text, Access::ReadExecute),
-        (&image.rodata, Access::Read),
-        (&image.data, Access::ReadWrite),
-    ] {
-        for page in part
-            .clone()
-            .step_by(PAGE_BYTES as usize)
-            .filter(|page| !image.guard.contains(page))
-        {
-            let frame = image.physical + page.checked_sub(image.start).ok_or(Error::BadArgument)?;
-            // SAFETY: the tables are not in use yet, and the rights are those that each part was linked for.
-            unsafe {
-                tables.map(
-                    VirtAddr::new(page),
-                    frame,
-                    PageSize::Size4K,
-                    Attributes::kernel(access),
-                    &mut TableFrames,
-                )
-            }
-            // A page in two parts would have the rights of both.
-            .map_err(|error| {
-                if error == MapError::AlreadyMapped {
-                    Error::BadArgument
-                } else {
-                    error.into()
-                }
-            })?;
+    map_part(tables, image, &image.text, Access::ReadExecute)?;
+    map_part(tables, image, &image.rodata, Access::Read)?;
+    map_part(tables, image, &image.data, Access::ReadWrite)
+}
+
+/// Maps a part of the kernel's image, but for the page below the boot stack.
+fn map_part(
+    tables: &mut PageTables,
+    image: &KernelImage,
+    part: &Range<u64>,
+    access: Access,
+) -> Result<(), Error> {
+    for page in part
+        .clone()
+        .step_by(PAGE_BYTES as usize)
+        .filter(|page| !image.guard.contains(page))
+    {
+        let frame = image.physical + page.checked_sub(image.start).ok_or(Error::BadArgument)?;
+        // SAFETY: the tables are not in use yet, and the rights are those that the part was linked for.
+        unsafe {
+            tables.map(
+                VirtAddr::new(page),
+                frame,
+                PageSize::Size4K,
+                Attributes::kernel(access),
+                &mut TableFrames,
+            )
         }
+        // A page in two parts would have the rights of both.
+        .map_err(|error| {
+            if error == MapError::AlreadyMapped {
+                Error::BadArgument
+            } else {
+                error.into()
+            }
+        })?;
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use abi::landing::{BYTES as LANDING_BYTES, IMAGE_OFFSET};
 use abi::layout::{USER_END, USER_START};
 use abi::{Error, Protection, Rights};
 use arch::addr::{PhysAddr, VirtAddr};
+use arch::mitigations::decisions;
 use arch::paging::{Access, Attributes, FrameSource, PAGE_BYTES, PageSize, PageTables};
 use arch::tlb;
 
@@ -52,6 +53,8 @@ pub(super) struct Inner {
     discard: Discard,
     /// Where to look first for room.
     next: u64,
+    /// Frames of the root: one, or two if user mode has tables of its own.
+    roots: u64,
     /// Frames charged: tables and IPC areas.
     pub(super) charged: u64,
     life: Life,
@@ -128,14 +131,34 @@ impl Space {
     /// # Errors
     /// [`Error::NoMemory`], [`Error::QuotaExceeded`]
     pub fn new(account: Option<Ref<Account>>, mode: Mode) -> Result<Space, Error> {
-        let root = charged_frame(account.as_ref(), FrameKind::PageTable)?;
+        Self::new_with(account, mode, decisions().isolation)
+    }
+
+    /// [`new`](Self::new); `isolated`: user mode has tables of its own.
+    pub(super) fn new_with(
+        account: Option<Ref<Account>>,
+        mode: Mode,
+        isolated: bool,
+    ) -> Result<Space, Error> {
+        let roots = if isolated { 2 } else { 1 };
+        account::charge(account.as_ref(), roots)?;
+        let root = if isolated {
+            kernel_space::root_pair()
+        } else {
+            frames::allocate_zeroed(FrameKind::PageTable)
+        };
+        let root = root.ok_or_else(|| {
+            account::uncharge(account.as_ref(), roots);
+            Error::NoMemory
+        })?;
         let inner = Inner {
-            tables: kernel_space::new_user_tables(root),
+            tables: kernel_space::new_user_tables(root, isolated),
             mode,
             regions: Regions::new(),
             discard: Discard::new(),
             next: mode.map_start(),
-            charged: 1,
+            roots,
+            charged: roots,
             life: Life::Alive,
         };
         let mut space = Space {
@@ -420,9 +443,9 @@ impl Space {
                 inner.charged -= freed;
                 account::uncharge(self.account.as_ref(), freed);
                 if progress == Progress::Done {
-                    debug_assert_eq!(inner.charged, 1, "frames were lost");
+                    debug_assert_eq!(inner.charged, inner.roots, "frames were lost");
                     frames::free_frame(root);
-                    account::uncharge(self.account.as_ref(), 1);
+                    account::uncharge(self.account.as_ref(), inner.roots);
                     inner.charged = 0;
                     inner.life = Life::Gone;
                 }

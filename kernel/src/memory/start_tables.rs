@@ -45,7 +45,7 @@ impl StartTables {
         }
         let root = frames::allocate_below_4g(FrameKind::PageTable).ok_or(Error::NoMemory)?;
         frames::zero(root);
-        let mut tables = new_user_tables(root);
+        let mut tables = new_user_tables(root, false);
         let mut source = Remembered { given: [None; 3] };
         let attributes = Attributes {
             access: Access::ReadExecute,

@@ -69,6 +69,7 @@ pub(crate) fn kernel_machine() {
             physical: PhysAddr::new(0x20_0000),
             start,
             text: start + 0x1000..start + 0x5000,
+            entries: start + 0x1000..start + 0x2000,
             rodata: start + 0x5000..start + 0x7000,
             data: start + 0x7000..start + 0xA000,
             guard: start + 0x8000..start + 0x9000,
@@ -86,6 +87,6 @@ pub(crate) fn kernel_machine() {
             range(RAM_START, RAM_BYTES / PAGE_BYTES, MemoryKind::Usable),
             range(1 << 40, 1 << 18, MemoryKind::Reclaimable),
         ];
-        kernel_space::build(map.into_iter(), &image, true).unwrap();
+        kernel_space::build(map.into_iter(), &image, true, true).unwrap();
     });
 }

@@ -12,8 +12,9 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::lab::Lab;
-use super::matrix::Config;
+use super::matrix::{Config, MITIGATED};
 use super::{Job, protocol};
+use crate::config::with_options;
 use crate::ending::Ending;
 use crate::feeder::Feeder;
 use crate::machine::{Event, Machine};
@@ -31,21 +32,33 @@ pub const BEGUN: &str = "injection: begin";
 const PAUSE: Duration = Duration::from_micros(500);
 
 const fn machine(cpus: u32, name: &'static str, cpu: &'static str) -> Config {
+    mitigated("", cpus, name, cpu)
+}
+
+const fn mitigated(
+    options: &'static str,
+    cpus: u32,
+    name: &'static str,
+    cpu: &'static str,
+) -> Config {
     Config {
         cpus,
         name,
         cpu,
         tcg: "",
         way: Way::Direct,
+        options,
     }
 }
 
-/// One CPU and several, with FSGSBASE and without.
-const MACHINES: [Config; 4] = [
+/// One CPU and several, with FSGSBASE and without, with page tables of user mode's own.
+const MACHINES: [Config; 6] = [
     machine(1, "max", "max"),
     machine(1, "without-fsgsbase", "max,-fsgsbase"),
     machine(4, "max", "max"),
     machine(4, "without-fsgsbase", "max,-fsgsbase"),
+    mitigated(MITIGATED, 1, "mitigated", "max"),
+    mitigated(MITIGATED, 4, "mitigated", "max,-fsgsbase"),
 ];
 
 /// A job for each machine.
@@ -64,7 +77,8 @@ pub fn jobs() -> Vec<Job> {
 }
 
 fn storm(lab: &Lab, name: &str, config: &Config) -> Result<Outcome> {
-    let start = lab.direct(MANIFEST, &lab.tests_of(MANIFEST)?)?;
+    let files = with_options(&lab.tests_of(MANIFEST)?, config.options)?;
+    let start = lab.direct(&format!("{MANIFEST}{}", config.options), &files)?;
     let spec = lab.machine(start, config.cpus, config.cpu);
     let (sender, events) = mpsc::channel();
     let mut machine = Machine::start(&spec, sender)?;

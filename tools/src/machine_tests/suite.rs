@@ -5,9 +5,10 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::lab::Lab;
-use super::matrix::{Config, MATRIX, X2APIC};
+use super::matrix::{Config, MATRIX, SAYS, X2APIC};
 use super::{Job, protocol};
 use crate::bios;
+use crate::config::with_options;
 use crate::ending::Ending;
 use crate::feeder::Feeder;
 use crate::machine::Qemu;
@@ -72,7 +73,13 @@ fn boot(
     if config.way == Way::Bios && !bios::is_possible() {
         return Ok(Outcome::skipped(bios::MISSING));
     }
-    let start = lab.start(config.way, "tests", lab.tests()?)?;
+    let start = if config.options.is_empty() {
+        lab.start(config.way, "tests", lab.tests()?)?
+    } else {
+        let files = with_options(lab.tests()?, config.options)?;
+        let name = format!("tests-{}", config.options.replace('=', "-"));
+        lab.start(config.way, &name, &files)?
+    };
     let mut spec = lab.machine(start, config.cpus, config.cpu);
     spec.accel_options = config.tcg;
     spec.qemu = qemu.clone();
@@ -81,7 +88,11 @@ fn boot(
     if outcome.counts.failed == 0 && played.over != Over::Ended(Ending::PoweredOff) {
         outcome.fail(format!("the machine did not power off: {}", played.over));
     }
-    for demanded in demanded.into_iter().chain([GREETING]) {
+    let of_options = SAYS
+        .iter()
+        .filter(|(options, _)| *options == config.options)
+        .map(|&(_, said)| said);
+    for demanded in demanded.into_iter().chain([GREETING]).chain(of_options) {
         let said = played.transcript().says(demanded);
         let problem = (!said).then(|| "it is not in the log".into());
         outcome.check(&format!("'{demanded}'"), problem);

@@ -205,7 +205,7 @@ mod tests {
         let all: Vec<&Need> = NEEDS.iter().collect();
         let text = advice(&all);
         for line in [
-            "apt install qemu-system-x86 ovmf grub-common grub-pc-bin xorriso mtools\n",
+            "apt install qemu-system-x86 ovmf grub-common grub-pc-bin xorriso mtools bochs bochs-term bochsbios vgabios\n",
             "dnf install qemu-system-x86-core edk2-ovmf grub2-tools-extra",
             "pacman -S qemu-system-x86 edk2-ovmf grub",
             "brew install qemu i686-elf-grub",

@@ -486,7 +486,7 @@ fn unmapping_thousands_of_regions_goes_by_pieces() {
 
 #[test]
 fn a_32_bit_space_has_everything_below_4_gib() {
-    testing::machine();
+    testing::kernel_machine();
     let account = Account::create(1000).unwrap();
     let space = Space::new(Some(account.clone()), Mode::Compat).unwrap();
     let object = MemoryObject::create(4 * PAGE_BYTES, None).unwrap();

@@ -86,6 +86,24 @@ impl Lasting {
     }
 }
 
+impl Lasting {
+    /// Ticks of all stretches until now, and now, by `clock`. None began or ended in between, so that the difference of the
+    /// two grows with the time outside of the stretches and never shrinks; unless they begin and end all the time.
+    pub fn snapshot(&self, clock: impl Fn() -> u64) -> (u64, u64) {
+        const TRIES: u32 = 16;
+        let mut left = TRIES;
+        loop {
+            let before = self.0.get();
+            let now = clock();
+            let ticks = self.ticks(now);
+            left -= 1;
+            if self.0.get() == before || left == 0 {
+                return (ticks, now);
+            }
+        }
+    }
+}
+
 impl Default for Lasting {
     fn default() -> Self {
         Self::new()
@@ -108,6 +126,21 @@ mod tests {
         assert_eq!(lasting.ticks(6005), 35);
         lasting.end(6010);
         assert_eq!(lasting.ticks(u64::MAX), 40);
+    }
+
+    #[test]
+    fn a_snapshot_is_taken_again_if_a_stretch_ended_meanwhile() {
+        let lasting = Lasting::new();
+        lasting.begin(1000);
+        let clock = core::cell::Cell::new(1000);
+        let reads = || {
+            clock.set(clock.get() + 10);
+            if clock.get() == 1010 {
+                lasting.end(1010);
+            }
+            clock.get()
+        };
+        assert_eq!(lasting.snapshot(reads), (10, 1020));
     }
 
     #[test]

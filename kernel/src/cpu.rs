@@ -55,7 +55,8 @@ pub struct Cpu {
     pub(crate) quantum: Cell<u64>,
     /// Threads that belong here and are not blocked.
     pub(crate) load: Counter,
-    pub(crate) started_ns: AtomicU64,
+    /// When it began to take part, by its time-stamp counter.
+    pub(crate) started: AtomicU64,
     /// For how long it had no thread to run.
     pub(crate) idle_time: Lasting,
     pub(crate) switches: Counter,
@@ -188,7 +189,7 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
             armed: Cell::new(u64::MAX),
             quantum: Cell::new(0),
             load: Counter::new(),
-            started_ns: AtomicU64::new(0),
+            started: AtomicU64::new(0),
             idle_time: Lasting::new(),
             switches: Counter::new(),
             interrupts: Counter::new(),
@@ -207,9 +208,9 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
 /// Lets this CPU take part: it is set up, knows the time, and is about to run threads.
 pub fn set_online(cpu: &'static Cpu) {
     let Some(table) = TABLE.get() else { return };
-    cpu.started_ns
-        .store(arch::time::now_ns(), Ordering::Relaxed);
-    cpu.idle_time.begin(arch::time::ticks());
+    let now = arch::time::ticks();
+    cpu.started.store(now, Ordering::Relaxed);
+    cpu.idle_time.begin(now);
     cpu.quantum
         .set(arch::time::ns_to_ticks(sched::QUANTUM_NS).max(1));
     table.slots[cpu.index as usize].store(core::ptr::from_ref(cpu).cast_mut(), Ordering::Release);

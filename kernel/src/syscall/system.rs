@@ -88,13 +88,13 @@ fn gather_cpus(first: u64, batch: &mut [CpuInfo; BATCH]) -> (usize, u64) {
 }
 
 fn cpu_info(cpu: &Cpu) -> CpuInfo {
-    let up_ns = time::now_ns().saturating_sub(cpu.started_ns.load(Ordering::Relaxed));
-    let idle_ns = time::ticks_to_ns(cpu.idle_time.ticks(time::ticks()));
+    let (idle, now) = cpu.idle_time.snapshot(time::tsc);
+    let up = now.saturating_sub(cpu.started.load(Ordering::Relaxed));
     CpuInfo {
         index: cpu.index(),
         apic_id: cpu.apic_id().0,
-        busy_ns: up_ns.saturating_sub(idle_ns),
-        up_ns,
+        busy_ns: time::ticks_to_ns(up.saturating_sub(idle)),
+        up_ns: time::ticks_to_ns(up),
         switches: cpu.switches.get(),
         interrupts: cpu.interrupts.get(),
         ipis_sent: cpu.ipis_sent.get(),

@@ -66,6 +66,7 @@ pub mod reg {
     pub const RSI: usize = 6;
     pub const RDI: usize = 7;
     pub const R8: usize = 8;
+    pub const R13: usize = 13;
 }
 
 /// The general registers before the code runs, in machine-code order.

@@ -103,15 +103,15 @@ fn counting() -> &'static [u8] {
     )
 }
 
-/// Counts in `xmm5` for as many turns as `r8` says, then goes on to yield without floating point.
+/// Counts in `xmm5` for as many turns as `r13` says, then goes on to yield without floating point.
 fn counting_then_plain() -> &'static [u8] {
     code!(
         "mov rbx, rcx",
         "2:",
-        "test r8, r8",
+        "test r13, r13",
         "jz 3f",
         "paddq xmm5, xmm5",
-        "dec r8",
+        "dec r13",
         "3:",
         "mov eax, ebp",
         "syscall",
@@ -129,7 +129,7 @@ fn turns(code: &[u8], rounds: u64, cpu: u32) -> rt::Result<Bare> {
     values[reg::RCX] = rounds;
     values[reg::RBP] = Call::Yield as u64;
     // For those that stop half-way.
-    values[reg::R8] = 100;
+    values[reg::R13] = 100;
     let bare = Bare::new(code, &values)?;
     bare.thread.set_affinity(Some(cpu))?;
     Ok(bare)
@@ -237,7 +237,7 @@ fn registers_are_left_alone_over_idleness(world: &'static World) -> Verdict {
             "pxor xmm5, xmm5",
             "2:",
             "paddq xmm5, xmm5",
-            "mov eax, 80", // the time
+            "mov eax, 3", // the time
             "syscall",
             "lea r14, [rdi + 500000]", // half a millisecond later
             "mov eax, 81",
@@ -359,7 +359,7 @@ fn no_memory_for_fpu_state_ends_only_the_thread_that_needs_it(_: &'static World)
         let mut values = bare::pattern();
         values[reg::RBX] = PLACE;
         values[reg::RBP] = Call::Yield as u64;
-        values[reg::R8] = u64::from(number);
+        values[reg::R13] = u64::from(number);
         let bare = must!(Bare::new(
             code!(
                 // All that it needs but the area is in place before it waits for its turn.
@@ -368,7 +368,7 @@ fn no_memory_for_fpu_state_ends_only_the_thread_that_needs_it(_: &'static World)
                 "2:",
                 "mov eax, ebp",
                 "syscall",
-                "cmp dword ptr [rbx + 4], r8d",
+                "cmp dword ptr [rbx + 4], r13d",
                 "jb 2b",
                 "movq xmm0, rbx",
                 "lock inc dword ptr [rbx + 8]",

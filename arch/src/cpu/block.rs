@@ -285,11 +285,12 @@ impl CpuBlock {
         self.pending.store(asked | what.0, Ordering::Relaxed);
     }
 
-    /// Asks without a locked instruction if the same was asked already.
+    /// Asks another CPU for something that may get lost, and is then asked for again: if the CPU asks itself for something in the same
+    /// moment its own word stands. What it asked itself for is never lost, as this instruction is locked.
     #[inline]
-    pub fn request_once(&self, what: Pending) {
+    pub fn request_from_afar(&self, what: Pending) {
         if self.pending.load(Ordering::Relaxed) & what.0 != what.0 {
-            self.request(what);
+            self.pending.fetch_or(what.0, Ordering::Relaxed);
         }
     }
 

@@ -59,7 +59,7 @@ pub fn exit_work() {
     }
     if more_to_reclaim && !wake_an_idle_cpu() {
         // Nobody else has the time: this CPU comes back here at its next entry.
-        cpu::this().block().request_once(Pending::PASS);
+        cpu::this().block().request(Pending::PASS);
     }
 }
 
@@ -126,7 +126,7 @@ pub(super) fn reclaim() -> bool {
             // A short call declares no quiescent point unless it is asked to, and whoever passes last reclaims.
             cpu::by_index(straggler as u32)
                 .block()
-                .request_once(Pending::PASS);
+                .request_from_afar(Pending::PASS);
             if nudging {
                 nudge(straggler as u32);
             }

@@ -5,11 +5,12 @@
 
 use abi::info::{FpuCounters, ProcessState};
 use abi::{Call, FaultKind, Protection};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::arch::x86_64::__cpuid;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
-use rt::{Memory, time};
+use rt::{Memory, thread, time};
 
 use super::faults::faulted;
 use super::tests;
@@ -141,11 +142,17 @@ fn cost(world: &World, cpu: u32, codes: &[&[u8]]) -> Result<FpuCounters, crate::
     for code in codes {
         bares.push(must!(turns(code, ROUNDS, cpu)));
     }
+    let bares = Arc::new(bares);
     let before = must!(counters(world, cpu));
-    for bare in &bares {
-        must!(bare.thread.start());
-    }
-    for bare in &bares {
+    // From their own CPU, so that none has made its turns before the last one is there.
+    let started = Arc::clone(&bares);
+    let starter = must!(
+        thread::Builder::new()
+            .cpu(cpu)
+            .spawn(move || started.iter().try_for_each(|bare| bare.thread.start()))
+    );
+    must!(must!(starter.join(time::after(Duration::from_secs(30)))));
+    for bare in bares.iter() {
         let info = must!(bare.run_to_end());
         check!(
             info.state == ProcessState::Exited as u32 && info.code == 0,

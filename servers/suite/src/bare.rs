@@ -124,6 +124,14 @@ pub struct Bare {
     done: Notification,
 }
 
+impl Drop for Bare {
+    /// Ends the program: one that runs on after its test has failed would spoil the tests that come after it.
+    fn drop(&mut self) {
+        // A program that has ended by itself says so here, which is as good.
+        let _ = self.process.kill(0);
+    }
+}
+
 impl Bare {
     /// A process that will load `registers` and run `code`, not yet started.
     ///

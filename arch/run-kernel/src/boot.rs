@@ -124,7 +124,7 @@ extern "C" fn start() -> ! {
     let tops = IST.each_ref().map(Pages::end);
     // SAFETY: block and stacks are static and this CPU's.
     unsafe {
-        let block = CpuBlock::create(BLOCK.start().cast(), CpuIndex(0), &tops);
+        let block = CpuBlock::create(BLOCK.start().cast(), CpuIndex(0), &tops, None);
         cpu_init(block).expect("the only CPU is like the first");
     }
     let root = user_space::install();

@@ -5,12 +5,11 @@
 
 use abi::info::{FpuCounters, ProcessState};
 use abi::{Call, FaultKind, Protection};
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::arch::x86_64::__cpuid;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
-use rt::{Memory, thread, time};
+use rt::{Memory, time};
 
 use super::faults::faulted;
 use super::tests;
@@ -32,6 +31,8 @@ tests! {
 }
 
 const ROUNDS: u64 = 1000;
+/// Rounds after which one that stops using the FPU does.
+const HALF_WAY: u64 = 100;
 /// What other threads may have done meanwhile: this one, and `init`.
 const OTHERS: u64 = 200;
 
@@ -58,10 +59,27 @@ fn is_eager(world: &World) -> rt::Result<bool> {
     Ok(world.system.cpus()?.iter().any(|cpu| cpu.fpu.scrubs > 0))
 }
 
-/// Yields `rcx` times without floating point, then ends.
+/// The word where those that run side by side wait for each other, and a page for it.
+const MEETING: u64 = 0x2000_0000;
+
+/// Code that waits until as many as `r13` says have come to the word at `r12`; then the lines given.
+macro_rules! together {
+    ($($line:literal),+ $(,)?) => {
+        code!(
+            "lock inc dword ptr [r12]",
+            "7:",
+            "mov eax, ebp",
+            "syscall",
+            "cmp dword ptr [r12], r13d",
+            "jb 7b",
+            $($line),+
+        )
+    };
+}
+
+/// Yields `rbx` times without floating point, then ends.
 fn plain() -> &'static [u8] {
-    code!(
-        "mov rbx, rcx",
+    together!(
         "2:",
         "mov eax, ebp",
         "syscall",
@@ -75,9 +93,8 @@ fn plain() -> &'static [u8] {
 
 /// The same, counting in `xmm5` and in an x87 register; ends with code 0 if both have counted right.
 fn counting() -> &'static [u8] {
-    code!(
-        "mov rbx, rcx",
-        "mov r12, rcx",
+    together!(
+        "mov r12, rbx",
         "mov r13d, 1",
         "movq xmm4, r13",
         "pxor xmm5, xmm5",
@@ -104,15 +121,14 @@ fn counting() -> &'static [u8] {
     )
 }
 
-/// Counts in `xmm5` for as many turns as `r13` says, then goes on to yield without floating point.
+/// Counts in `xmm5` for as many turns as `r15` says, then goes on to yield without floating point.
 fn counting_then_plain() -> &'static [u8] {
-    code!(
-        "mov rbx, rcx",
+    together!(
         "2:",
-        "test r13, r13",
+        "test r15, r15",
         "jz 3f",
         "paddq xmm5, xmm5",
-        "dec r13",
+        "dec r15",
         "3:",
         "mov eax, ebp",
         "syscall",
@@ -124,41 +140,52 @@ fn counting_then_plain() -> &'static [u8] {
     )
 }
 
-/// A process that makes `rounds` turns of one of these on a CPU.
-fn turns(code: &[u8], rounds: u64, cpu: u32) -> rt::Result<Bare> {
+/// A process that makes `rounds` turns of one of these on a CPU, when it has met all that share the page.
+fn turns(code: &[u8], rounds: u64, cpu: u32, meeting: &Memory, all: u64) -> rt::Result<Bare> {
     let mut values = bare::pattern();
-    values[reg::RCX] = rounds;
+    values[reg::RBX] = rounds;
     values[reg::RBP] = Call::Yield as u64;
     // For those that stop half-way.
-    values[reg::R13] = 100;
+    values[15] = HALF_WAY;
+    values[12] = MEETING;
+    values[13] = all;
     let bare = Bare::new(code, &values)?;
+    bare.process
+        .map(meeting, MEETING, 0, 4096, Protection::READ_WRITE)?;
     bare.thread.set_affinity(Some(cpu))?;
     Ok(bare)
 }
 
+/// Says so unless a process came to a good end.
+fn ended_well(bare: &Bare) -> Verdict {
+    let info = must!(bare.run_to_end());
+    check!(
+        info.state == ProcessState::Exited as u32 && info.code == 0,
+        "it {}",
+        ending(&info)
+    );
+    Ok(())
+}
+
 /// What a CPU did while these ran side by side, each to a good end.
 fn cost(world: &World, cpu: u32, codes: &[&[u8]]) -> Result<FpuCounters, crate::verdict::Why> {
+    let meeting = must!(Memory::create(4096));
     let mut bares = Vec::new();
     for code in codes {
-        bares.push(must!(turns(code, ROUNDS, cpu)));
+        bares.push(must!(turns(
+            code,
+            ROUNDS,
+            cpu,
+            &meeting,
+            codes.len() as u64
+        )));
     }
-    let bares = Arc::new(bares);
     let before = must!(counters(world, cpu));
-    // From their own CPU, so that none has made its turns before the last one is there.
-    let started = Arc::clone(&bares);
-    let starter = must!(
-        thread::Builder::new()
-            .cpu(cpu)
-            .spawn(move || started.iter().try_for_each(|bare| bare.thread.start()))
-    );
-    must!(must!(starter.join(time::after(Duration::from_secs(30)))));
-    for bare in bares.iter() {
-        let info = must!(bare.run_to_end());
-        check!(
-            info.state == ProcessState::Exited as u32 && info.code == 0,
-            "it {}",
-            ending(&info)
-        );
+    for bare in &bares {
+        must!(bare.thread.start());
+    }
+    for bare in &bares {
+        ended_well(bare)?;
     }
     Ok(difference(before, must!(counters(world, cpu))))
 }
@@ -203,10 +230,13 @@ fn a_thread_that_stops_using_the_fpu_is_not_preloaded_for_long(world: &'static W
         let did = cost(world, cpu, &[counting_then_plain(), counting()])?;
         // Each of the two while both used it, then the first in vain for as long as it takes to notice; from there on the other finds
         // its registers as it left them.
-        check!(did.restores > 150, "CPU {cpu}: {did:?}");
-        check!(did.restores < 2 * (100 + 64) + OTHERS, "CPU {cpu}: {did:?}");
+        check!(did.restores > HALF_WAY, "CPU {cpu}: {did:?}");
         check!(
-            did.skipped > ROUNDS - 100 - 64 - OTHERS,
+            did.restores < 2 * (HALF_WAY + 64) + OTHERS,
+            "CPU {cpu}: {did:?}"
+        );
+        check!(
+            did.skipped > ROUNDS - HALF_WAY - 64 - OTHERS,
             "CPU {cpu}: {did:?}"
         );
     }
@@ -274,7 +304,7 @@ fn registers_are_left_alone_over_idleness(world: &'static World) -> Verdict {
 
 fn a_pending_x87_error_stays_with_its_thread(world: &'static World) -> Verdict {
     // It divides by zero, which is told at the next x87 instruction that waits, and lets the other run before that.
-    let dividing = code!(
+    let dividing = together!(
         "sub rsp, 16",
         "mov word ptr [rsp], 0x37B",
         "fldcw [rsp]",
@@ -289,16 +319,12 @@ fn a_pending_x87_error_stays_with_its_thread(world: &'static World) -> Verdict {
         "ud2",
     );
     for cpu in 0..world.cpus {
-        let other = must!(turns(counting(), 200, cpu));
-        let first = must!(turns(dividing, 1, cpu));
+        let meeting = must!(Memory::create(4096));
+        let other = must!(turns(counting(), 200, cpu, &meeting, 2));
+        let first = must!(turns(dividing, 1, cpu, &meeting, 2));
         must!(other.thread.start());
         faulted("fdiv", &must!(first.run()), FaultKind::X87)?;
-        let info = must!(other.run_to_end());
-        check!(
-            info.state == ProcessState::Exited as u32 && info.code == 0,
-            "CPU {cpu}: the other {}",
-            ending(&info)
-        );
+        ended_well(&other)?;
     }
     Ok(())
 }
@@ -366,7 +392,7 @@ fn no_memory_for_fpu_state_ends_only_the_thread_that_needs_it(world: &'static Wo
         let mut values = bare::pattern();
         values[reg::RBX] = PLACE;
         values[reg::RBP] = Call::Yield as u64;
-        values[reg::R13] = u64::from(number);
+        values[12] = u64::from(number);
         let bare = must!(Bare::new(
             code!(
                 // All that it needs but the area is in place before it waits for its turn.
@@ -375,7 +401,7 @@ fn no_memory_for_fpu_state_ends_only_the_thread_that_needs_it(world: &'static Wo
                 "2:",
                 "mov eax, ebp",
                 "syscall",
-                "cmp dword ptr [rbx + 4], r13d",
+                "cmp dword ptr [rbx + 4], r12d",
                 "jb 2b",
                 "movq xmm0, rbx",
                 "lock inc dword ptr [rbx + 8]",

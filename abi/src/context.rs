@@ -131,6 +131,9 @@ pub enum ContextPart {
     Debug = 1,
     /// The descriptors of the three [slots](crate::segment), 64 bits each.
     Tls = 2,
+    /// The floating-point state, in the standard XSAVE format (Intel SDM vol. 1 §13.4; on CPUs without XSAVE the 512 bytes of
+    /// FXSAVE), whatever format the kernel saves in. Its size is what CPUID leaf 0Dh, sub-leaf 0, says in EBX.
+    Fpu = 3,
 }
 
 impl ContextPart {
@@ -140,16 +143,18 @@ impl ContextPart {
             0 => Some(ContextPart::Registers),
             1 => Some(ContextPart::Debug),
             2 => Some(ContextPart::Tls),
+            3 => Some(ContextPart::Fpu),
             _ => None,
         }
     }
 
-    /// Its size.
-    pub const fn bytes(self) -> usize {
+    /// Its size in bytes; `None` if that is the CPU's to say.
+    pub const fn bytes(self) -> Option<usize> {
         match self {
-            ContextPart::Registers => size_of::<UserContext>(),
-            ContextPart::Debug => size_of::<DebugRegisters>(),
-            ContextPart::Tls => 8 * crate::segment::TLS_SLOTS,
+            ContextPart::Registers => Some(size_of::<UserContext>()),
+            ContextPart::Debug => Some(size_of::<DebugRegisters>()),
+            ContextPart::Tls => Some(8 * crate::segment::TLS_SLOTS),
+            ContextPart::Fpu => None,
         }
     }
 }

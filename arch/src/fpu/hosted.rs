@@ -5,16 +5,13 @@
 
 use super::area::{self, Damaged};
 use super::image::{self, ImageError};
-use super::layout::{Layout, Method};
-
-/// Bytes of room in a [`State`]: more than all that can be enabled.
-const ROOM: usize = 4096;
+use super::layout::{IMAGE_ROOM, Layout, Method};
 
 /// A state in memory.
 #[repr(C, align(64))]
 #[derive(Clone)]
 pub struct State {
-    area: [u8; ROOM],
+    area: [u8; IMAGE_ROOM],
     layout: Layout,
     mxcsr_mask: u32,
 }
@@ -33,9 +30,8 @@ impl State {
     }
 
     fn with(layout: Layout) -> State {
-        assert!(layout.bytes as usize <= ROOM, "no CPU has that much");
         let mut state = State {
-            area: [0; ROOM],
+            area: [0; IMAGE_ROOM],
             layout,
             mxcsr_mask: area::mxcsr_mask(),
         };

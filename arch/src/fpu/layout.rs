@@ -36,8 +36,9 @@ pub(super) const HEADER_END: usize = 576;
 pub const AREA_ALIGNMENT: usize = 64;
 /// Components behind the header that can be enabled: AVX and the three of AVX-512.
 const EXTENDED: usize = 4;
-/// No area is larger: components that would end behind it are not enabled.
-const LARGEST_AREA: u32 = 64 * 1024;
+/// Bytes that no area and no image is larger than: components that would end behind it are not enabled. What is enabled takes 2688 bytes
+/// on the CPUs of today.
+pub const IMAGE_ROOM: usize = 4096;
 
 /// The instruction that saves, and with it the format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -335,7 +336,7 @@ fn enabled(offered: u64, cpuid: &impl Fn(u32, u32) -> Leaf) -> u64 {
             let [bytes, offset, flags, _] = cpuid(0xD, bit);
             // ECX bit 0: supervisor state, which XCR0 does not hold.
             let end = offset.saturating_add(bytes);
-            bytes != 0 && offset >= HEADER_END as u32 && end <= LARGEST_AREA && flags & 1 == 0
+            bytes != 0 && offset >= HEADER_END as u32 && end <= IMAGE_ROOM as u32 && flags & 1 == 0
         })
     };
     let mut xcr0 = offered & BASE;

@@ -33,7 +33,7 @@ mod tests;
 
 pub use area::{Damaged, fixup};
 pub use image::ImageError;
-pub use layout::{AREA_ALIGNMENT, Layout, Method, use_standard_format_only};
+pub use layout::{AREA_ALIGNMENT, IMAGE_ROOM, Layout, Method, use_standard_format_only};
 pub use policy::{Counters, FpuState, Owner, Trap};
 
 #[cfg(target_os = "none")]
@@ -80,7 +80,8 @@ mod bare {
         AREA_BYTES.load(Ordering::Relaxed) as usize
     }
 
-    /// Bytes of a state as [`read_state`] and [`write_state`] have it: the standard XSAVE format.
+    /// Bytes of a state as [`read_state`] and [`write_state`] have it, the standard XSAVE format: at most
+    /// [`IMAGE_ROOM`](super::IMAGE_ROOM).
     pub fn image_bytes() -> usize {
         features().fpu.standard_bytes as usize
     }

@@ -1,4 +1,4 @@
-//! Calls on the state that a thread has in a CPU: registers, debug registers, descriptors of its own.
+//! Calls on the state that a thread has in a CPU: registers, floating-point state, debug registers, descriptors of its own.
 //!
 //! Whoever manages a thread may look at it and change it while it does not run. What comes in is an allegation like any other
 //! argument: each part has its check in `arch`, and what passes could have been set by the thread's own user code, or stops
@@ -6,11 +6,12 @@
 
 use abi::segment::{TLS_SLOTS, tls_selector};
 use abi::{ContextPart, DebugRegisters, Error, Rights, UserContext};
+use arch::fpu;
 use arch::segments::BadDescriptor;
 use arch::switch::set_current_tls;
 
 use super::Caller;
-use crate::memory::user;
+use crate::memory::user::{self, UserSlice};
 use crate::object::Ref;
 use crate::thread::{Machine, Thread};
 
@@ -51,6 +52,13 @@ pub(super) fn get(caller: Caller) -> Result<(), Error> {
             let slots = thread.while_stopped(|machine| Ok(machine.state.extras().tls()))?;
             user::write(at, slots.descriptors())
         }
+        ContextPart::Fpu => {
+            let mut room = [0; fpu::IMAGE_ROOM];
+            let image = &mut room[..fpu::image_bytes()];
+            // SAFETY: the thread is held stopped.
+            thread.while_stopped(|machine| unsafe { machine.read_fpu(image) })?;
+            UserSlice::new(at, image.len() as u64)?.copy_out(image)
+        }
     }
 }
 
@@ -81,6 +89,13 @@ pub(super) fn set(caller: Caller) -> Result<(), Error> {
                 unsafe { machine.state.set_all_tls(&descriptors) }.map_err(bad_descriptor)
             })
         }
+        ContextPart::Fpu => {
+            let mut room = [0; fpu::IMAGE_ROOM];
+            let image = &mut room[..fpu::image_bytes()];
+            UserSlice::new(at, image.len() as u64)?.copy_in(image)?;
+            // SAFETY: the thread is held stopped.
+            thread.while_stopped(|machine| unsafe { machine.write_fpu(image) })
+        }
     }
 }
 
@@ -88,7 +103,8 @@ pub(super) fn set(caller: Caller) -> Result<(), Error> {
 fn arguments(caller: Caller) -> Result<(Ref<Thread>, ContextPart, u64), Error> {
     let thread = caller.hold::<Thread>(caller.handle(0), Rights::MANAGE)?;
     let part = ContextPart::from_number(caller.argument(1)).ok_or(Error::BadArgument)?;
-    if caller.argument(3) != part.bytes() as u64 {
+    let bytes = part.bytes().unwrap_or_else(fpu::image_bytes);
+    if caller.argument(3) != bytes as u64 {
         return Err(Error::OutOfRange);
     }
     Ok((thread, part, caller.argument(2)))

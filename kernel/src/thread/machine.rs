@@ -8,7 +8,7 @@ pub use hosted::Machine;
 #[cfg(target_os = "none")]
 mod bare {
     use abi::{Error, UserContext};
-    use arch::fpu::{self, FpuState};
+    use arch::fpu::{self, FpuState, ImageError};
     use arch::switch::ThreadState;
     use arch::tlb::Space;
 
@@ -58,10 +58,52 @@ mod bare {
             Ok(())
         }
 
+        /// Writes the thread's floating-point state to `image`, in the standard format.
+        ///
+        /// # Errors
+        /// [`Error::OutOfRange`] if the image has another size than such a state.
+        ///
+        /// # Safety
+        /// The thread is this CPU's current one, or runs nowhere.
+        pub(crate) unsafe fn read_fpu(&self, image: &mut [u8]) -> Result<(), Error> {
+            // SAFETY: the caller's promise.
+            unsafe { fpu::read_state(&self.state, image) }.map_err(bad_image)
+        }
+
+        /// Sets the thread's floating-point state.
+        ///
+        /// # Errors
+        /// [`Error::BadArgument`] for what the CPU would not accept, [`Error::OutOfRange`] for another size, [`Error::NoMemory`];
+        /// nothing is changed then.
+        ///
+        /// # Safety
+        /// As [`read_fpu`](Self::read_fpu).
+        pub(crate) unsafe fn write_fpu(&self, image: &[u8]) -> Result<(), Error> {
+            // SAFETY: the caller's promise.
+            unsafe {
+                match fpu::write_state(&self.state, image) {
+                    Err(ImageError::NoArea) => {
+                        self.provide_fpu_area()?;
+                        fpu::write_state(&self.state, image)
+                    }
+                    done => done,
+                }
+            }
+            .map_err(bad_image)
+        }
+
         /// The thread's saved user registers.
         #[inline]
         pub(crate) fn context(&self) -> *mut UserContext {
             self.state.context()
+        }
+    }
+
+    fn bad_image(error: ImageError) -> Error {
+        match error {
+            ImageError::Size => Error::OutOfRange,
+            ImageError::Mxcsr | ImageError::Components | ImageError::Header => Error::BadArgument,
+            ImageError::NoArea => Error::NoMemory,
         }
     }
 

@@ -1,7 +1,10 @@
 //! What a thread has in a CPU, for whoever manages it while it does not run: registers, breakpoints, descriptors.
 
 use abi::segment::TLS_SLOTS;
-use abi::{Call, ContextPart, DebugRegisters, UserContext};
+use abi::{Call, ContextPart, DebugRegisters, Error, UserContext};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::arch::x86_64::{__cpuid, __cpuid_count};
 
 use crate::{AsHandle, Result, Thread, sys};
 
@@ -9,7 +12,7 @@ impl Thread {
     /// # Safety
     /// `pointer` is to memory of the part's size, which the call may write if it is one that gets.
     unsafe fn exchange(&self, call: Call, part: ContextPart, pointer: u64) -> Result<()> {
-        let bytes = part.bytes() as u64;
+        let bytes = part.bytes().unwrap_or_else(fpu_state_bytes) as u64;
         // SAFETY: the caller's promise.
         unsafe { sys::call(call, [self.handle().0, part as u64, pointer, bytes, 0, 0]) }.map(|_| ())
     }
@@ -112,5 +115,53 @@ impl Thread {
                 &raw const *descriptors as u64,
             )
         }
+    }
+
+    /// Its floating-point state, [`fpu_state_bytes`] bytes in the standard XSAVE format. Before its start only.
+    ///
+    /// # Errors
+    /// As [`registers`](Self::registers).
+    pub fn fpu_state(&self) -> Result<Vec<u8>> {
+        let mut image = vec![0; fpu_state_bytes()];
+        // SAFETY: the kernel writes as many bytes as it is told to, to a buffer of ours.
+        unsafe {
+            self.exchange(
+                Call::ThreadGetContext,
+                ContextPart::Fpu,
+                image.as_mut_ptr() as u64,
+            )
+        }?;
+        Ok(image)
+    }
+
+    /// Sets its floating-point state. Before its start only.
+    ///
+    /// # Errors
+    /// `OutOfRange` if the image has not [`fpu_state_bytes`] bytes, `BadArgument` for what the CPU would not accept, `NoMemory`; else as
+    /// [`registers`](Self::registers).
+    pub fn set_fpu_state(&self, image: &[u8]) -> Result<()> {
+        if image.len() != fpu_state_bytes() {
+            return Err(Error::OutOfRange);
+        }
+        // SAFETY: the kernel reads as many bytes as the image has.
+        unsafe {
+            self.exchange(
+                Call::ThreadSetContext,
+                ContextPart::Fpu,
+                image.as_ptr() as u64,
+            )
+        }
+    }
+}
+
+/// Bytes of a floating-point state in the standard XSAVE format, or of FXSAVE's where the kernel has no XSAVE (Intel SDM vol. 2A,
+/// CPUID leaf 0Dh).
+pub fn fpu_state_bytes() -> usize {
+    const OSXSAVE: u32 = 1 << 27;
+    const FXSAVE_BYTES: usize = 512;
+    if __cpuid(1).ecx & OSXSAVE == 0 {
+        FXSAVE_BYTES
+    } else {
+        __cpuid_count(0xD, 0).ebx as usize
     }
 }

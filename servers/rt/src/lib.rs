@@ -18,6 +18,7 @@ extern crate alloc;
 extern crate std;
 
 #[doc(hidden)]
+pub use context::fpu_state_bytes;
 pub use log as log_crate;
 
 #[cfg(feature = "archive")]

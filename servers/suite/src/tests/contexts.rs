@@ -1,5 +1,6 @@
 //! What whoever manages a thread may set in it: what user code could have set itself, and nothing else.
 
+use abi::info::ProcessState;
 use abi::layout::USER_END;
 use abi::segment::DataSegment;
 use abi::{Call, ContextPart, DebugRegisters, Error, FaultKind, Rights, UserContext};
@@ -25,6 +26,7 @@ tests! {
     trap_flag_in_a_context_stops_after_one_instruction: 10,
     contexts_may_begin_in_32_bit_code: 10,
     instruction_pointer_at_the_edge_faults_in_user_code: 10,
+    floating_point_state_of_a_thread_can_be_had_and_set: 10,
 }
 
 /// Where the code is, without the preamble that loads registers.
@@ -197,6 +199,7 @@ fn contexts_are_for_threads_that_do_not_run(_: &'static World) -> Verdict {
         (ContextPart::Registers, bytes),
         (ContextPart::Debug, size_of::<DebugRegisters>() as u64),
         (ContextPart::Tls, 24),
+        (ContextPart::Fpu, rt::fpu_state_bytes() as u64),
     ] {
         let part = part as u64;
         for one in [Call::ThreadGetContext, Call::ThreadSetContext] {
@@ -324,5 +327,76 @@ fn instruction_pointer_at_the_edge_faults_in_user_code(_: &'static World) -> Ver
         faulted(&format!("{rip:#x}"), &info, FaultKind::Page)?;
         same!((info.context.rip, info.context.cr2), (rip, rip));
     }
+    Ok(())
+}
+
+fn floating_point_state_of_a_thread_can_be_had_and_set(_: &'static World) -> Verdict {
+    const MXCSR: usize = 24;
+    const XMM5: usize = 160 + 5 * 16;
+    const HEADER: usize = 512;
+    // Ends with the low word of xmm5 and MXCSR as it found them, one above the other.
+    let code = code!(
+        "sub rsp, 16",
+        "stmxcsr [rsp]",
+        "movd edi, xmm5",
+        "shl rdi, 32",
+        "mov eax, [rsp]",
+        "or rdi, rax",
+        "mov eax, 50",
+        "syscall",
+    );
+    let fresh = || Bare::new(code, &bare::pattern());
+    let bare = must!(fresh());
+    let initial = must!(bare.thread.fpu_state());
+    same!(
+        (initial[..2].to_vec(), initial[MXCSR..MXCSR + 4].to_vec()),
+        (
+            0x037F_u16.to_le_bytes().to_vec(),
+            0x1F80_u32.to_le_bytes().to_vec()
+        )
+    );
+    check!(
+        initial[2..MXCSR]
+            .iter()
+            .chain(&initial[32..])
+            .all(|&byte| byte == 0),
+        "a new thread's state is not the initial one"
+    );
+    let has_header = initial.len() > HEADER;
+    let mut wanted = initial.clone();
+    wanted[MXCSR..MXCSR + 4].copy_from_slice(&0x7F80_u32.to_le_bytes());
+    wanted[XMM5..XMM5 + 4].copy_from_slice(&0x1234_5678_u32.to_le_bytes());
+    if has_header {
+        // SSE is in use.
+        wanted[HEADER] = 2;
+    }
+    must!(bare.thread.set_fpu_state(&wanted));
+    same!(must!(bare.thread.fpu_state()), wanted);
+    let info = must!(bare.run());
+    same!(
+        (info.state, info.code),
+        (ProcessState::Exited as u32, 0x1234_5678_0000_7F80)
+    );
+    // What the CPU would not accept, and then what was there before is still there.
+    let bare = must!(fresh());
+    must!(bare.thread.set_fpu_state(&wanted));
+    let refusal = |at: usize, value: u8| {
+        let mut image = wanted.clone();
+        image[at] = value;
+        bare.thread.set_fpu_state(&image)
+    };
+    same!(refusal(MXCSR + 3, 0x80), Err(Error::BadArgument));
+    if has_header {
+        // A component that nobody has, a compacted format, reserved bytes.
+        for (at, value) in [(HEADER + 7, 0x40), (HEADER + 15, 0x80), (HEADER + 40, 1)] {
+            same!(refusal(at, value), Err(Error::BadArgument));
+        }
+    }
+    same!(
+        bare.thread.set_fpu_state(&wanted[1..]),
+        Err(Error::OutOfRange)
+    );
+    same!(must!(bare.thread.fpu_state()), wanted);
+    same!(must!(bare.run()).code, 0x1234_5678_0000_7F80);
     Ok(())
 }

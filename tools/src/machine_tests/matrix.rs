@@ -47,7 +47,8 @@ pub const AMD: (&str, &str) = ("amd", "EPYC");
 /// An Intel machine.
 pub const INTEL: (&str, &str) = ("intel", "Skylake-Client");
 
-const fn on(cpus: u32, (name, cpu): (&'static str, &'static str)) -> Config {
+/// A machine started the fastest way, with nothing special about it.
+pub const fn on(cpus: u32, (name, cpu): (&'static str, &'static str)) -> Config {
     Config {
         cpus,
         name,
@@ -59,7 +60,8 @@ const fn on(cpus: u32, (name, cpu): (&'static str, &'static str)) -> Config {
     }
 }
 
-const fn with(options: &'static str, cpus: u32, model: (&'static str, &'static str)) -> Config {
+/// The same with words for the kernel's command line.
+pub const fn with(options: &'static str, cpus: u32, model: (&'static str, &'static str)) -> Config {
     Config {
         options,
         ..on(cpus, model)

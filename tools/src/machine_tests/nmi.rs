@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::lab::Lab;
-use super::matrix::{Config, MITIGATED};
+use super::matrix::{Config, MITIGATED, on, with};
 use super::{Job, protocol};
 use crate::config::with_options;
 use crate::ending::Ending;
@@ -20,7 +20,6 @@ use crate::feeder::Feeder;
 use crate::machine::{Event, Machine};
 use crate::play::{Over, Played, play_on};
 use crate::report::Outcome;
-use crate::run::Way;
 
 /// How long one boot with its storm may take.
 const LIMIT: Duration = Duration::from_mins(4);
@@ -31,34 +30,14 @@ pub const BEGUN: &str = "injection: begin";
 /// Pause between two NMIs: time for a CPU on a busy host to do something else.
 const PAUSE: Duration = Duration::from_micros(500);
 
-const fn machine(cpus: u32, name: &'static str, cpu: &'static str) -> Config {
-    mitigated("", cpus, name, cpu)
-}
-
-const fn mitigated(
-    options: &'static str,
-    cpus: u32,
-    name: &'static str,
-    cpu: &'static str,
-) -> Config {
-    Config {
-        cpus,
-        name,
-        cpu,
-        tcg: "",
-        way: Way::Direct,
-        options,
-    }
-}
-
 /// One CPU and several, with FSGSBASE and without, with page tables of user mode's own.
 const MACHINES: [Config; 6] = [
-    machine(1, "max", "max"),
-    machine(1, "without-fsgsbase", "max,-fsgsbase"),
-    machine(4, "max", "max"),
-    machine(4, "without-fsgsbase", "max,-fsgsbase"),
-    mitigated(MITIGATED, 1, "mitigated", "max"),
-    mitigated(MITIGATED, 4, "mitigated", "max,-fsgsbase"),
+    on(1, ("max", "max")),
+    on(1, ("without-fsgsbase", "max,-fsgsbase")),
+    on(4, ("max", "max")),
+    on(4, ("without-fsgsbase", "max,-fsgsbase")),
+    with(MITIGATED, 1, ("mitigated", "max")),
+    with(MITIGATED, 4, ("mitigated", "max,-fsgsbase")),
 ];
 
 /// A job for each machine.

@@ -8,6 +8,9 @@ const READINGS: usize = 1001;
 /// Times that an operation is done first, to have all of its memory in place.
 const WARM_UP: usize = 50;
 
+/// Times that an operation is done in all.
+pub const DONE: u64 = (READINGS + WARM_UP) as u64;
+
 /// What an operation costs.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {

@@ -17,18 +17,15 @@ const STACK_BYTES: u64 = 64 * 1024;
 /// What it lacks, in words.
 pub fn run(role: &str) -> Result<(), String> {
     match role {
-        "serve" => {
-            let endpoint: Endpoint = start::take("endpoint").map_err(|error| format!("{error}"))?;
-            serve(&endpoint);
-            Ok(())
-        }
+        role if role == Turn::Plain.serving() => serve_given(Turn::Plain),
+        role if role == Turn::Float.serving() => serve_given(Turn::Float),
         role if role == Turn::Plain.role() => take_turns(Turn::Plain),
         role if role == Turn::Float.role() => take_turns(Turn::Float),
         role => Err(format!("there is no role '{role}'")),
     }
 }
 
-/// What a thread does between two yields.
+/// What a thread does between two yields, or for a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Turn {
     /// Nothing.
@@ -43,6 +40,14 @@ impl Turn {
         match self {
             Turn::Plain => "yield",
             Turn::Float => "yield-fpu",
+        }
+    }
+
+    /// The name of the role that answers calls and does it for each.
+    pub const fn serving(self) -> &'static str {
+        match self {
+            Turn::Plain => "serve",
+            Turn::Float => "serve-fpu",
         }
     }
 }
@@ -66,8 +71,14 @@ pub fn use_fpu() {
     }
 }
 
+fn serve_given(turn: Turn) -> Result<(), String> {
+    let endpoint: Endpoint = start::take("endpoint").map_err(|error| format!("{error}"))?;
+    serve(&endpoint, turn);
+    Ok(())
+}
+
 /// Answers every call with its own words, in one system call each. Returns when there is nothing to receive from any more.
-pub fn serve(endpoint: &Endpoint) {
+pub fn serve(endpoint: &Endpoint, turn: Turn) {
     let mut registers = IpcRegisters {
         handle: endpoint.handle().0,
         tag: 0,
@@ -79,6 +90,9 @@ pub fn serve(endpoint: &Endpoint) {
         // SAFETY: a message of words alone, which touches nothing but the registers.
         if unsafe { sys::ipc(Call::ReplyRecv as u64, &mut registers) } != 0 {
             return;
+        }
+        if turn == Turn::Float {
+            use_fpu();
         }
         registers.handle = endpoint.handle().0;
         registers.deadline = Deadline::NEVER.0;

@@ -33,10 +33,11 @@ pub fn run(argument: &str) -> u64 {
         Ok(world) => world,
         Err(reason) => panic!("{reason}"),
     };
-    match argument.split_once(' ') {
-        Some(("test", name)) => run_one(world, name),
-        Some(("role", rest)) => roles::run(world, rest),
-        Some(("injection", filter)) => run_all(world, tests::INJECTED, filter),
+    match argument.split_once(' ').unwrap_or((argument, "")) {
+        ("test", name) => run_one(world, name),
+        ("role", rest) => roles::run(world, rest),
+        ("injection", filter) => run_all(world, tests::INJECTED, filter),
+        ("floating-point", filter) => run_all(world, tests::FLOATING_POINT, filter),
         _ => run_all(world, tests::ALL, argument),
     }
 }

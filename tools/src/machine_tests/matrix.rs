@@ -21,6 +21,8 @@ pub struct Config {
     pub way: Way,
     /// Words for the kernel's command line.
     pub options: &'static str,
+    /// Which tests: the manifest that starts them.
+    pub manifest: &'static str,
     /// What a line of the log must hold, so that a machine that is not what the row wants shows; empty: nothing.
     pub says: &'static str,
 }
@@ -37,6 +39,9 @@ pub const SAYS: [(&str, &str); 2] = [
     ),
     (BARE, "mitigations: none, as the command line asks"),
 ];
+
+/// The manifest of the whole suite.
+pub const TESTS: &str = "tests";
 
 /// Everything TCG has; it reports AMD as its vendor.
 pub const MAX: (&str, &str) = ("max", "max");
@@ -56,6 +61,7 @@ pub const fn on(cpus: u32, (name, cpu): (&'static str, &'static str)) -> Config 
         tcg: "",
         way: Way::Direct,
         options: "",
+        manifest: TESTS,
         says: "",
     }
 }
@@ -69,7 +75,7 @@ pub const fn with(options: &'static str, cpus: u32, model: (&'static str, &'stat
 }
 
 /// The matrix. QEMU loads the system by itself, which is fastest; the two ways a person's machine starts have one row each.
-pub const MATRIX: [Config; 29] = [
+pub const MATRIX: [Config; 25] = [
     on(1, MAX),
     on(1, QEMU64),
     on(1, AMD),
@@ -107,25 +113,43 @@ pub const MATRIX: [Config; 29] = [
         way: Way::Bios,
         ..on(2, ("max-bios", "max"))
     },
-    // Floating-point state loaded otherwise than the CPU's maker suggests, and saved by other instructions.
+];
+
+const fn floating_point(
+    options: &'static str,
+    says: &'static str,
+    cpus: u32,
+    model: (&'static str, &'static str),
+) -> Config {
     Config {
-        options: "fpu=eager",
-        says: "bytes; eager, as the command line asks",
-        ..on(4, ("max-eager", "max"))
-    },
-    Config {
-        options: "fpu=lazy",
-        says: "bytes; lazy, as the command line asks",
-        ..on(4, ("intel-lazy", "Skylake-Client"))
-    },
-    Config {
-        says: "AVX by xsave,",
-        ..on(2, ("max-no-xsaveopt", "max,-xsaveopt"))
-    },
-    Config {
-        says: "SSE by fxsave, 512 bytes",
-        ..on(2, ("max-no-xsave", "max,-xsave"))
-    },
+        manifest: "tests-fpu",
+        says,
+        ..with(options, cpus, model)
+    }
+}
+
+/// The machines of the lane for floating-point state: loaded otherwise than the CPU's maker suggests, and saved by other
+/// instructions. They run the tests of that alone.
+pub const FLOATING_POINT: [Config; 4] = [
+    floating_point(
+        "fpu=eager",
+        "bytes; eager, as the command line asks",
+        4,
+        ("max-eager", "max"),
+    ),
+    floating_point(
+        "fpu=lazy",
+        "bytes; lazy, as the command line asks",
+        4,
+        ("intel-lazy", "Skylake-Client"),
+    ),
+    floating_point("", "AVX by xsave,", 2, ("max-no-xsaveopt", "max,-xsaveopt")),
+    floating_point(
+        "",
+        "SSE by fxsave, 512 bytes",
+        2,
+        ("max-no-xsave", "max,-xsave"),
+    ),
 ];
 
 /// What the kernel logs when it uses the local APICs through MSRs. Without it the lane would show nothing: the suite runs

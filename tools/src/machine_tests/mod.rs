@@ -60,6 +60,7 @@ fn all() -> Vec<Job> {
     let mut jobs = bochs::jobs();
     jobs.extend(suite::jobs());
     jobs.extend(suite::x2apic_jobs());
+    jobs.extend(suite::floating_point_jobs());
     jobs.extend(nmi::jobs());
     jobs.extend(shell::jobs());
     jobs.extend(piped::jobs());

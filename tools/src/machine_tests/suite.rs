@@ -1,11 +1,12 @@
-//! The suite of test programs on every machine of the matrix, and on a newer QEMU for x2APIC.
+//! The suite of test programs on every machine of the matrix, and on a newer QEMU for x2APIC; its tests of floating-point state
+//! alone on machines that differ in nothing else.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::lab::Lab;
-use super::matrix::{Config, MATRIX, SAYS, X2APIC};
+use super::matrix::{Config, FLOATING_POINT, MATRIX, SAYS, TESTS, X2APIC};
 use super::{Job, protocol};
 use crate::bios;
 use crate::config::with_options;
@@ -24,10 +25,19 @@ const GREETING: &str = "hello, manifest from 32-bit code, by";
 
 /// A job for each machine of the matrix.
 pub fn jobs() -> Vec<Job> {
-    MATRIX
+    jobs_of("suite", &MATRIX)
+}
+
+/// A job for each way to load and save floating-point state.
+pub fn floating_point_jobs() -> Vec<Job> {
+    jobs_of("fpu", &FLOATING_POINT)
+}
+
+fn jobs_of(lane: &str, machines: &'static [Config]) -> Vec<Job> {
+    machines
         .iter()
         .map(|config| {
-            let name = format!("suite/{}/{}", config.cpus, config.name);
+            let name = format!("{lane}/{}/{}", config.cpus, config.name);
             Job::new(
                 name.clone(),
                 |lab| lab.tests().and(lab.multiboot()).map(drop),
@@ -63,11 +73,12 @@ fn boot(lab: &Lab, name: &str, config: &Config, qemu: &Qemu) -> Result<Outcome> 
     if config.way == Way::Bios && !bios::is_possible() {
         return Ok(Outcome::skipped(bios::MISSING));
     }
-    let start = if config.options.is_empty() {
-        lab.start(config.way, "tests", lab.tests()?)?
+    let whole = config.manifest == TESTS;
+    let start = if whole && config.options.is_empty() {
+        lab.start(config.way, TESTS, lab.tests()?)?
     } else {
-        let files = with_options(lab.tests()?, config.options)?;
-        let name = format!("tests-{}", config.options.replace('=', "-"));
+        let files = with_options(&lab.tests_of(config.manifest)?, config.options)?;
+        let name = format!("{}-{}", config.manifest, config.options.replace('=', "-"));
         lab.start(config.way, &name, &files)?
     };
     let mut spec = lab.machine(start, config.cpus, config.cpu);
@@ -82,7 +93,8 @@ fn boot(lab: &Lab, name: &str, config: &Config, qemu: &Qemu) -> Result<Outcome> 
         .iter()
         .filter(|(options, _)| *options == config.options)
         .map(|&(_, said)| said);
-    let wanted = [config.says, GREETING].into_iter().chain(of_options);
+    let greeting = if whole { GREETING } else { "" };
+    let wanted = [config.says, greeting].into_iter().chain(of_options);
     for demanded in wanted.filter(|line| !line.is_empty()) {
         let said = played.transcript().says(demanded);
         let problem = (!said).then(|| "it is not in the log".into());

@@ -148,7 +148,7 @@ fn turns(code: &[u8], rounds: u64, cpu: u32, meeting: &Memory, all: u64) -> rt::
     // For those that stop half-way.
     values[15] = HALF_WAY;
     values[12] = MEETING;
-    values[13] = all;
+    values[reg::R13] = all;
     let bare = Bare::new(code, &values)?;
     bare.process
         .map(meeting, MEETING, 0, 4096, Protection::READ_WRITE)?;

@@ -56,6 +56,15 @@ pub const ALL: &[&[Test]] = &[
     grinder::TESTS,
 ];
 
+/// Those of them that depend on how floating-point state is loaded and saved: the whole of what a machine has to show that differs
+/// from others only in that.
+pub const FLOATING_POINT: &[&[Test]] = &[
+    registers::TESTS,
+    fpu::TESTS,
+    fpu_cost::TESTS,
+    contexts::TESTS,
+];
+
 /// The tests that need somebody outside of the machine.
 pub const INJECTED: &[&[Test]] = &[injection::TESTS];
 

@@ -9,6 +9,9 @@
 //! faults in the kernel on the user's stack on Intel's CPUs, CVE-2012-0217), RIP and RFLAGS equal to RCX and R11, CS and SS as
 //! STAR loads them, no TF or RF. A context that somebody changed leaves by `iretq`.
 
+// The path is one, read from top to bottom; a naked function takes no such attribute.
+#![expect(clippy::too_many_lines)]
+
 use core::arch::naked_asm;
 
 use super::frame::{self, pop_general, push_general};

@@ -110,6 +110,9 @@ fn new_thread_starts_with_the_context_that_was_set(_: &'static World) -> Verdict
     Ok(())
 }
 
+/// Makes a good context bad in one way.
+type Spoil = fn(&mut UserContext);
+
 fn contexts_that_would_fault_in_the_kernel_are_refused(_: &'static World) -> Verdict {
     let bare = must!(Bare::new(code!("ud2"), &bare::pattern()));
     must!(bare.thread.set_tls(
@@ -120,7 +123,7 @@ fn contexts_that_would_fault_in_the_kernel_are_refused(_: &'static World) -> Ver
         })
     ));
     let good = must!(bare.thread.registers());
-    let bad: &[(&str, fn(&mut UserContext))] = &[
+    let bad: &[(&str, Spoil)] = &[
         ("rip at the end", |c| c.rip = USER_END),
         ("rip in the hole", |c| c.rip = 1 << 47),
         ("rip in the kernel", |c| c.rip = 0xFFFF_FFFF_8000_0000),

@@ -112,7 +112,7 @@ impl Traveller {
         let server = endpoint.mint(rt::Badge(seed), abi::Rights::SEND)?;
         thread::Builder::new().cpu(cpu).spawn(move || {
             while let Ok(rt::Event::Message(received)) =
-                endpoint.recv(0, time::after(Duration::from_secs(600)))
+                endpoint.recv(0, time::after(Duration::from_mins(10)))
             {
                 let answer = rt::Message::new(0).with_words(received.words.map(|word| !word));
                 let _ = received.reply.map(|reply| reply.answer(answer));
@@ -218,7 +218,7 @@ impl Traveller {
         let message = Plain { label: 0, words };
         let answer = must!(
             self.server
-                .call_plain(message, time::after(Duration::from_secs(60)))
+                .call_plain(message, time::after(Duration::from_mins(1)))
         );
         same!(answer.words, words.map(|word| !word));
         Ok(())
@@ -228,10 +228,7 @@ impl Traveller {
     fn birth(&self, round: u64) -> Verdict {
         let want = self.seed ^ round;
         let child = must!(thread::spawn(move || want));
-        same!(
-            must!(child.join(time::after(Duration::from_secs(60)))),
-            want
-        );
+        same!(must!(child.join(time::after(Duration::from_mins(1)))), want);
         Ok(())
     }
 }
@@ -276,7 +273,7 @@ fn children() -> Verdict {
 }
 
 /// How long a child may take while a debugger stops the machine again and again.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// `sysenter` and 32-bit `syscall`, of which a CPU has one or the other: the one that it lacks is an invalid instruction.
 fn old_entries() -> Verdict {

@@ -4,6 +4,7 @@ use abi::{SHORT_CALLS, UserContext};
 use arch::entry::come_back;
 use arch::hooks::{ShortCall, ShortResult};
 
+use crate::checks::tasks;
 use crate::report::{end_machine, say};
 
 /// Ends the run, or the machine if there is none.
@@ -40,6 +41,9 @@ extern "C" fn switchyard_short_call_exit(context: &mut UserContext) {
 
 #[unsafe(no_mangle)]
 extern "C" fn switchyard_kernel_trap(context: &mut UserContext) {
+    if tasks::caught(context) {
+        return;
+    }
     unexpected("a trap in the kernel", context)
 }
 

@@ -82,6 +82,11 @@ global_asm!(
      inc rax
      jmp switchyard_user_spin
      switchyard_user_spin_end:",
+    // Raises a vector that is the kernel's.
+    "switchyard_user_interrupt:
+     int 0x55
+     ud2
+     switchyard_user_interrupt_end:",
     // Keeps RSI in an SSE register across calls.
     "switchyard_user_sse:
      movq xmm3, rsi

@@ -4,6 +4,7 @@ mod calls;
 mod figures;
 mod registers;
 mod state;
+pub mod tasks;
 mod traps;
 
 use abi::UserContext;
@@ -24,6 +25,7 @@ pub fn all(report: &mut Report) {
     calls::all(report);
     traps::all(report);
     state::all(report);
+    tasks::all(report);
     figures::print();
 }
 

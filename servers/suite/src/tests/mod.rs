@@ -23,6 +23,7 @@ mod registers;
 mod schedule;
 mod segments;
 mod spaces;
+mod tasks;
 mod things;
 mod threads;
 
@@ -39,6 +40,7 @@ pub const ALL: &[&[Test]] = &[
     faults::TESTS,
     privilege::TESTS,
     segments::TESTS,
+    tasks::TESTS,
     landing::TESTS,
     compat::TESTS,
     contexts::TESTS,

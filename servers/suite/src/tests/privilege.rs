@@ -263,10 +263,11 @@ fn iret_of_user_code_goes_nowhere_else(_: &'static World) -> Verdict {
     let call = must!(bare::run(code!(
         "push 0x8",
         "push 0",
-        "call fword ptr [rsp]",
+        "call fword ptr [rsp + 4]", // four bytes of offset, then the selector
         "ud2"
     )));
     faulted("far call into the kernel", &call, FaultKind::Protection)?;
+    same!(call.context.error_code, 0x8);
     // IOPL and IF asked for are not given, silently.
     let flags = must!(bare::run(code!(
         "lea rbx, [rip + 2f]",

@@ -115,13 +115,17 @@ calls! {
     ThreadCreate = 56, "thread_create";
     /// `(thread)`: let it run. Right MANAGE.
     ThreadStart = 57, "thread_start";
-    /// `()`: end the calling thread; with the last one the process ends with code 0. Does not return.
+    /// `(exit code)`: end the calling thread; with the last one the process ends with code 0. Does not return.
     ThreadExit = 58, "thread_exit";
     /// `(thread)`: end it. Right MANAGE.
     ThreadKill = 59, "thread_kill";
-    /// `(thread, priority)`: 0 to the highest that the caller's process can give. Right MANAGE.
+    /// `(thread, priority)`: its base priority, 0 to the highest that the caller's process can give. It counts at once, wherever
+    /// the thread is and whatever it does. Right MANAGE.
     ThreadSetPriority = 60, "thread_set_priority";
-    /// `(thread, CPU index)`: run only there (`u64::MAX`: anywhere). Right MANAGE. Before its start only, for now.
+    /// `(thread, pointer to CpuSet's words, bytes)`, `r14` deadline: where it may run, at any time. `bytes` is a multiple of 8, up to
+    /// 4096; CPUs that there are not, or that the words do not reach, are not in the set;
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) if none is left. When the call returns the thread runs on no CPU outside of
+    /// the set; if the deadline passes before that, it is about to leave. Right MANAGE.
     ThreadSetAffinity = 61, "thread_set_affinity";
     /// `(fs base)`: set the calling thread's FS base (canonical, lower half).
     ThreadSetFsBase = 62, "thread_set_fs_base";
@@ -169,4 +173,25 @@ calls! {
     SystemQuery = 96, "system_query";
     /// `(system, info::PowerAction)`: power off or restart the machine. Right POWER.
     SystemPower = 97, "system_power";
+
+    /// `(thread, flags: 1 = end its wait, if it has one, with [`Error::Cancelled`](crate::Error::Cancelled))`, `r14` deadline: let it
+    /// run no user code until it is resumed. The call returns when the thread stands still: between two instructions of user
+    /// code with all of its registers in place, or (without the flag) in a wait, in which it may still be sent a message. If the
+    /// deadline passes before that, the thread is suspended all the same. One that suspends itself goes on when it is resumed.
+    /// Suspending twice is suspending once. Right MANAGE.
+    ThreadSuspend = 104, "thread_suspend";
+    /// `(thread)`: let a suspended thread go on; [`Error::WrongState`](crate::Error::WrongState) if it is not suspended. Right MANAGE.
+    ThreadResume = 105, "thread_resume";
+    /// `(thread)`, `r14` deadline `-> rdi exit code, rsi info::ThreadEnd`: wait for its end. A thread that waits for itself gets
+    /// [`Error::Deadlock`](crate::Error::Deadlock). Right QUERY.
+    ThreadJoin = 106, "thread_join";
+    /// `(thread, budget, period)`, both in nanoseconds: it may run for `budget` in each `period`, and then waits for the next one,
+    /// whatever its priority. What it ran too long is taken off later periods. Both 0: no bound. A period is
+    /// 100 microseconds to 10 seconds, a budget 10 microseconds to the period. Right MANAGE.
+    ThreadSetBudget = 107, "thread_set_budget";
+    /// `(thread, pointer, bytes) -> rdi bytes written`: where it may run, as [`ThreadSetAffinity`](Call::ThreadSetAffinity)
+    /// takes it. Right QUERY.
+    ThreadGetAffinity = 108, "thread_get_affinity";
+    /// `(thread, pointer to info::ThreadInfo)`. Right QUERY.
+    ThreadInfo = 109, "thread_info";
 }

@@ -131,6 +131,16 @@ pub struct CpuInfo {
     pub machine_checks: u32,
     /// NMIs taken.
     pub nmis: u64,
+    /// Nanoseconds it had no thread to run.
+    pub idle_ns: u64,
+    /// Interrupts of its timer.
+    pub timer_ticks: u64,
+    /// Threads that came to it from another CPU.
+    pub migrations_in: u64,
+    /// Threads that it gave to another CPU.
+    pub migrations_out: u64,
+    /// Of those that came: threads that waited for their turn elsewhere while it was idle.
+    pub steals: u64,
     /// What it did about floating-point state.
     pub fpu: FpuCounters,
 }
@@ -177,6 +187,12 @@ pub enum ThreadState {
     Sleeping = 7,
     /// Ended.
     Ended = 8,
+    /// Suspended, between two instructions of user code.
+    Suspended = 9,
+    /// Waits for the next period of its budget.
+    Throttled = 10,
+    /// Blocked until another thread has ended, or stands still.
+    Joining = 11,
 }
 
 impl ThreadState {
@@ -192,6 +208,9 @@ impl ThreadState {
             6 => Some(ThreadState::Waiting),
             7 => Some(ThreadState::Sleeping),
             8 => Some(ThreadState::Ended),
+            9 => Some(ThreadState::Suspended),
+            10 => Some(ThreadState::Throttled),
+            11 => Some(ThreadState::Joining),
             _ => None,
         }
     }
@@ -208,6 +227,33 @@ impl ThreadState {
             ThreadState::Waiting => "waiting",
             ThreadState::Sleeping => "sleeping",
             ThreadState::Ended => "ended",
+            ThreadState::Suspended => "suspended",
+            ThreadState::Throttled => "throttled",
+            ThreadState::Joining => "joining",
+        }
+    }
+}
+
+/// How a thread ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum ThreadEnd {
+    /// By itself, with the code that it gave.
+    Exited = 0,
+    /// It was killed, or its process ended; the code is the process's, 0 if that goes on.
+    Killed = 1,
+    /// By a fault of its own; the code is the exception's vector.
+    Faulted = 2,
+}
+
+impl ThreadEnd {
+    /// The end with this number.
+    pub const fn from_number(number: u64) -> Option<ThreadEnd> {
+        match number {
+            0 => Some(ThreadEnd::Exited),
+            1 => Some(ThreadEnd::Killed),
+            2 => Some(ThreadEnd::Faulted),
+            _ => None,
         }
     }
 }
@@ -235,6 +281,14 @@ pub struct ThreadInfo {
     pub cpu_ns: u64,
     /// The process's name, UTF-8.
     pub name: [u8; NAME_BYTES],
+    /// How often it was given a CPU.
+    pub switches: u64,
+    /// How often it went from one CPU to another.
+    pub migrations: u64,
+    /// Its base priority.
+    pub base_priority: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Memory of the machine, in bytes.
@@ -319,8 +373,8 @@ impl PowerAction {
 const _: () = {
     assert!(size_of::<UserContext>() == 28 * 8);
     assert!(size_of::<HandleInfo>() == 24);
-    assert!(size_of::<CpuInfo>() == 120);
-    assert!(size_of::<ThreadInfo>() == 72);
+    assert!(size_of::<CpuInfo>() == 160);
+    assert!(size_of::<ThreadInfo>() == 96);
     assert!(size_of::<MemoryInfo>() == 48);
     assert!(size_of::<FramebufferInfo>() == 24);
     assert!(size_of::<MachineInfo>() == 56);

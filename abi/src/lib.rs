@@ -15,6 +15,7 @@
 mod call;
 pub mod compat;
 mod context;
+mod cpu_set;
 mod error;
 mod handle;
 pub mod info;
@@ -31,6 +32,7 @@ mod time;
 
 pub use call::{Call, SHORT_CALLS};
 pub use context::{ContextPart, DebugRegisters, FaultKind, UserContext, Watch, Width};
+pub use cpu_set::CpuSet;
 pub use error::Error;
 pub use handle::{Badge, Handle};
 pub use priority::Priority;

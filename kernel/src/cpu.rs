@@ -4,7 +4,7 @@
 //! all CPUs is as long as the machine's list of them.
 
 use core::cell::{Cell, UnsafeCell};
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use abi::Error;
 use arch::addr::{ApicId, CpuIndex};
@@ -68,6 +68,18 @@ pub struct Cpu {
     pub(crate) machine_checks: Counter,
     /// The last machine check that was survived and not yet told of: its bank's status; 0: none.
     pub(crate) machine_check: AtomicU64,
+    /// Threads that came from another CPU.
+    pub(crate) migrations_in: Counter,
+    /// Threads that went to another CPU.
+    pub(crate) migrations_out: Counter,
+    /// Of those that came: threads that waited elsewhere while this CPU was idle.
+    pub(crate) steals: Counter,
+    /// An idle CPU has asked for threads. Set by any CPU.
+    pub(crate) shed_asked: AtomicBool,
+    /// Until when it is no use to ask for threads, by the time-stamp counter. Written by its own CPU.
+    pub(crate) barren_until: AtomicU64,
+    /// CPUs that were looked at for work since this one went idle. Its own.
+    pub(crate) scanned: Cell<u32>,
 }
 
 /// Which thread a CPU runs: a place that it writes by plain stores, and that others may look at.
@@ -142,12 +154,16 @@ fn null_pointers<T>(count: u32) -> Result<&'static [AtomicPtr<T>], Error> {
 /// Makes the next CPU: block, IST stacks, first stack, queues. It is not online yet.
 ///
 /// # Errors
-/// [`Error::NoMemory`], also if the table is full.
+/// [`Error::NoMemory`], also if the table is full; [`Error::OutOfRange`] for more CPUs than sets of them have room for.
 pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
     let table = TABLE.get().ok_or(Error::WrongState)?;
     let index = table.online.load(Ordering::Relaxed);
     if index as usize >= table.slots.len() {
         return Err(Error::NoMemory);
+    }
+    if index >= sched::MAX_CPUS {
+        // No thread could be kept to it, or away from it.
+        return Err(Error::OutOfRange);
     }
     let guarded = |pages: u64| kernel_space::allocate_guarded(pages);
     // What the CPU needs while it changes page tables.
@@ -198,6 +214,12 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
             nmis: Counter::new(),
             machine_checks: Counter::new(),
             machine_check: AtomicU64::new(0),
+            migrations_in: Counter::new(),
+            migrations_out: Counter::new(),
+            steals: Counter::new(),
+            shed_asked: AtomicBool::new(false),
+            barren_until: AtomicU64::new(0),
+            scanned: Cell::new(0),
         });
         &*cpu
     };

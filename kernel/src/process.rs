@@ -7,7 +7,7 @@
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use abi::info::{NAME_BYTES, ProcessInfo, ProcessState};
+use abi::info::{NAME_BYTES, ProcessInfo, ProcessState, ThreadEnd};
 use abi::{Error, Handle, Priority, UserContext};
 
 use crate::io_ports::ProcessPorts;
@@ -376,6 +376,7 @@ impl Process {
             // SAFETY: `add_thread` gave this reference up.
             (unsafe { Ref::from_raw(pointer) }, inner.threads == 0)
         };
+        thread.tell_of_end();
         if last {
             self.finish();
         }
@@ -384,7 +385,7 @@ impl Process {
 
     /// Begins the process's end: all threads are told, unstarted ones end at once. The first ending counts.
     pub fn end(&self, ending: Ending<'_>) {
-        {
+        let code = {
             let mut inner = self.inner.lock();
             if inner.state != ProcessState::Alive {
                 return;
@@ -397,7 +398,8 @@ impl Process {
                     (ProcessState::Faulted, context.vector)
                 }
             };
-        }
+            inner.code
+        };
         // From here on no thread is added. Unstarted threads have nobody to end them but us.
         let mut unstarted = true;
         while unstarted {
@@ -411,8 +413,9 @@ impl Process {
                     found = next;
                     break;
                 }
-                if !thread.is_killed() {
-                    thread.mark_killed();
+                if !thread.marks.is_killed() {
+                    thread.rest.note_end(ThreadEnd::Killed, code);
+                    thread.marks.kill();
                     schedule::ask(ThreadPtr::new(thread), ask::LOOK);
                 }
                 next = thread.next.load(Ordering::Relaxed);
@@ -443,7 +446,8 @@ impl Process {
         // SAFETY: threads in the list are alive under its lock.
         while let Some(listed) = unsafe { next.as_ref() } {
             if ptr::eq(listed, thread) {
-                thread.mark_killed();
+                thread.rest.note_end(ThreadEnd::Killed, 0);
+                thread.marks.kill();
                 schedule::ask(ThreadPtr::new(thread), ask::LOOK);
                 return;
             }

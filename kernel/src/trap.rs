@@ -4,6 +4,7 @@ use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
+use abi::info::ThreadEnd;
 use abi::{Error, FaultKind, UserContext};
 use arch::cpu::halt_forever;
 use arch::paging::Access;
@@ -65,10 +66,6 @@ extern "C" fn switchyard_short_call_exit(_context: &mut UserContext) {
 #[unsafe(no_mangle)]
 extern "C" fn switchyard_thread_begin() {
     boot::in_thread();
-    // It may have been killed between its start and its first turn.
-    if let Some(current) = cpu::this().current.get() {
-        schedule::notice(current);
-    }
     schedule::exit_work();
 }
 
@@ -295,9 +292,10 @@ fn user_fault(context: &mut UserContext) {
         Detail(context)
     );
     log::error!("{}", Registers(context));
+    thread.rest.note_end(ThreadEnd::Faulted, context.vector);
     process.end(Ending::Fault(context));
     // Also if another thread had begun the end and not come to this one yet.
-    thread.mark_killed();
+    thread.marks.kill();
     cpu::this().block().request(arch::cpu::Pending::THREAD);
 }
 

@@ -11,10 +11,14 @@
 //! | deadlines of a CPU | [`TimerQueue`] | that CPU only |
 //! | queues of waiting threads | [`List`] | whoever holds the object's lock |
 //! | time slices and preemption | [`Slice`], [`Turn`] | pure values |
-//! | where a new thread goes | [`CpuPicker`] | any CPU |
+//! | what a thread may use of a CPU | [`Budget`] | the CPU that the thread belongs to |
+//! | which CPU a thread belongs to | [`Home`] | any CPU reads, the home changes |
+//! | where it may run | [`Affinity`], [`SharedAffinity`] | any CPU |
+//! | where a new thread goes, who pulls work | [`CpuPicker`], [`IdleSet`] | any CPU |
 //!
-//! Wherever a priority appears it is the *effective* one: the highest of the thread's own and of all that it
-//! inherits. How it comes about is the caller's business; when it changes while the thread is queued, the
+//! A thread has two priorities. The [base](BasePriority) one is what it was given. The [effective](EffectivePriority) one is
+//! what every queue in here acts on: the highest of the base one and of all that the thread inherits. A [`ThreadPriority`]
+//! keeps both, with a place for what is inherited; when the effective one changes while the thread is queued, the
 //! caller calls [`RunQueue::requeue`].
 //!
 //! What may go wrong: a queue holds a thread *reference* and keeps nothing alive. A thread must stay allocated
@@ -24,7 +28,10 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod atomic;
+mod budget;
+mod home;
 mod inbox;
 mod list;
 mod node;
@@ -34,11 +41,14 @@ mod run_queue;
 mod slice;
 mod timer;
 
+pub use affinity::{Affinity, MAX_CPUS, SharedAffinity};
+pub use budget::{Allowance, Budget};
+pub use home::{Arrival, Home};
 pub use inbox::{Inbox, Pushed};
 pub use list::{Iter, List};
 pub use node::{Links, Node};
-pub use placement::{Affinity, CpuLoad, CpuPicker};
-pub use priority::EffectivePriority;
+pub use placement::{CpuLoad, CpuPicker, IdleSet, busiest};
+pub use priority::{BasePriority, EffectivePriority, ThreadPriority};
 pub use run_queue::RunQueue;
 pub use slice::{QUANTUM_NS, Slice, Turn};
 pub use timer::TimerQueue;

@@ -77,6 +77,11 @@ impl<T: Node> Links<T> {
         self.list.place.load(Ordering::Relaxed) != place::NOWHERE
     }
 
+    /// Whether the thread is in a run queue.
+    pub fn is_ready(&self) -> bool {
+        self.list.place.load(Ordering::Relaxed) >= place::LEVEL_0
+    }
+
     /// Whether the thread has a deadline in a timer queue.
     pub fn is_timed(&self) -> bool {
         self.timer.rank.load(Ordering::Relaxed) != 0

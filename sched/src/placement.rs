@@ -1,38 +1,30 @@
-//! Which CPU a new thread goes to.
+//! Which CPU a thread goes to: a new one, and one that waits for its turn while another CPU has nothing to do.
 //!
-//! The least loaded of those it may run on; among equals they take turns, so that a row of threads started
-//! before any of them ran still spreads out. There is no balancing afterwards yet: a thread stays where it was put.
+//! A new thread goes to the least loaded CPU that it may run on; among equals they take turns, so that a row of threads
+//! started before any of them ran still spreads out.
+//!
+//! # Pulling
+//!
+//! A CPU with nothing to run enters the [`IdleSet`], looks which CPU has most threads, and asks that one. Only a thread's home
+//! can give it away, so it is the busy CPU that picks one of its ready threads that may run on an idle CPU, takes that
+//! CPU's place in the set ([`IdleSet::claim`]), and hands the thread over. The same happens when a busy CPU makes a
+//! thread ready, and when a turn ends, so that a thread that waits meets an idle CPU whichever of the two was there first.
+//!
+//! Entering the set and counting a ready thread are plain stores to two places, each followed by a look at the other's,
+//! so both may miss each other by a hair. A busy CPU therefore looks again when its timer comes, a turn after a
+//! thread began to wait at the latest. By then each sees the other's store. The models at the end show both.
+//!
+//! The set is one word for each sixteen CPUs, so that entering and leaving it is no matter between distant CPUs.
 
+use crate::affinity::{MAX_CPUS, SharedAffinity};
 use crate::atomic::{AtomicU32, Ordering, const_unless_loom};
-
-/// Where a thread may run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub enum Affinity {
-    /// Anywhere.
-    #[default]
-    Any,
-    /// Only on the CPU with this index.
-    Only(u32),
-}
-
-impl Affinity {
-    /// Whether the thread may run on the CPU with this index.
-    pub const fn allows(self, cpu: u32) -> bool {
-        match self {
-            Affinity::Any => true,
-            Affinity::Only(only) => only == cpu,
-        }
-    }
-}
 
 /// How loaded a CPU is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CpuLoad {
     /// Its index.
     pub cpu: u32,
-    /// Threads that are assigned to it, or those ready and running there: any figure that is comparable between
-    /// CPUs. It may be stale.
+    /// Threads that are ready or running there. It may be stale.
     pub threads: u64,
 }
 
@@ -50,24 +42,21 @@ impl CpuPicker {
         }
     }
 
-    /// The CPU for a new thread: the least loaded that `affinity` allows. `None` if it allows none of them, or
-    /// there is none.
+    /// The CPU for a new thread: the least loaded that `allows` has. `None` if it has none of them, or there is none.
     ///
     /// Two CPUs that pick at the same time may pick the same; that is a matter of balance, not of correctness.
     pub fn pick(
         &self,
         loads: impl IntoIterator<Item = CpuLoad>,
-        affinity: Affinity,
+        allows: impl Fn(u32) -> bool,
     ) -> Option<u32> {
         let turn = self.turn.load(Ordering::Relaxed);
         let best = loads
             .into_iter()
-            .filter(|load| affinity.allows(load.cpu))
+            .filter(|load| allows(load.cpu))
             // How far a CPU is ahead of the turn; those behind it come last, as the difference wraps.
             .min_by_key(|load| (load.threads, load.cpu.wrapping_sub(turn)))?;
-        if affinity == Affinity::Any {
-            self.turn.store(best.cpu.wrapping_add(1), Ordering::Relaxed);
-        }
+        self.turn.store(best.cpu.wrapping_add(1), Ordering::Relaxed);
         Some(best.cpu)
     }
 }
@@ -77,3 +66,114 @@ impl Default for CpuPicker {
         Self::new()
     }
 }
+
+/// The CPU that an idle one asks for work: the one with most threads of `loads`, if that has more than it runs. Among equals the
+/// first.
+pub fn busiest(loads: impl IntoIterator<Item = CpuLoad>) -> Option<u32> {
+    let mut best: Option<CpuLoad> = None;
+    for load in loads {
+        if load.threads > 1 && best.is_none_or(|best| load.threads > best.threads) {
+            best = Some(load);
+        }
+    }
+    best.map(|load| load.cpu)
+}
+
+/// CPUs that share a word.
+const GROUP: u32 = 16;
+/// In the models one is enough, and every other would be tried in every interleaving.
+const GROUPS: usize = if cfg!(test) {
+    1
+} else {
+    (MAX_CPUS / GROUP) as usize
+};
+
+/// One word, on a cache line of its own.
+#[repr(align(64))]
+struct Group(AtomicU32);
+
+/// The CPUs that have nothing to run.
+pub struct IdleSet {
+    groups: [Group; GROUPS],
+}
+
+impl IdleSet {
+    /// No CPU is idle.
+    #[cfg(not(test))]
+    pub const fn new() -> IdleSet {
+        IdleSet {
+            groups: [const { Group(AtomicU32::new(0)) }; GROUPS],
+        }
+    }
+
+    /// No CPU is idle.
+    #[cfg(test)]
+    pub fn new() -> IdleSet {
+        IdleSet {
+            groups: core::array::from_fn(|_| Group(AtomicU32::new(0))),
+        }
+    }
+
+    /// A CPU has nothing to run. To be called by itself; it then looks at the others' loads.
+    pub fn enter(&self, cpu: u32) {
+        if let Some(group) = self.groups.get((cpu / GROUP) as usize) {
+            group.0.fetch_or(1 << (cpu % GROUP), Ordering::SeqCst);
+        }
+    }
+
+    /// A CPU has something to run, or is about to look by itself. To be called by itself. False if somebody had claimed it: a
+    /// thread is on its way.
+    pub fn leave(&self, cpu: u32) -> bool {
+        let Some(group) = self.groups.get((cpu / GROUP) as usize) else {
+            return true;
+        };
+        let bit = 1 << (cpu % GROUP);
+        group.0.fetch_and(!bit, Ordering::SeqCst) & bit != 0
+    }
+
+    /// Whether some CPU near this one seems to be idle: one load.
+    #[inline]
+    pub fn has_near(&self, cpu: u32) -> bool {
+        self.groups
+            .get((cpu / GROUP) as usize)
+            .is_some_and(|group| group.0.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Whether no CPU seems to be idle.
+    pub fn is_empty(&self) -> bool {
+        self.groups
+            .iter()
+            .all(|group| group.0.load(Ordering::Relaxed) == 0)
+    }
+
+    /// Takes a CPU that `affinity` allows out of the set, one near `cpu` if there is one: the caller hands it a thread. The first of
+    /// several callers gets it.
+    pub fn claim(&self, cpu: u32, affinity: &SharedAffinity) -> Option<u32> {
+        let first = (cpu / GROUP) as usize;
+        let mut groups = (0..GROUPS).cycle().skip(first).take(GROUPS);
+        groups.find_map(|group| self.claim_in(group, affinity))
+    }
+
+    fn claim_in(&self, index: usize, affinity: &SharedAffinity) -> Option<u32> {
+        let word = &self.groups[index].0;
+        let mut idle = word.load(Ordering::SeqCst);
+        while idle != 0 {
+            let bit = idle & idle.wrapping_neg();
+            let cpu = index as u32 * GROUP + bit.trailing_zeros();
+            if affinity.allows(cpu) && word.fetch_and(!bit, Ordering::SeqCst) & bit != 0 {
+                return Some(cpu);
+            }
+            idle &= !bit;
+        }
+        None
+    }
+}
+
+impl Default for IdleSet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod models;

@@ -1,16 +1,46 @@
-//! Effective priorities.
+//! Base and effective priorities.
+
+use crate::atomic::{AtomicU8, Ordering};
+
+/// Priorities that there are: one for each bit of a word, so that the highest ready one is found by one instruction.
+const LEVELS: usize = u64::BITS as usize;
+
+/// The priority that a thread was given: 0 (lowest) to 63 (highest).
+///
+/// No queue acts on it; see [`EffectivePriority`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct BasePriority(u8);
+
+impl BasePriority {
+    /// The lowest.
+    pub const LOWEST: BasePriority = BasePriority(0);
+
+    /// The priority with this number, `None` above 63.
+    pub const fn new(level: u8) -> Option<BasePriority> {
+        if (level as usize) < LEVELS {
+            Some(BasePriority(level))
+        } else {
+            None
+        }
+    }
+
+    /// Its number, 0 to 63.
+    pub const fn level(self) -> u8 {
+        self.0
+    }
+}
 
 /// A thread's effective priority: 0 (lowest) to 63 (highest).
 ///
-/// It is what the scheduler acts on: the highest of the thread's own priority and of all that it inherits.
+/// It is what the scheduler acts on: the highest of the thread's own and of all that it inherits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]
 pub struct EffectivePriority(u8);
 
 impl EffectivePriority {
-    /// How many there are: one for each bit of a word, so that the highest ready one is found by one
-    /// instruction.
-    pub const LEVELS: usize = u64::BITS as usize;
+    /// How many there are.
+    pub const LEVELS: usize = LEVELS;
     /// The lowest.
     pub const LOWEST: EffectivePriority = EffectivePriority(0);
     /// The highest.
@@ -23,6 +53,16 @@ impl EffectivePriority {
         } else {
             None
         }
+    }
+
+    /// The priority of a thread with this base priority that inherits these.
+    pub fn of(
+        base: BasePriority,
+        inherited: impl IntoIterator<Item = EffectivePriority>,
+    ) -> EffectivePriority {
+        inherited
+            .into_iter()
+            .fold(EffectivePriority(base.0), Ord::max)
     }
 
     /// The priority that the low six bits of a number name: for a number that is below 64 by construction, so that reading
@@ -42,5 +82,58 @@ impl EffectivePriority {
     #[inline]
     pub(crate) const fn index(self) -> usize {
         self.0 as usize & (Self::LEVELS - 1)
+    }
+}
+
+/// Both priorities of a thread. Part of the thread.
+///
+/// Anybody may [give](Self::give) it another base priority; it counts once the thread's home has [settled](Self::settle) the
+/// effective one, which nobody else writes. Reading that is one plain load.
+pub struct ThreadPriority {
+    base: AtomicU8,
+    effective: AtomicU8,
+}
+
+impl ThreadPriority {
+    /// Of a thread that inherits nothing.
+    #[cfg(not(test))]
+    pub const fn new(base: BasePriority) -> ThreadPriority {
+        ThreadPriority {
+            base: AtomicU8::new(base.0),
+            effective: AtomicU8::new(base.0),
+        }
+    }
+
+    /// The base priority that was given last.
+    pub fn base(&self) -> BasePriority {
+        BasePriority(self.base.load(Ordering::SeqCst))
+    }
+
+    /// What the scheduler acts on.
+    #[inline]
+    pub fn effective(&self) -> EffectivePriority {
+        EffectivePriority::from_low_bits(self.effective.load(Ordering::Relaxed))
+    }
+
+    /// Gives the thread another base priority. Its home must be asked to [settle](Self::settle) afterwards.
+    pub fn give(&self, base: BasePriority) {
+        self.base.store(base.0, Ordering::SeqCst);
+    }
+
+    /// Brings the effective priority up to date with the base one and all that the thread inherits. For its home.
+    ///
+    /// Returns the former one if it changed: a queued thread must then be [requeued](crate::RunQueue::requeue), and for a running
+    /// one the CPU must look again who should run.
+    pub fn settle(
+        &self,
+        inherited: impl IntoIterator<Item = EffectivePriority>,
+    ) -> Option<EffectivePriority> {
+        let former = self.effective();
+        let new = EffectivePriority::of(self.base(), inherited);
+        if new == former {
+            return None;
+        }
+        self.effective.store(new.0, Ordering::Relaxed);
+        Some(former)
     }
 }

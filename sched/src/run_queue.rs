@@ -120,6 +120,27 @@ impl<T: Node> RunQueue<T> {
         }
     }
 
+    /// Takes out the first thread, from the highest priority down, that `fits`; at most `most` threads are looked at.
+    #[must_use = "the thread is in no queue any more"]
+    pub fn take_first(&mut self, most: usize, mut fits: impl FnMut(T) -> bool) -> Option<T> {
+        let mut left = most;
+        let mut levels = self.ready;
+        while let Some(level) = levels.checked_ilog2() {
+            for thread in &self.levels[level as usize] {
+                if left == 0 {
+                    return None;
+                }
+                left -= 1;
+                if fits(thread) {
+                    self.remove(thread);
+                    return Some(thread);
+                }
+            }
+            levels &= !(1 << level);
+        }
+        None
+    }
+
     /// The priority at which the thread is queued, `None` if it is in no run queue.
     pub fn priority_of(&self, thread: T) -> Option<EffectivePriority> {
         let place = thread.links().list.place.load(Ordering::Relaxed);

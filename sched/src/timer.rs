@@ -96,6 +96,13 @@ impl<T: Node> TimerQueue<T> {
         true
     }
 
+    /// A thread's deadline in absolute nanoseconds; `None` if it has none here.
+    ///
+    /// A thread that is in *another* CPU's queue must not be given.
+    pub fn deadline_of(&self, thread: T) -> Option<u64> {
+        thread.links().is_timed().then(|| deadline(thread))
+    }
+
     /// The earliest deadline in absolute nanoseconds: what the CPU's timer must be set to.
     pub fn earliest(&self) -> Option<u64> {
         self.root.map(deadline)

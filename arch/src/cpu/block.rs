@@ -277,12 +277,14 @@ impl CpuBlock {
     }
 
     /// Asks the CPU to do something before it returns to user mode. To be called by this CPU only, as the functions below
-    /// are: others send it an interrupt, whose handler asks. So plain loads and stores are enough, which cost a tenth of
-    /// locked ones.
+    /// are: others send it an interrupt, whose handler asks. So one instruction without a lock is enough, in the middle of which not
+    /// even an NMI or a machine check comes.
     #[inline]
     pub fn request(&self, what: Pending) {
-        let asked = self.pending.load(Ordering::Relaxed);
-        self.pending.store(asked | what.0, Ordering::Relaxed);
+        // SAFETY: the word is this block's; `or` changes nothing else but flags.
+        unsafe {
+            asm!("or dword ptr [{}], {:e}", in(reg) self.pending.as_ptr(), in(reg) what.0, options(nostack));
+        }
     }
 
     /// Asks another CPU for something that may get lost, and is then asked for again: if the CPU asks itself for something in the same
@@ -303,17 +305,26 @@ impl CpuBlock {
     /// Takes all that is asked.
     #[inline]
     pub fn take_requests(&self) -> Pending {
-        let asked = self.pending.load(Ordering::Relaxed);
-        self.pending.store(0, Ordering::Relaxed);
-        Pending(asked)
+        let asked = Pending(self.pending.load(Ordering::Relaxed));
+        self.drop_requests(asked);
+        asked
     }
 
     /// Takes some of what is asked, and leaves the rest.
     #[inline]
     pub fn take_requests_of(&self, what: Pending) -> Pending {
-        let asked = self.pending.load(Ordering::Relaxed);
-        self.pending.store(asked & !what.0, Ordering::Relaxed);
-        Pending(asked & what.0)
+        let asked = Pending(self.pending.load(Ordering::Relaxed) & what.0);
+        self.drop_requests(asked);
+        asked
+    }
+
+    /// Takes these requests back; others that come in between stay.
+    #[inline]
+    fn drop_requests(&self, what: Pending) {
+        // SAFETY: as in `request`.
+        unsafe {
+            asm!("and dword ptr [{}], {:e}", in(reg) self.pending.as_ptr(), in(reg) !what.0, options(nostack));
+        }
     }
 
     /// Notes, before the first instruction of the entry of `sysenter`, that user mode came with TF.

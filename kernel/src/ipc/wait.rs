@@ -9,7 +9,7 @@ use abi::info::ThreadState;
 use super::endpoint::Endpoint;
 use super::notification::Notification;
 use crate::object::{Borrowed, Section};
-use crate::thread::Thread;
+use crate::thread::{Thread, Until, UntilCell};
 
 /// What a thread waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +26,8 @@ pub enum WaitOn {
     Notification(*const Notification),
     /// For its deadline.
     Sleep,
+    /// For another thread: its end, or its rest.
+    Thread(*const Thread),
 }
 
 const NOTHING: u64 = 0;
@@ -34,6 +36,7 @@ const RECEIVING: u64 = 2;
 const REPLY: u64 = 3;
 const NOTIFICATION: u64 = 4;
 const SLEEP: u64 = 5;
+const THREAD: u64 = 6;
 const KIND_MASK: u64 = 7;
 
 /// A thread's wait: what for, and what its partner must know.
@@ -51,6 +54,8 @@ pub struct Wait {
     pub(super) badge: Cell<u64>,
     /// Whether a sender wants a reply.
     pub(super) wants_reply: Cell<bool>,
+    /// What it waits for of another thread.
+    pub(crate) until: UntilCell,
 }
 
 // SAFETY: the cells are written by the waiting thread before it is queued under an object's lock, and read by
@@ -66,6 +71,7 @@ impl Wait {
             reserved: AtomicU32::new(0),
             badge: Cell::new(0),
             wants_reply: Cell::new(false),
+            until: Cell::new(Until::Ended),
         }
     }
 
@@ -79,6 +85,7 @@ impl Wait {
             REPLY => WaitOn::Reply,
             NOTIFICATION => WaitOn::Notification(address as *const Notification),
             SLEEP => WaitOn::Sleep,
+            THREAD => WaitOn::Thread(address as *const Thread),
             _ => WaitOn::Nothing,
         }
     }
@@ -92,6 +99,7 @@ impl Wait {
             WaitOn::Reply => REPLY,
             WaitOn::Notification(notification) => notification as u64 | NOTIFICATION,
             WaitOn::Sleep => SLEEP,
+            WaitOn::Thread(thread) => thread as u64 | THREAD,
         };
         self.on.store(word, Ordering::SeqCst);
     }
@@ -114,6 +122,7 @@ impl Wait {
             WaitOn::Reply => Some(ThreadState::AwaitingReply),
             WaitOn::Notification(_) => Some(ThreadState::Waiting),
             WaitOn::Sleep => Some(ThreadState::Sleeping),
+            WaitOn::Thread(_) => Some(ThreadState::Joining),
         }
     }
 }
@@ -135,7 +144,7 @@ pub fn cancel(thread: &Thread, error: Error, section: &Section) -> bool {
         let taken = match on {
             WaitOn::Nothing => {
                 // Perhaps a receiver has it in its hands, on the way to the wait for the reply: leave word there.
-                thread.note_cancel(error);
+                thread.marks.note_cancel(error);
                 if thread.wait.on() == WaitOn::Nothing {
                     return false;
                 }
@@ -151,6 +160,11 @@ pub fn cancel(thread: &Thread, error: Error, section: &Section) -> bool {
                 // SAFETY: as for the endpoint.
                 let notification = unsafe { Borrowed::from_ptr(notification, section) };
                 notification.take_out(thread, on)
+            }
+            WaitOn::Thread(other) => {
+                // SAFETY: as for the endpoint: a thread's end takes everyone out of its list.
+                let other = unsafe { Borrowed::from_ptr(other, section) };
+                other.take_out(thread, on)
             }
             WaitOn::Reply => thread.take_awaiting(None),
             WaitOn::Sleep => {

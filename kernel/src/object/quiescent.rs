@@ -102,8 +102,19 @@ impl Default for Seen {
 pub(super) struct Retired {
     pub(super) next: *mut Retired,
     pub(super) epoch: u64,
-    /// Destroys (a piece of) the object; true when it is done and the slot is free again.
-    pub(super) destroy: unsafe fn(*mut Retired) -> bool,
+    /// Destroys (a piece of) the object.
+    pub(super) destroy: unsafe fn(*mut Retired) -> Destroyed,
+}
+
+/// What became of a retired object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Destroyed {
+    /// It is gone, and the slot is free again.
+    Done,
+    /// A piece is left, whose time has come as well.
+    More,
+    /// Nothing was done: every CPU must pass another quiescent point first.
+    Later,
 }
 
 struct List {
@@ -132,9 +143,20 @@ pub fn pending() -> usize {
 /// The slot's object must be out of reach of everyone but CPUs inside their current sections.
 pub(super) unsafe fn retire(slot: *mut Retired) {
     let mut list = LIST.lock();
+    // SAFETY: the slot is ours alone to link.
+    unsafe { append(&mut list, slot) };
+    // Under the lock, or another CPU could count the object's end before its beginning.
+    PENDING.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Puts a slot at the end of the list: its time comes when every CPU has passed a quiescent point from now on.
+///
+/// # Safety
+/// The slot must be the caller's alone.
+unsafe fn append(list: &mut List, slot: *mut Retired) {
     // The advance comes after the removal that made the object unreachable, and is what other CPUs must have seen.
     let epoch = EPOCH.fetch_add(1, Ordering::AcqRel);
-    // SAFETY: the slot is ours alone to link; the tail, if any, is a retired slot under the list's lock.
+    // SAFETY: the slot is the caller's; the tail, if any, is a retired slot under the list's lock.
     unsafe {
         (*slot).next = ptr::null_mut();
         (*slot).epoch = epoch;
@@ -145,8 +167,6 @@ pub(super) unsafe fn retire(slot: *mut Retired) {
         }
     }
     list.tail = slot;
-    // Under the lock, or another CPU could count the object's end before its beginning.
-    PENDING.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Calls what it is given with each running CPU's index and [`Seen`].
@@ -185,17 +205,22 @@ pub fn reclaim(budget: usize, cpus: &EveryCpu<'_>, straggler: &mut dyn FnMut(usi
         }
         drop(list);
         // SAFETY: every CPU has passed a quiescent point since the retirement, so this CPU alone knows the object.
-        if unsafe { ((*slot).destroy)(slot) } {
-            PENDING.fetch_sub(1, Ordering::Relaxed);
-        } else {
-            let mut list = LIST.lock();
-            // A piece is left: it goes back to the head, its time has come already.
-            // SAFETY: the slot is still ours alone.
-            unsafe { (*slot).next = list.head };
-            list.head = slot;
-            if list.tail.is_null() {
-                list.tail = slot;
+        match unsafe { ((*slot).destroy)(slot) } {
+            Destroyed::Done => {
+                PENDING.fetch_sub(1, Ordering::Relaxed);
             }
+            Destroyed::More => {
+                let mut list = LIST.lock();
+                // A piece is left: it goes back to the head, its time has come already.
+                // SAFETY: the slot is still ours alone.
+                unsafe { (*slot).next = list.head };
+                list.head = slot;
+                if list.tail.is_null() {
+                    list.tail = slot;
+                }
+            }
+            // SAFETY: the slot is still ours alone.
+            Destroyed::Later => unsafe { append(&mut LIST.lock(), slot) },
         }
     }
     pending() != 0

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use abi::Error;
 
-use super::quiescent::{Retired, Section, retire};
+use super::quiescent::{Destroyed, Retired, Section, retire};
 use super::slab::{Object, Slot};
 
 /// A counted reference.
@@ -197,17 +197,20 @@ unsafe fn slot_of<T: Object>(pointer: *const T) -> NonNull<Slot<T>> {
 ///
 /// # Safety
 /// `retired` is the head of a slot of a `T` that nobody else can reach any more.
-pub(super) unsafe fn destroy<T: Object>(retired: *mut Retired) -> bool {
+pub(super) unsafe fn destroy<T: Object>(retired: *mut Retired) -> Destroyed {
     let slot: *mut Slot<T> = retired.cast();
     // SAFETY: the head is the slot's first field, and the caller has made the object ours.
     unsafe {
         let value: *mut MaybeUninit<T> = (*slot).value.get();
+        if (*value).assume_init_mut().is_held_up() {
+            return Destroyed::Later;
+        }
         if !(*value).assume_init_mut().tear_down() {
-            return false;
+            return Destroyed::More;
         }
         ptr::drop_in_place((*value).as_mut_ptr());
         (*slot).stamp.fetch_add(1, Ordering::Relaxed);
         T::slab().give_back(NonNull::new_unchecked(slot));
     }
-    true
+    Destroyed::Done
 }

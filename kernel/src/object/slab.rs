@@ -22,6 +22,12 @@ pub trait Object: Sized + Sync + 'static {
     /// still look at it; it is dropped after they have left.
     fn last_reference(&self) {}
 
+    /// Whether somebody may still come upon it by a way of his own, so that its end must wait until every CPU has passed another
+    /// quiescent point. It is asked before each piece of the end.
+    fn is_held_up(&mut self) -> bool {
+        false
+    }
+
     /// Frees a bounded piece of what the object holds, before it is dropped; false if something is left.
     fn tear_down(&mut self) -> bool {
         true

@@ -7,6 +7,8 @@
 //! After a switch the code goes on when its thread is switched to again, perhaps on another CPU: a [`Cpu`] that was looked up
 //! before must not be used after.
 
+use core::sync::atomic::Ordering;
+
 use abi::Deadline;
 use arch::cpu::Pending;
 use arch::switch::{Switched, is_plain, switch_plainly, switch_to};
@@ -15,6 +17,7 @@ use sched::{Slice, Turn};
 
 use super::clock::{arm, arm_for_deadline, arm_for_turn};
 use super::wake::{drain_inbox, make_ready, make_ready_here};
+use super::{aside, migrate};
 use crate::cpu::{self, Cpu};
 use crate::object::Section;
 use crate::sync;
@@ -36,7 +39,7 @@ pub fn yield_now() -> Switched {
     // All that is rare is asked for before anything is changed. So the rare cases begin anew elsewhere, and here is nothing to
     // save over a call.
     if let Some(next) = run.only_rival(priority)
-        && !next.get().has_marks()
+        && !next.get().marks.any()
         // SAFETY: as below.
         && unsafe { is_plain(&current.get().machine.state, &next.get().machine.state) }
     {
@@ -91,6 +94,9 @@ pub fn reschedule() {
         return;
     };
     let now = time::ticks();
+    if current.get().marks.any() && aside::is_exhausted(current.get(), now) {
+        return aside::step_aside(cpu, current);
+    }
     let left = Slice::until(cpu.slice_end.get(), now);
     let priority = current.get().priority();
     // SAFETY: this is the CPU; the borrow ends before the switch.
@@ -105,6 +111,11 @@ pub fn reschedule() {
             current.get().slice.set(Slice::new(cpu.quantum.get()));
             run.push_back(current, priority);
         }
+    }
+    if migrate::has_idle_near(cpu) {
+        // Somebody waits now who did not before: whoever comes gives him away, when he has left the CPU.
+        cpu.shed_asked.store(true, Ordering::Relaxed);
+        cpu.block().request(Pending::INBOX);
     }
     let _ = switch_to_highest(cpu, current, now);
 }
@@ -125,7 +136,7 @@ pub fn block(deadline: Deadline, _section: &mut Section) {
 /// to this CPU and no ready thread is above it. It runs on the caller's turn.
 pub fn switch_directly(next: ThreadPtr, deadline: Deadline, section: &mut Section) {
     let cpu = cpu::this();
-    if next.get().home() != cpu.index() {
+    if !next.get().home.is(cpu.index()) || next.get().marks.any() {
         make_ready(next);
         return block(deadline, section);
     }
@@ -167,7 +178,15 @@ fn keep_turn(cpu: &Cpu, current: &Thread, now: u64) {
 
 #[inline]
 fn end_block(current: ThreadPtr) {
-    current.get().forget_cancel();
+    current.get().marks.forget_cancel();
+}
+
+/// The running thread leaves its CPU, is in no queue, and waits for nothing: see [`aside`]. Returns when it goes on.
+pub(super) fn leave_aside(cpu: &Cpu, current: ThreadPtr) {
+    let now = time::ticks();
+    keep_turn(cpu, current.get(), now);
+    cpu.load.sub(1);
+    let _ = switch_to_highest(cpu, current, now);
 }
 
 /// Leaves the running thread for good.
@@ -191,7 +210,7 @@ fn switch_to_highest(cpu: &Cpu, previous: ThreadPtr, now: u64) -> Switched {
             // It was made ready before it had left.
             cpu.slice_end.set(previous.get().slice.get().end(now));
             arm_for_turn(cpu);
-            notice(previous);
+            aside::notice(cpu, previous);
             Switched::NOTHING
         }
         None => switch_to_idle(cpu, previous, now),
@@ -237,34 +256,20 @@ fn come(cpu: &Cpu, next: ThreadPtr, now: u64) -> &'static arch::switch::ThreadSt
     thread.switches.add(1);
     cpu.switches.add(1);
     cpu.current.set(Some(next));
-    // What is asked of it from now on comes through this CPU, which will know that it runs.
-    notice(next);
     let end = thread.slice.get().end(now);
     cpu.slice_end.set(end);
     // SAFETY: this is the CPU; the borrow ends with the condition.
     if unsafe { cpu.run_queue() }.has_from(thread.priority()) {
         arm(cpu, end);
     }
+    if thread.marks.any() {
+        aside::come(cpu, thread, now);
+    }
     &thread.machine.state
-}
-
-/// A thread is about to go on: if something was asked of it while it did not run, it learns of it on its way out of the kernel.
-/// To be called when it is the current one.
-#[inline]
-pub fn notice(thread: ThreadPtr) {
-    if thread.get().has_marks() {
-        notice_marks(thread.get());
-    }
-}
-
-#[cold]
-fn notice_marks(thread: &Thread) {
-    if thread.is_killed() {
-        cpu::this().block().request(Pending::THREAD);
-    }
 }
 
 /// Whether a thread runs now, for lists: it may have stopped or begun when the answer is there.
 pub fn is_running(thread: &Thread) -> bool {
-    cpu::get(thread.home()).is_some_and(|cpu| cpu.current.get() == Some(ThreadPtr::new(thread)))
+    let home = thread.home.settled().and_then(cpu::get);
+    home.is_some_and(|cpu| cpu.current.get() == Some(ThreadPtr::new(thread)))
 }

@@ -10,10 +10,10 @@ use arch::cpu::Pending;
 use arch::time;
 use sched::Slice;
 
-use super::wake::enqueue;
+use super::aside;
+use super::migrate;
+use super::wake::end_wait;
 use crate::cpu::{self, Cpu};
-use crate::ipc::cancel;
-use crate::object::Section;
 
 /// Deadlines that are taken in between two chances for interrupts.
 const EXPIRED_AT_ONCE: usize = 32;
@@ -70,10 +70,8 @@ pub(super) fn expire(cpu: &Cpu) {
         let Some(thread) = (unsafe { cpu.timers() }).pop_expired(now) else {
             return;
         };
-        // SAFETY: all kernel code between two quiescent points is inside a section.
-        let section = unsafe { Section::enter() };
-        if cancel(thread.get(), Error::TimedOut, &section) {
-            enqueue(cpu, thread);
+        if !aside::period_is_over(cpu, thread) {
+            end_wait(cpu, thread, Error::TimedOut);
         }
     }
     cpu.block().request(Pending::TIMER);
@@ -83,14 +81,17 @@ pub(super) fn expire(cpu: &Cpu) {
 pub fn retime() {
     let cpu = cpu::this();
     expire(cpu);
+    migrate::shed_if_idle_near(cpu);
     if let Some(current) = cpu.current.get() {
         let now = time::ticks();
         if Slice::until(cpu.slice_end.get(), now).is_spent() {
             // SAFETY: this is the CPU; the borrow ends with the condition.
-            if unsafe { cpu.run_queue() }.has_from(current.get().priority()) {
+            let waited_for = unsafe { cpu.run_queue() }.has_from(current.get().priority());
+            if waited_for || aside::is_exhausted(current.get(), now) {
                 cpu.block().request(Pending::RESCHEDULE);
             } else {
                 cpu.slice_end.set(now.saturating_add(cpu.quantum.get()));
+                aside::notice(cpu, current);
             }
         } else {
             arm_for_turn(cpu);

@@ -1,12 +1,16 @@
 //! What is due on the way out of the kernel.
 
+use core::sync::atomic::Ordering;
+
 use abi::info::ThreadState;
 use arch::cpu::Pending;
 
+use super::aside::step_aside_if_due;
 use super::bare::{abandon, reschedule};
 use super::clock::retime;
+use super::migrate::shed;
 use super::wake::{drain_inbox, nudge};
-use crate::cpu;
+use crate::cpu::{self, Cpu};
 use crate::log_owner;
 use crate::object::{Section, quiescent};
 use crate::sync;
@@ -33,7 +37,7 @@ pub fn exit_work() {
         let asked = cpu.block().take_requests();
         let has = |what: Pending| asked.0 & what.0 != 0;
         if has(Pending::INBOX) {
-            drain_inbox(cpu);
+            look_around(cpu);
         }
         if has(Pending::TIMER) {
             retime();
@@ -44,16 +48,12 @@ pub fn exit_work() {
         if has(Pending::MACHINE_CHECK) {
             trap::tell_of_machine_check();
         }
-        if has(Pending::THREAD)
-            && let Some(current) = cpu.current.get()
-        {
-            trap::deliver_debug_trap(current.get());
-            if current.get().is_killed() {
-                leave_thread();
-            }
+        if has(Pending::THREAD) && !attend_thread() {
+            // It went and came back, perhaps to another CPU: what was asked there is another matter.
+            continue;
         }
         if has(Pending::RESCHEDULE) {
-            reschedule();
+            at_border(reschedule);
         }
         cpu::this().seen.pass();
     }
@@ -71,6 +71,40 @@ fn entry_stack_is_the_threads_own() -> bool {
         .is_none_or(|thread| thread.get().machine.state.stack_top() == cpu.block().entry_stack())
 }
 
+/// What other CPUs have sent, and whether an idle one wants a thread.
+fn look_around(cpu: &Cpu) {
+    drain_inbox(cpu);
+    if cpu.shed_asked.load(Ordering::Relaxed) {
+        shed(cpu);
+    }
+}
+
+/// Does what the running thread's marks say. False if it was off the CPU meanwhile.
+fn attend_thread() -> bool {
+    let Some(current) = cpu::this().current.get() else {
+        return true;
+    };
+    trap::deliver_debug_trap(current.get());
+    if current.get().marks.is_killed() {
+        leave_thread();
+    }
+    let before = current.get().switches.get();
+    at_border(step_aside_if_due);
+    current.get().switches.get() == before
+}
+
+/// Lets the running thread leave its CPU at a place where all of its user registers are in its context.
+fn at_border(leave: impl FnOnce()) {
+    let current = cpu::this().current.get();
+    if let Some(current) = current {
+        current.get().at_border.set(true);
+    }
+    leave();
+    if let Some(current) = current {
+        current.get().at_border.set(false);
+    }
+}
+
 /// A place inside long work where other threads may have the CPU. The caller holds counted references only, and no lock.
 ///
 /// A killed thread goes on with its work here and ends on its way out.
@@ -80,7 +114,7 @@ pub fn preemption_point() {
     if block.has_requests() {
         let asked = block.take_requests();
         if asked.0 & Pending::INBOX.0 != 0 {
-            drain_inbox(cpu::this());
+            look_around(cpu::this());
         }
         if asked.0 & Pending::TIMER.0 != 0 {
             retime();

@@ -3,13 +3,16 @@
 //! It stops until an interrupt. Work is looked for with interrupts off, and `sti; hlt` are adjacent, so a wake-up that
 //! comes in between is not slept through.
 
+use core::sync::atomic::Ordering;
+
 use arch::cpu::{allow_pending_interrupts, halt_until_interrupt};
 
 use super::bare::switch_from_idle;
 use super::clock::{arm_for_deadline, expire};
 use super::exit::reclaim;
+use super::migrate::{enter_idle, leave_idle, pull};
 use super::wake::{drain_inbox, nudge};
-use crate::cpu;
+use crate::cpu::{self, Cpu};
 use crate::log_owner;
 use crate::memory::zeroed;
 use crate::object::quiescent;
@@ -21,6 +24,7 @@ pub fn run_idle() -> ! {
         cpu.seen.pass();
         // What was asked of the CPU is looked at here in any case.
         let _ = cpu.block().take_requests();
+        cpu.shed_asked.store(false, Ordering::Relaxed);
         log_owner::tell();
         drain_inbox(cpu);
         expire(cpu);
@@ -38,19 +42,34 @@ pub fn run_idle() -> ! {
         if quiescent::pending() != 0 {
             hurry_stragglers();
         }
-        if cpu.block().has_requests() || !cpu.inbox.is_empty() {
+        if cpu.block().has_requests() {
             continue;
         }
-        // One frame at a time, so that a wake-up waits for no more than that.
-        if zeroed::fill_one() {
-            allow_pending_interrupts();
-            continue;
-        }
+        wait_for_work(cpu);
+    }
+}
+
+/// Looks for work elsewhere, does what can be done in advance, a bit at a time, and halts when there is nothing of that.
+fn wait_for_work(cpu: &Cpu) {
+    // While this CPU looks into its inbox by itself nobody need interrupt it for that.
+    if !cpu.inbox.start_polling() {
+        return;
+    }
+    enter_idle(cpu);
+    // One frame at a time, so that a wake-up waits for no more than that.
+    let goes_on = pull(cpu) || zeroed::fill_one();
+    if goes_on {
+        allow_pending_interrupts();
+    }
+    let nothing_came = cpu.inbox.stop_polling() && !cpu.block().has_requests();
+    if nothing_came && !goes_on {
         // A sleeping CPU must not hold up the end of objects. Its interrupts' handlers come back first of all.
         cpu.seen.leave();
         halt_until_interrupt();
         cpu.seen.return_to();
+        cpu.scanned.set(0);
     }
+    leave_idle(cpu);
 }
 
 /// An idle CPU has the time to see to it that dead objects do not wait for long: it interrupts CPUs that stay in user mode.

@@ -5,6 +5,8 @@
 //! of the kernel and when it looks for work, never while it holds a lock.
 
 #[cfg(target_os = "none")]
+mod aside;
+#[cfg(target_os = "none")]
 mod bare;
 #[cfg(target_os = "none")]
 mod clock;
@@ -13,11 +15,15 @@ mod exit;
 #[cfg(target_os = "none")]
 mod idle;
 #[cfg(target_os = "none")]
+mod look;
+#[cfg(target_os = "none")]
+mod migrate;
+#[cfg(target_os = "none")]
 mod place;
 #[cfg(target_os = "none")]
 mod wake;
 #[cfg(target_os = "none")]
-pub use bare::{block, is_running, notice, reschedule, switch_directly, yield_now};
+pub use bare::{block, is_running, reschedule, switch_directly, yield_now};
 #[cfg(target_os = "none")]
 pub use clock::{retime, timer_interrupt};
 #[cfg(target_os = "none")]
@@ -25,7 +31,7 @@ pub use exit::{exit_work, leave_thread, preemption_point};
 #[cfg(target_os = "none")]
 pub use idle::run_idle;
 #[cfg(target_os = "none")]
-pub use place::{place, start};
+pub use place::start;
 #[cfg(target_os = "none")]
 pub use wake::{RESCHEDULE_VECTOR, SERVE_VECTOR, ask, make_ready, nudge};
 

@@ -1,46 +1,36 @@
-//! Where threads go.
+//! Starting threads.
 
 use abi::Error;
 use abi::info::ThreadState;
-use sched::{CpuLoad, CpuPicker, Slice};
+use sched::Slice;
 
-use super::wake::make_ready;
+use super::migrate::{PICKER, loads};
+use super::wake::send;
 use crate::cpu;
-use crate::thread::{Thread, ThreadPtr};
+use crate::thread::{Thread, ThreadPtr, Transit};
 
-static PICKER: CpuPicker = CpuPicker::new();
-
-/// Gives a new thread a home: the least loaded CPU that it may run on.
+/// Lets a new thread run, on the least loaded CPU that it may run on.
 ///
 /// # Errors
-/// [`Error::OutOfRange`] if it may run on no CPU that there is.
-pub fn place(thread: &Thread) -> Result<(), Error> {
-    let loads = cpu::all().map(|cpu| CpuLoad {
-        cpu: cpu.index(),
-        threads: cpu.load.get(),
-    });
-    let home = PICKER
-        .pick(loads, thread.affinity())
-        .ok_or(Error::OutOfRange)?;
-    thread.set_home(home);
-    // Nobody else knows the thread as one that runs yet.
-    thread.slice.set(Slice::new(cpu::this().quantum.get()));
-    Ok(())
-}
-
-/// Lets a new thread run.
-///
-/// # Errors
-/// [`Error::WrongState`] if it was started before; [`Error::Ended`] if its process has ended; [`Error::OutOfRange`] as [`place`].
+/// [`Error::WrongState`] if it was started before; [`Error::Ended`] if its process has ended; [`Error::OutOfRange`] if it may run on
+/// no CPU that there is.
 pub fn start(thread: &Thread) -> Result<(), Error> {
+    let cpu = cpu::this();
     // Under the process's lock, so that whoever ends the process meanwhile finds the thread either not started, or with the home
     // that it will have.
     thread.process().while_alive(|| {
         if !thread.begin() {
             return Err(Error::WrongState);
         }
-        place(thread).inspect_err(|_| thread.set_state(ThreadState::New))
-    })?;
-    make_ready(ThreadPtr::new(thread));
-    Ok(())
+        let Some(home) = PICKER.pick(loads(), |index| thread.affinity.allows(index)) else {
+            thread.set_state(ThreadState::New);
+            return Err(Error::OutOfRange);
+        };
+        // Nobody else knows the thread as one that runs yet.
+        thread.slice.set(Slice::new(cpu.quantum.get()));
+        thread.transit.set(Transit::Started);
+        thread.home.leave_for(home);
+        send(cpu, ThreadPtr::new(thread), home);
+        Ok(())
+    })
 }

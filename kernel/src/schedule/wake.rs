@@ -1,13 +1,15 @@
-//! Making threads ready, here or on the CPU that they belong to.
+//! Making threads ready, here or on the CPU that they belong to, and looking into the inbox.
 
 use core::sync::atomic::Ordering;
 
 use abi::Error;
 use arch::cpu::Pending;
 use arch::platform::apic;
-use sched::Pushed;
+use sched::{Arrival, Pushed};
 
 use super::clock::arm;
+use super::look::look;
+use super::{aside, migrate};
 use crate::cpu::{self, Cpu};
 use crate::ipc::cancel;
 use crate::object::Section;
@@ -22,25 +24,32 @@ pub const SERVE_VECTOR: u8 = 0xFB;
 #[inline]
 pub fn make_ready(thread: ThreadPtr) {
     let cpu = cpu::this();
-    if thread.get().home() == cpu.index() {
+    if thread.get().home.is(cpu.index()) {
         make_ready_here(cpu, thread);
     } else {
         ask(thread, ask::WAKE);
     }
 }
 
-/// Asks a thread's home to do something for it. See [`ask`](crate::thread::ask).
+/// Asks a thread's home to do something for it. See [`ask`](crate::thread::ask), and [`sched::Home`] for why no question is lost
+/// when the thread changes its home.
 pub fn ask(thread: ThreadPtr, what: u32) {
     let cpu = cpu::this();
-    let home = thread.get().home();
     thread.get().asked.fetch_or(what, Ordering::SeqCst);
-    if home == cpu.index() {
-        serve_asked(cpu, thread);
-        return;
+    if thread.get().home.is(cpu.index()) {
+        answer(cpu, thread);
+    } else if let Some(home) = thread.get().home.cpu() {
+        send(cpu, thread, home);
     }
-    let home = cpu::by_index(home);
-    match home.inbox.push(thread) {
-        Pushed::First => interrupt(cpu, home, RESCHEDULE_VECTOR),
+    // Else it was not started: whoever takes it in then answers.
+}
+
+/// Pushes a thread into a CPU's inbox, and sees to it that this looks.
+pub(super) fn send(cpu: &Cpu, thread: ThreadPtr, to: u32) {
+    let target = cpu::by_index(to);
+    match target.inbox.push(thread) {
+        Pushed::First if to == cpu.index() => cpu.block().request(Pending::INBOX),
+        Pushed::First => interrupt(cpu, target),
         Pushed::More | Pushed::Already => {}
     }
 }
@@ -48,35 +57,16 @@ pub fn ask(thread: ThreadPtr, what: u32) {
 /// Interrupts another CPU so that it passes a quiescent point.
 pub fn nudge(index: u32) {
     if let Some(target) = cpu::get(index) {
-        interrupt(cpu::this(), target, RESCHEDULE_VECTOR);
+        interrupt(cpu::this(), target);
     }
 }
 
-fn interrupt(from: &Cpu, target: &Cpu, vector: u8) {
+pub(super) fn interrupt(from: &Cpu, target: &Cpu) {
     from.ipis_sent.add(1);
-    apic::send_ipi(target.apic_id(), vector);
+    apic::send_ipi(target.apic_id(), RESCHEDULE_VECTOR);
 }
 
-/// On a thread's home: what was asked for it.
-fn serve_asked(cpu: &Cpu, thread: ThreadPtr) {
-    let asked = thread.get().asked.swap(0, Ordering::SeqCst);
-    if asked & ask::WAKE != 0 {
-        make_ready_here(cpu, thread);
-    }
-    if asked & ask::LOOK != 0 {
-        if cpu.current.get() == Some(thread) {
-            cpu.block().request(Pending::THREAD);
-        }
-        // Also the current thread may wait already: this CPU takes in its inbox on the thread's way into the wait.
-        // SAFETY: all kernel code between two quiescent points is inside a section.
-        let section = unsafe { Section::enter() };
-        if cancel(thread.get(), Error::Cancelled, &section) {
-            make_ready_here(cpu, thread);
-        }
-    }
-}
-
-/// Takes in what other CPUs have sent. No lock may be held.
+/// Takes in what other CPUs have sent. No lock may be held, and the running thread is in no queue.
 #[inline]
 pub(super) fn drain_inbox(cpu: &Cpu) {
     if !cpu.inbox.is_empty() {
@@ -86,7 +76,50 @@ pub(super) fn drain_inbox(cpu: &Cpu) {
 
 #[cold]
 fn drain(cpu: &Cpu) {
-    cpu.inbox.drain(|thread| serve_asked(cpu, thread));
+    cpu.inbox.drain(|thread| {
+        match thread.get().home.arrive(cpu.index()) {
+            // It has moved on since it was pushed.
+            Arrival::Elsewhere(home) => send(cpu, thread, home),
+            Arrival::Here => answer(cpu, thread),
+            Arrival::Arrived => {
+                migrate::take_in(cpu, thread);
+                // It may have been sent on at once; what is asked stays for its next home then.
+                if thread.get().home.is(cpu.index()) {
+                    answer(cpu, thread);
+                }
+            }
+        }
+    });
+}
+
+/// On a thread's home: does what was asked for it.
+pub(super) fn answer(cpu: &Cpu, thread: ThreadPtr) {
+    let mut asked = thread.get().asked.swap(0, Ordering::SeqCst);
+    for what in [ask::ASIDE, ask::WAKE, ask::CANCEL, ask::LOOK] {
+        if asked & what == 0 {
+            continue;
+        }
+        if !thread.get().home.is(cpu.index()) {
+            // What was done first has sent it elsewhere.
+            return ask(thread, asked);
+        }
+        asked &= !what;
+        match what {
+            ask::ASIDE => aside::settle(cpu, thread),
+            ask::WAKE => make_ready_here(cpu, thread),
+            ask::CANCEL => end_wait(cpu, thread, Error::Cancelled),
+            _ => look(cpu, thread),
+        }
+    }
+}
+
+/// Ends a thread's wait, if it has one.
+pub(super) fn end_wait(cpu: &Cpu, thread: ThreadPtr, error: Error) {
+    // SAFETY: all kernel code between two quiescent points is inside a section.
+    let section = unsafe { Section::enter() };
+    if cancel(thread.get(), error, &section) {
+        make_ready_here(cpu, thread);
+    }
 }
 
 /// [`make_ready`] on the thread's home.
@@ -97,19 +130,26 @@ pub(super) fn make_ready_here(cpu: &Cpu, thread: ThreadPtr) {
     enqueue(cpu, thread);
 }
 
-/// Queues a thread of this CPU that was blocked and has no deadline any more.
+/// Queues a thread of this CPU that is in no queue and has no deadline any more; or finds it a better place.
 pub(super) fn enqueue(cpu: &Cpu, thread: ThreadPtr) {
+    if thread.get().marks.any() && aside::keep_back(cpu, thread) {
+        return;
+    }
+    // The first thread of an idle CPU is its own. Others go to an idle CPU, if there is one.
+    if cpu.load.get() != 0 && migrate::offer(cpu, thread) {
+        return;
+    }
     let priority = thread.get().priority();
     cpu.load.add(1);
     // SAFETY: this is the CPU; the borrow ends here.
     unsafe { cpu.run_queue() }.push_back(thread, priority);
     // An idle CPU looks by itself.
     if let Some(current) = cpu.current.get() {
-        let running = current.get().priority();
-        if priority > running {
+        if priority > current.get().priority() {
             cpu.block().request(Pending::RESCHEDULE);
-        } else if priority == running {
-            // It has its turn when the running one's is over.
+        } else {
+            // An equal one has its turn when the running one's is over. A lower one may be pulled then, by a CPU that this one did
+            // not see idle just now.
             arm(cpu, cpu.slice_end.get());
         }
     }

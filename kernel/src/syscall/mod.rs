@@ -98,7 +98,7 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::ThreadExit => thread::exit(caller),
         Call::ThreadKill => thread::kill(caller)?,
         Call::ThreadSetPriority => thread::set_priority(caller)?,
-        Call::ThreadSetAffinity => thread::set_affinity(caller)?,
+        Call::ThreadSetAffinity => return thread::set_affinity(caller, section),
         Call::ThreadSetFsBase => thread::set_fs_base(caller)?,
         Call::ThreadSelf => thread::this(caller)?,
         Call::ThreadSetTls => context::set_tls(caller)?,
@@ -117,6 +117,13 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::LogTake => log::take(caller)?,
         Call::SystemQuery => system::query(caller)?,
         Call::SystemPower => system::power(caller)?,
+
+        Call::ThreadSuspend => return thread::suspend(caller, section),
+        Call::ThreadResume => thread::resume(caller)?,
+        Call::ThreadJoin => return thread::join(caller, section),
+        Call::ThreadSetBudget => thread::set_budget(caller)?,
+        Call::ThreadGetAffinity => thread::get_affinity(caller)?,
+        Call::ThreadInfo => thread::info(caller)?,
     }
     Ok(Outcome::Done)
 }

@@ -101,6 +101,11 @@ fn cpu_info(cpu: &Cpu) -> CpuInfo {
         runnable: cpu.load.get() as u32,
         machine_checks: cpu.machine_checks.get() as u32,
         nmis: cpu.nmis.get(),
+        idle_ns: time::ticks_to_ns(idle),
+        timer_ticks: cpu.timer_ticks.get(),
+        migrations_in: cpu.migrations_in.get(),
+        migrations_out: cpu.migrations_out.get(),
+        steals: cpu.steals.get(),
         fpu: fpu_counters(cpu),
     }
 }
@@ -141,18 +146,22 @@ fn gather_threads(first: u64, batch: &mut [ThreadInfo; BATCH]) -> (usize, u64) {
     (count, index)
 }
 
-fn thread_info(thread: &Thread) -> ThreadInfo {
+pub(super) fn thread_info(thread: &Thread) -> ThreadInfo {
     let process = thread.process();
     let (name, name_bytes) = process.name().padded();
     ThreadInfo {
         process: process.id(),
         thread: thread.id(),
-        cpu: thread.home(),
+        cpu: thread.shown_home(),
         state: thread.shown_state() as u32,
         priority: u32::from(thread.priority().level()),
         name_bytes,
         cpu_ns: time::ticks_to_ns(thread.run_time.ticks(time::ticks())),
         name,
+        switches: thread.switches.get(),
+        migrations: thread.migrations.get(),
+        base_priority: u32::from(thread.priority.base().level()),
+        reserved: 0,
     }
 }
 

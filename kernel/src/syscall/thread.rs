@@ -1,15 +1,23 @@
 //! Calls on threads.
 
-use abi::{Badge, Error, Priority, Rights};
+use core::ops::RangeInclusive;
+use core::ptr;
+
+use abi::info::ThreadEnd;
+use abi::{Badge, CpuSet, Deadline, Error, Priority, Rights};
 use arch::context::is_user_base;
 
-use super::Caller;
+use sched::{Affinity, Allowance};
+
+use super::{Caller, Outcome, system};
 use crate::cpu;
-use crate::object::{AnyObject, Capability};
+use crate::ipc::{Flow, WaitOn};
+use crate::memory::user;
+use crate::object::{AnyObject, Capability, Ref, Section};
 use crate::process::Process;
 use crate::schedule;
 use crate::spawn;
-use crate::thread::Thread;
+use crate::thread::{Thread, ThreadPtr, Until, ask};
 
 /// `thread_create`.
 pub(super) fn create(caller: Caller) -> Result<(), Error> {
@@ -49,7 +57,9 @@ pub(super) fn start(caller: Caller) -> Result<(), Error> {
 
 /// `thread_exit`.
 pub(super) fn exit(caller: Caller) {
-    caller.thread().mark_killed();
+    let thread = caller.thread();
+    thread.rest.note_end(ThreadEnd::Exited, caller.argument(0));
+    thread.marks.kill();
     cpu::this().block().request(arch::cpu::Pending::THREAD);
 }
 
@@ -66,24 +76,158 @@ pub(super) fn set_priority(caller: Caller) -> Result<(), Error> {
     if priority > caller.process().highest_priority() {
         return Err(Error::NoRight);
     }
-    caller
-        .hold::<Thread>(caller.handle(0), Rights::MANAGE)?
-        .set_priority(priority);
+    let thread = caller.hold::<Thread>(caller.handle(0), Rights::MANAGE)?;
+    thread.set_priority(priority);
+    schedule::ask(ThreadPtr::new(&thread), ask::LOOK);
     Ok(())
 }
 
+/// Bytes of a set of CPUs that a call may pass at most.
+const MOST_SET_BYTES: u64 = 4096;
+
 /// `thread_set_affinity`.
-pub(super) fn set_affinity(caller: Caller) -> Result<(), Error> {
+pub(super) fn set_affinity(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
     let thread = caller.hold::<Thread>(caller.handle(0), Rights::MANAGE)?;
-    let wanted = match caller.argument(1) {
-        u64::MAX => None,
-        index if index < u64::from(cpu::count()) => Some(index as u32),
-        _ => return Err(Error::OutOfRange),
+    let (address, bytes) = (caller.argument(1), caller.argument(2));
+    if bytes == 0 || !bytes.is_multiple_of(8) || bytes > MOST_SET_BYTES {
+        return Err(Error::BadArgument);
+    }
+    let mut words = [0; CpuSet::WORDS];
+    for (index, word) in words.iter_mut().enumerate().take((bytes / 8) as usize) {
+        *word = user::read(address.wrapping_add(8 * index as u64))?;
+    }
+    let affinity = Affinity::from_words(&words);
+    if !affinity.allows_any_of(cpu::count()) {
+        return Err(Error::OutOfRange);
+    }
+    thread.affinity.set(&affinity);
+    until(caller, &thread, Until::Placed, ask::LOOK, section)
+}
+
+/// `thread_get_affinity`.
+pub(super) fn get_affinity(caller: Caller) -> Result<(), Error> {
+    let thread = caller.hold::<Thread>(caller.handle(0), Rights::QUERY)?;
+    let (address, bytes) = (caller.argument(1), caller.argument(2));
+    if bytes == 0 || !bytes.is_multiple_of(8) {
+        return Err(Error::BadArgument);
+    }
+    let affinity = thread.affinity.get();
+    let mut written = 0;
+    for word in affinity.words().iter().take((bytes / 8) as usize) {
+        user::write(address.wrapping_add(written), word)?;
+        written += 8;
+    }
+    caller.set_result(0, written);
+    Ok(())
+}
+
+/// `thread_info`.
+pub(super) fn info(caller: Caller) -> Result<(), Error> {
+    let thread = caller.hold::<Thread>(caller.handle(0), Rights::QUERY)?;
+    user::write(caller.argument(1), &system::thread_info(&thread))
+}
+
+/// Flag of `thread_suspend`: end the thread's wait, if it has one.
+const END_WAIT: u64 = 1;
+
+/// `thread_suspend`.
+pub(super) fn suspend(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
+    let thread = caller.hold::<Thread>(caller.handle(0), Rights::MANAGE)?;
+    let (what, goal) = match caller.argument(1) {
+        0 => (ask::LOOK, Until::Still),
+        END_WAIT => (ask::LOOK | ask::CANCEL, Until::Parked),
+        _ => return Err(Error::BadArgument),
     };
-    if thread.shown_state() != abi::info::ThreadState::New {
+    thread.marks.suspend(true);
+    until(caller, &thread, goal, what, section)
+}
+
+/// `thread_resume`.
+pub(super) fn resume(caller: Caller) -> Result<(), Error> {
+    let thread = caller.hold::<Thread>(caller.handle(0), Rights::MANAGE)?;
+    if thread.has_ended() {
+        return Err(Error::Ended);
+    }
+    if !thread.marks.suspend(false) {
         return Err(Error::WrongState);
     }
-    thread.set_affinity(wanted);
+    schedule::ask(ThreadPtr::new(&thread), ask::LOOK);
+    Ok(())
+}
+
+/// Asks a thread's home for something, and waits until it is so.
+fn until(
+    caller: Caller,
+    thread: &Ref<Thread>,
+    goal: Until,
+    what: u32,
+    section: &mut Section,
+) -> Result<Outcome, Error> {
+    let pointer = ThreadPtr::new(thread);
+    let current = caller.thread();
+    let deadline = caller.deadline();
+    if thread.has_ended() {
+        return Err(Error::Ended);
+    }
+    if ptr::eq(current, &raw const **thread) || thread.home.cpu().is_none() {
+        // The caller itself comes to it on its way out; a thread that was not started finds it at its start.
+        schedule::ask(pointer, what);
+        return Ok(Outcome::Done);
+    }
+    if deadline == Deadline::NOW {
+        schedule::ask(pointer, what);
+        // It does not begin a wait that must not last.
+        let _: Flow = thread.wait_until(current, goal, deadline)?;
+        return Ok(Outcome::Written);
+    }
+    let flow = thread.wait_until(current, goal, deadline)?;
+    schedule::ask(pointer, what);
+    if flow == Flow::Block {
+        // If that has woken the caller already there is nothing left to time.
+        let woken = current.wait.on() == WaitOn::Nothing;
+        schedule::block(if woken { Deadline::NEVER } else { deadline }, section);
+    }
+    Ok(Outcome::Written)
+}
+
+/// `thread_join`.
+pub(super) fn join(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
+    let thread = caller.hold::<Thread>(caller.handle(0), Rights::QUERY)?;
+    if ptr::eq(caller.thread(), &raw const *thread) {
+        return Err(Error::Deadlock);
+    }
+    let deadline = caller.deadline();
+    if thread.wait_until(caller.thread(), Until::Ended, deadline)? == Flow::Block {
+        schedule::block(deadline, section);
+    }
+    Ok(Outcome::Written)
+}
+
+/// Bounds of a budget's period, in nanoseconds.
+const PERIODS_NS: RangeInclusive<u64> = 100_000..=10_000_000_000;
+/// The least budget, in nanoseconds: less would be spent on coming and going.
+const LEAST_BUDGET_NS: u64 = 10_000;
+
+/// `thread_set_budget`.
+pub(super) fn set_budget(caller: Caller) -> Result<(), Error> {
+    let thread = caller.hold::<Thread>(caller.handle(0), Rights::MANAGE)?;
+    let (budget_ns, period_ns) = (caller.argument(1), caller.argument(2));
+    let allowance = if (budget_ns, period_ns) == (0, 0) {
+        None
+    } else {
+        if !PERIODS_NS.contains(&period_ns) || !(LEAST_BUDGET_NS..=period_ns).contains(&budget_ns) {
+            return Err(Error::OutOfRange);
+        }
+        Some(Allowance {
+            ticks: arch::time::ns_to_ticks(budget_ns).max(1),
+            period_ns,
+        })
+    };
+    if thread.has_ended() {
+        return Err(Error::Ended);
+    }
+    thread.rest.wish_budget(allowance);
+    schedule::ask(ThreadPtr::new(&thread), ask::LOOK);
     Ok(())
 }
 
@@ -101,7 +245,7 @@ pub(super) fn set_fs_base(caller: Caller) -> Result<(), Error> {
 /// `thread_self`.
 pub(super) fn this(caller: Caller) -> Result<(), Error> {
     // SAFETY: all kernel code between two quiescent points is inside a section.
-    let section = unsafe { crate::object::Section::enter() };
+    let section = unsafe { Section::enter() };
     // SAFETY: the thread runs this code.
     let thread = unsafe { crate::object::Borrowed::from_ptr(caller.thread(), &section) };
     let thread = thread.to_ref().ok_or(Error::Ended)?;

@@ -6,21 +6,25 @@
 
 mod area;
 mod machine;
+mod marks;
 mod pointer;
+mod rest;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
 use core::cell::{Cell, UnsafeCell};
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use abi::info::ThreadState;
 use abi::{Error, Priority, UserContext};
 
 pub use area::IpcArea;
 pub use machine::Machine;
+pub(crate) use marks::Marks;
 pub use pointer::ThreadPtr;
+pub(crate) use rest::{Rest, Until, UntilCell};
 
 use crate::counter::{Counter, Lasting};
 use crate::ipc::{Notification, Wait, WaitOn};
@@ -30,25 +34,30 @@ use crate::process::Process;
 use crate::schedule;
 use crate::sync::{Guard, Mutex, level};
 
-/// What other CPUs ask of a thread's home. Bits of [`Thread::asked`].
+/// What is asked of a thread's home. Bits of [`Thread::asked`].
 pub mod ask {
     /// It was taken out of its wait: make it ready.
     pub const WAKE: u32 = 1;
-    /// End its wait, if it has one: it was killed.
+    /// Something about it has changed (killed, suspended, resumed, priority, affinity, budget): act on it.
     pub const LOOK: u32 = 2;
+    /// End its wait, if it has one.
+    pub const CANCEL: u32 = 4;
+    /// It has left its CPU without being queued or waiting: find out what becomes of it.
+    pub const ASIDE: u32 = 8;
 }
 
-/// Bits of [`Thread::marks`].
-mod mark {
-    /// It shall end.
-    pub(super) const KILLED: u32 = 1;
-    /// Its wait was cancelled while it was between two waits; the error is in the upper half.
-    pub(super) const CANCELLED: u32 = 2;
-    pub(super) const ERROR_SHIFT: u32 = 16;
+/// What a thread that changes its home was there, for its next home.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Transit {
+    /// It is started.
+    Started,
+    /// It waited for its turn.
+    Ready,
+    /// The same, and the new home had nothing to run.
+    Pulled,
+    /// It was blocked, parked or throttled, with this deadline.
+    Off(Option<u64>),
 }
-
-/// No CPU.
-const ANYWHERE: u32 = u32::MAX;
 
 /// A thread.
 pub struct Thread {
@@ -64,14 +73,27 @@ pub struct Thread {
     process: Ref<Process>,
     /// Unique since boot.
     id: u64,
-    /// Index of the CPU that it belongs to.
-    home: AtomicU32,
-    affinity: AtomicU32,
-    priority: AtomicU8,
+    /// The CPU that it belongs to.
+    pub(crate) home: sched::Home,
+    /// What it was at its former home. Written by that, read by the new one.
+    pub(crate) transit: Cell<Transit>,
+    /// Where it may run.
+    pub(crate) affinity: sched::SharedAffinity,
+    pub(crate) priority: sched::ThreadPriority,
     /// [`ThreadState`] as far as it is no wait: new, ready (or running: that is the CPU's to know), ended.
     state: AtomicU32,
     pub(crate) asked: AtomicU32,
-    marks: AtomicU32,
+    pub(crate) marks: Marks,
+    /// Whether it is parked or has ended, and who waits for that.
+    pub(crate) rest: Rest,
+    /// It was preempted on its way out of the kernel, so that all of its user registers are in its context. Its home's.
+    pub(crate) at_border: Cell<bool>,
+    /// Its budget. Its home's.
+    pub(crate) budget: Cell<Option<sched::Budget>>,
+    /// It waits for its budget's next period. Written by its home.
+    throttled: AtomicBool,
+    /// Its end was held up once already, with nothing found.
+    out_of_inboxes: bool,
     /// Handles to it, in all processes.
     handles: AtomicU32,
     /// What is left of its turn while it does not run, in ticks of the time-stamp counter; never nothing. Its home's.
@@ -80,6 +102,8 @@ pub struct Thread {
     pub(crate) run_time: Lasting,
     /// How often it was given a CPU. Its home's.
     pub(crate) switches: Counter,
+    /// How often it changed its home. Its home's.
+    pub(crate) migrations: Counter,
     /// The notification that its `recv` also waits for. Its own.
     bound: UnsafeCell<Option<Ref<Notification>>>,
     /// Neighbours in its process's list, under the process's lock.
@@ -98,10 +122,20 @@ impl Object for Thread {
         &SLAB
     }
 
-    fn tear_down(&mut self) -> bool {
-        // Somebody slow may have pushed it into its home's inbox when another had spoken for it already. Now that nobody can push
-        // it any more, it goes when the home has drained its inbox.
-        !self.links.is_in_inbox()
+    fn is_held_up(&mut self) -> bool {
+        // Somebody slow may have pushed it into an inbox when another had spoken for it already. Nobody else can do so any more, but
+        // the inbox's owner may push it on to another CPU's, and still looks at it when it has taken it out. So it
+        // goes when it was seen in no inbox twice, with a quiescent point of every CPU in between.
+        if self.links.is_in_inbox() {
+            self.out_of_inboxes = false;
+            return true;
+        }
+        !core::mem::replace(&mut self.out_of_inboxes, true)
+    }
+
+    fn last_reference(&self) {
+        // Its end has told them already, but for one that never began.
+        self.tell_of_end();
     }
 }
 
@@ -134,16 +168,23 @@ impl Thread {
             awaiting: Mutex::new(None),
             process,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            home: AtomicU32::new(0),
-            affinity: AtomicU32::new(ANYWHERE),
-            priority: AtomicU8::new(priority.level()),
+            home: sched::Home::nowhere(),
+            transit: Cell::new(Transit::Started),
+            affinity: sched::SharedAffinity::any(),
+            priority: sched::ThreadPriority::new(base(priority)),
             state: AtomicU32::new(ThreadState::New as u32),
             asked: AtomicU32::new(0),
-            marks: AtomicU32::new(0),
+            marks: Marks::new(),
+            rest: Rest::new(),
+            at_border: Cell::new(false),
+            budget: Cell::new(None),
+            throttled: AtomicBool::new(false),
+            out_of_inboxes: false,
             handles: AtomicU32::new(0),
             slice: Cell::new(sched::Slice::SPENT),
             run_time: Lasting::new(),
             switches: Counter::new(),
+            migrations: Counter::new(),
             bound: UnsafeCell::new(None),
             next: AtomicPtr::new(core::ptr::null_mut()),
             previous: AtomicPtr::new(core::ptr::null_mut()),
@@ -200,37 +241,17 @@ impl Thread {
     /// Its effective priority.
     #[inline]
     pub fn priority(&self) -> sched::EffectivePriority {
-        sched::EffectivePriority::from_low_bits(self.priority.load(Ordering::Relaxed))
+        self.priority.effective()
     }
 
-    /// Sets its priority; it counts from the next time that it is queued.
+    /// Gives it another base priority. Its home must be asked to look; one that was not started finds it at its start.
     pub fn set_priority(&self, priority: Priority) {
-        self.priority.store(priority.level(), Ordering::Relaxed);
+        self.priority.give(base(priority));
     }
 
-    /// The CPU that it belongs to.
-    #[inline]
-    pub fn home(&self) -> u32 {
-        self.home.load(Ordering::Relaxed)
-    }
-
-    /// Gives it to a CPU, before it is started.
-    pub fn set_home(&self, cpu: u32) {
-        self.home.store(cpu, Ordering::Relaxed);
-    }
-
-    /// Where it may run.
-    pub fn affinity(&self) -> sched::Affinity {
-        match self.affinity.load(Ordering::Relaxed) {
-            ANYWHERE => sched::Affinity::Any,
-            cpu => sched::Affinity::Only(cpu),
-        }
-    }
-
-    /// Sets where it may run, before it is started; `None` for anywhere.
-    pub fn set_affinity(&self, cpu: Option<u32>) {
-        self.affinity
-            .store(cpu.unwrap_or(ANYWHERE), Ordering::Relaxed);
+    /// The CPU that it belongs to, or is on its way to; 0 if it was not started. For lists.
+    pub fn shown_home(&self) -> u32 {
+        self.home.cpu().unwrap_or(0)
     }
 
     /// What it is doing, for lists.
@@ -239,6 +260,8 @@ impl Thread {
             .unwrap_or(ThreadState::Ended);
         match state {
             ThreadState::Ready if schedule::is_running(self) => ThreadState::Running,
+            ThreadState::Ready if self.rest.is_shown_parked() => ThreadState::Suspended,
+            ThreadState::Ready if self.is_throttled() => ThreadState::Throttled,
             ThreadState::Ready => self.wait.shown_state().unwrap_or(state),
             other => other,
         }
@@ -281,9 +304,9 @@ impl Thread {
         }
     }
 
-    /// Does something with the registers of a thread that does not run: for now, one that was not started.
+    /// Does something with the registers of a thread that does not run: one that was not started, or that is suspended and parked.
     ///
-    /// It runs under the lock under which threads are started, so it must be short and touch no user memory.
+    /// It runs under the locks under which threads are started and let go, so it must be short and touch no user memory.
     ///
     /// # Errors
     /// [`Error::Ended`], [`Error::WrongState`] if it runs, or what `act` gives.
@@ -299,7 +322,7 @@ impl Thread {
             if self.shown_state() == ThreadState::New {
                 act(&self.machine)
             } else {
-                Err(Error::WrongState)
+                self.rest.while_parked(|| act(&self.machine))
             }
         })
     }
@@ -333,47 +356,14 @@ impl Thread {
         self.state.load(Ordering::Acquire) == ThreadState::Ended as u32
     }
 
-    /// Marks it to end at its next way out of the kernel.
-    pub(crate) fn mark_killed(&self) {
-        self.marks.fetch_or(mark::KILLED, Ordering::SeqCst);
+    /// Whether it waits for its budget's next period.
+    pub(crate) fn is_throttled(&self) -> bool {
+        self.throttled.load(Ordering::Relaxed)
     }
 
-    /// Whether there is anything to be seen to before it goes on in user mode. One load, for the switch.
-    #[inline]
-    pub(crate) fn has_marks(&self) -> bool {
-        self.marks.load(Ordering::Relaxed) != 0
-    }
-
-    /// Whether it shall end.
-    #[inline]
-    pub fn is_killed(&self) -> bool {
-        self.marks.load(Ordering::SeqCst) & mark::KILLED != 0
-    }
-
-    /// Leaves word that its wait is cancelled, for whoever has it in his hands.
-    pub(crate) fn note_cancel(&self, error: Error) {
-        let word = mark::CANCELLED | (error as u32) << mark::ERROR_SHIFT;
-        let _ = self
-            .marks
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |marks| {
-                Some(marks & mark::KILLED | word)
-            });
-    }
-
-    /// Forgets such a word, as its wait is over.
-    pub(crate) fn forget_cancel(&self) {
-        if self.marks.load(Ordering::Relaxed) & mark::CANCELLED != 0 {
-            self.marks.fetch_and(mark::KILLED, Ordering::SeqCst);
-        }
-    }
-
-    fn noted_cancel(&self) -> Option<Error> {
-        let marks = self.marks.load(Ordering::SeqCst);
-        if marks & mark::CANCELLED == 0 {
-            None
-        } else {
-            Error::from_code(u64::from(marks >> mark::ERROR_SHIFT))
-        }
+    /// It waits for its budget's next period, or does no more. For its home.
+    pub(crate) fn set_throttled(&self, throttled: bool) {
+        self.throttled.store(throttled, Ordering::Relaxed);
     }
 
     /// Begins the wait for a reply; the stamp names the call.
@@ -420,4 +410,9 @@ impl Thread {
         // SAFETY: as for `bound`; no borrow of it is alive in another call.
         unsafe { core::mem::replace(&mut *self.bound.get(), notification) }
     }
+}
+
+/// A priority as the scheduler has it.
+fn base(priority: Priority) -> sched::BasePriority {
+    sched::BasePriority::new(priority.level()).unwrap_or(sched::BasePriority::LOWEST)
 }

@@ -49,7 +49,7 @@ impl ThreadPtr {
     /// The thread may have been woken by its home meanwhile; if it has even ended, its memory is kept by this CPU's section.
     pub(crate) fn cancel_if_due(self, stamp: u64, _section: &Section) {
         let thread = self.get();
-        if let Some(error) = thread.noted_cancel()
+        if let Some(error) = thread.marks.noted_cancel()
             && thread.take_awaiting(Some(stamp))
         {
             thread.set_status(Err(error));

@@ -173,6 +173,12 @@ impl Program {
         self.thread.process()
     }
 
+    /// Makes this CPU the thread's home.
+    pub(crate) fn live_on(&self, cpu: u32) {
+        self.thread.home.leave_for(cpu);
+        assert_eq!(self.thread.home.arrive(cpu), sched::Arrival::Arrived);
+    }
+
     /// The thread as queues know it.
     pub(crate) fn pointer(&self) -> ThreadPtr {
         ThreadPtr::new(&self.thread)
@@ -433,7 +439,7 @@ impl Program {
             WaitOn::Nothing,
             "a thread that runs waits for nothing"
         );
-        self.thread.forget_cancel();
+        self.thread.marks.forget_cancel();
         self.release();
         self.status()
     }

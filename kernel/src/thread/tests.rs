@@ -1,10 +1,12 @@
-//! A thread's states and marks.
+//! A thread's states, its home, its rest and its end.
 
-use abi::info::ThreadState;
-use abi::{Error, Priority};
+use abi::info::{ThreadEnd, ThreadState};
+use abi::{Deadline, Error, Priority};
 
+use super::Until;
 use super::testing::*;
-use crate::ipc::WaitOn;
+use crate::ipc::{Flow, WaitOn, cancel};
+use crate::object::Section;
 
 #[test]
 fn a_thread_is_started_once_or_ended_before() {
@@ -73,25 +75,6 @@ fn a_wait_is_shown_while_it_lasts() {
 }
 
 #[test]
-fn the_latest_cancellation_is_kept_beside_a_kill() {
-    let program = Program::alone("marks");
-    let thread = program.thread();
-    assert_eq!(thread.noted_cancel(), None);
-    for &error in Error::ALL {
-        thread.note_cancel(error);
-        assert_eq!(thread.noted_cancel(), Some(error));
-    }
-    thread.mark_killed();
-    assert!(thread.is_killed() && thread.noted_cancel().is_some());
-    thread.forget_cancel();
-    assert!(thread.is_killed() && thread.noted_cancel().is_none());
-    thread.note_cancel(Error::TimedOut);
-    assert!(thread.is_killed());
-    assert_eq!(thread.noted_cancel(), Some(Error::TimedOut));
-    thread.forget_cancel();
-}
-
-#[test]
 fn each_call_has_a_stamp_of_its_own() {
     let program = Program::alone("stamps");
     let thread = program.thread();
@@ -119,23 +102,105 @@ fn each_call_has_a_stamp_of_its_own() {
 }
 
 #[test]
-fn priority_affinity_and_home_are_what_was_set() {
+fn a_priority_counts_once_the_home_has_settled_it() {
     let program = Program::alone("settings");
     let thread = program.thread();
-    for priority in [Priority::LOWEST, Priority::NORMAL, Priority::HIGHEST] {
+    for priority in [Priority::LOWEST, Priority::HIGHEST, Priority::NORMAL] {
+        let before = thread.priority();
         thread.set_priority(priority);
-        assert_eq!(
-            Some(thread.priority()),
-            sched::EffectivePriority::new(priority.level())
-        );
+        assert_eq!(thread.priority(), before);
+        assert_eq!(thread.priority.base().level(), priority.level());
+        thread.priority.settle([]);
+        assert_eq!(thread.priority().level(), priority.level());
     }
-    assert_eq!(thread.affinity(), sched::Affinity::Any);
-    thread.set_affinity(Some(3));
-    assert_eq!(thread.affinity(), sched::Affinity::Only(3));
-    thread.set_affinity(None);
-    assert_eq!(thread.affinity(), sched::Affinity::Any);
-    thread.set_home(5);
-    assert_eq!(thread.home(), 5);
+}
+
+#[test]
+fn a_thread_has_no_home_until_it_is_started() {
+    let program = Program::unstarted(&process("homeless"));
+    let thread = program.thread();
+    assert_eq!((thread.home.cpu(), thread.shown_home()), (None, 0));
+    program.live_on(5);
+    assert_eq!((thread.home.settled(), thread.shown_home()), (Some(5), 5));
+    assert!(thread.end_unstarted());
+}
+
+/// What somebody waits for of another thread, and how he is told.
+#[test]
+fn those_who_wait_for_a_thread_are_told_once_of_what_they_wait_for() {
+    let process = process("joined");
+    let (target, joiner) = (Program::new(&process), Program::new(&process));
+    let (keeper, mover) = (Program::new(&process), Program::new(&process));
+    let target_thread = target.thread();
+    target.live_on(1);
+    let only = |cpu| sched::Affinity::only(cpu);
+    let wait = |program: &Program, until| {
+        target_thread.wait_until(program.thread(), until, Deadline::NEVER)
+    };
+    assert_eq!(wait(&joiner, Until::Ended), Ok(Flow::Block));
+    assert_eq!(joiner.thread().shown_state(), ThreadState::Joining);
+    assert_eq!(wait(&keeper, Until::Parked), Ok(Flow::Block));
+    target_thread.affinity.set(&only(2));
+    assert_eq!(wait(&mover, Until::Placed), Ok(Flow::Block));
+    target_thread.wake_waiters(false);
+    target_thread.wake_waiters(true);
+    assert_eq!(woken(), []);
+    // It comes to where it may be.
+    target.live_on(2);
+    target_thread.wake_waiters(false);
+    assert_eq!(woken(), [mover.pointer()]);
+    assert_eq!(mover.thread().registers().rax, 0);
+    // It is parked, and whoever asks now need not wait.
+    assert!(!target_thread.rest.park(true));
+    target_thread.wake_waiters(false);
+    assert_eq!(woken(), [keeper.pointer()]);
+    assert_eq!(wait(&keeper, Until::Still), Ok(Flow::Done));
+    assert_eq!(target_thread.shown_state(), ThreadState::Suspended);
+    assert_eq!(target_thread.rest.while_parked(|| Ok(7)), Ok(7));
+    assert!(target_thread.rest.park(false));
+    assert_eq!(
+        target_thread.rest.while_parked(|| Ok(7)),
+        Err(Error::WrongState)
+    );
+    // A wait that may not last is none.
+    assert_eq!(
+        target_thread.wait_until(keeper.thread(), Until::Ended, Deadline::NOW),
+        Err(Error::TimedOut)
+    );
+    assert_eq!(keeper.thread().wait.on(), WaitOn::Nothing);
+    // Its end: the first to say how counts.
+    assert_eq!(wait(&keeper, Until::Parked), Ok(Flow::Block));
+    target_thread.rest.note_end(ThreadEnd::Exited, 42);
+    target_thread.rest.note_end(ThreadEnd::Killed, 9);
+    target_thread.set_state(ThreadState::Ended);
+    drop(process.remove_thread(target_thread));
+    let mut told = woken();
+    told.sort_by_key(|thread| thread.as_ptr());
+    let mut expected = vec![joiner.pointer(), keeper.pointer()];
+    expected.sort_by_key(|thread| thread.as_ptr());
+    assert_eq!(told, expected);
+    let registers = joiner.thread().registers();
+    assert_eq!((registers.rax, registers.rdi, registers.rsi), (0, 42, 0));
+    assert_eq!(keeper.thread().registers().rax, Error::Ended as u64);
+    // And afterwards.
+    assert_eq!(wait(&joiner, Until::Ended), Ok(Flow::Done));
+    assert_eq!(wait(&joiner, Until::Still), Err(Error::Ended));
+}
+
+#[test]
+fn a_wait_for_a_thread_can_be_cancelled() {
+    let process = process("cancelled");
+    let (target, joiner) = (Program::new(&process), Program::new(&process));
+    let begun = target
+        .thread()
+        .wait_until(joiner.thread(), Until::Ended, Deadline(7));
+    assert_eq!(begun, Ok(Flow::Block));
+    // SAFETY: nothing is reclaimed meanwhile.
+    let section = unsafe { Section::enter() };
+    assert!(cancel(joiner.thread(), Error::TimedOut, &section));
+    assert_eq!(joiner.thread().registers().rax, Error::TimedOut as u64);
+    target.thread().tell_of_end();
+    assert_eq!(woken(), []);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use alloc::string::String;
 use core::fmt;
 
 use abi::start::{init, names};
-use abi::{Badge, Error, Rights};
+use abi::{Badge, CpuSet, Error, Rights};
 use rt::archive::Archive;
 use rt::loader::{self, ElfError, Plan};
 use rt::{
@@ -245,8 +245,11 @@ impl<'a> Stores<'a> {
             "can't set its priority",
             thread.set_priority(grants.priority),
         )?;
-        if program.cpu.is_some() {
-            step("can't keep it on its CPU", thread.set_affinity(program.cpu))?;
+        if let Some(cpu) = program.cpu {
+            step(
+                "can't keep it on its CPU",
+                thread.set_affinity(&CpuSet::only(cpu)),
+            )?;
         }
         Ok(thread)
     }

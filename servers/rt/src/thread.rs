@@ -8,7 +8,10 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use abi::segment::DataSegment;
-use abi::{Call, Deadline, Error, Handle, Priority};
+use core::time::Duration;
+
+use abi::info::{ThreadEnd, ThreadInfo};
+use abi::{Call, CpuSet, Deadline, Error, Handle, Priority};
 
 use crate::handle::object;
 use crate::sync::Mutex;
@@ -51,7 +54,7 @@ impl Thread {
         unsafe { sys::call(Call::ThreadKill, [self.handle().0, 0, 0, 0, 0, 0]) }.map(|_| ())
     }
 
-    /// Sets its priority.
+    /// Sets its base priority, which counts at once.
     ///
     /// # Errors
     /// `NoRight` without MANAGE or above this process's highest, `Ended`.
@@ -66,23 +69,143 @@ impl Thread {
         .map(|_| ())
     }
 
-    /// Puts a segment into one of its slots (`None` empties it), before its start only. Returns the slot's selector.
+    /// Puts a segment into one of its slots (`None` empties it), while it does not run: before its start, or
+    /// [stopped](Self::stop). Returns the slot's selector.
     ///
     /// # Errors
-    /// `OutOfRange` past the last slot, `WrongState` once started, `NoRight` without MANAGE, `Ended`.
+    /// `OutOfRange` past the last slot, `WrongState` if it runs or waits, `NoRight` without MANAGE, `Ended`.
     pub fn set_tls(&self, slot: usize, segment: Option<DataSegment>) -> Result<u16> {
         set_tls(self.handle(), slot, segment)
     }
 
-    /// Pins it to a CPU by index; `None` lets it run anywhere. Before its start only.
+    /// Sets where it may run. On return it runs nowhere else.
     ///
     /// # Errors
-    /// `OutOfRange` for a CPU that is not there, `WrongState` once started, `NoRight` without MANAGE.
-    pub fn set_affinity(&self, cpu: Option<u32>) -> Result<()> {
-        let cpu = cpu.map_or(u64::MAX, u64::from);
+    /// `OutOfRange` if it could run on no CPU that is there, `Ended`, `NoRight` without MANAGE.
+    pub fn set_affinity(&self, cpus: &CpuSet) -> Result<()> {
+        let words = cpus.words.as_ptr() as u64;
+        // SAFETY: the kernel reads the words, which live until the call is over.
+        unsafe {
+            sys::call(
+                Call::ThreadSetAffinity,
+                [self.handle().0, words, size_of::<CpuSet>() as u64, 0, 0, 0],
+            )
+        }
+        .map(|_| ())
+    }
+
+    /// Where it may run.
+    ///
+    /// # Errors
+    /// `NoRight` without QUERY.
+    pub fn affinity(&self) -> Result<CpuSet> {
+        let mut cpus = CpuSet::NONE;
+        let words = cpus.words.as_mut_ptr() as u64;
+        // SAFETY: the kernel writes the words, which live until the call is over and are ours.
+        unsafe {
+            sys::call(
+                Call::ThreadGetAffinity,
+                [self.handle().0, words, size_of::<CpuSet>() as u64, 0, 0, 0],
+            )
+        }?;
+        Ok(cpus)
+    }
+
+    /// Lets it run for `budget` in each `period` and no longer; `None`: as long as its priority lets it.
+    ///
+    /// # Errors
+    /// `OutOfRange` for a period that is not 100 microseconds to 10 seconds, or a budget that is not 10 microseconds to the period;
+    /// `Ended`, `NoRight` without MANAGE.
+    pub fn set_budget(&self, budget: Option<(Duration, Duration)>) -> Result<()> {
+        let (budget, period) = budget.unwrap_or_default();
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         // SAFETY: touches no memory.
-        unsafe { sys::call(Call::ThreadSetAffinity, [self.handle().0, cpu, 0, 0, 0, 0]) }
-            .map(|_| ())
+        unsafe {
+            sys::call(
+                Call::ThreadSetBudget,
+                [
+                    self.handle().0,
+                    nanoseconds(budget),
+                    nanoseconds(period),
+                    0,
+                    0,
+                    0,
+                ],
+            )
+        }
+        .map(|_| ())
+    }
+
+    /// Lets it run no user code until it is [resumed](Self::resume). On return it stands still: between two instructions with its
+    /// registers in place, or in a wait, in which it may still be sent something.
+    ///
+    /// # Safety
+    /// If it is of this process: it may hold a lock, the heap's for one, until it is resumed.
+    ///
+    /// # Errors
+    /// `TimedOut` (it is suspended all the same), `Ended`, `NoRight` without MANAGE.
+    pub unsafe fn suspend(&self, deadline: Deadline) -> Result<()> {
+        // SAFETY: the caller's promise; touches no memory.
+        unsafe { self.suspend_with(0, deadline) }
+    }
+
+    /// The same, and a wait of its ends with `Cancelled`, so that it stands still with its registers in place whatever it did.
+    ///
+    /// # Safety
+    /// As for [`suspend`](Self::suspend).
+    ///
+    /// # Errors
+    /// As for [`suspend`](Self::suspend).
+    pub unsafe fn stop(&self, deadline: Deadline) -> Result<()> {
+        // SAFETY: as above.
+        unsafe { self.suspend_with(1, deadline) }
+    }
+
+    unsafe fn suspend_with(&self, flags: u64, deadline: Deadline) -> Result<()> {
+        let arguments = [self.handle().0, flags, 0, 0, 0, 0];
+        // SAFETY: the caller's promise; touches no memory.
+        sys::check(unsafe { sys::raw(Call::ThreadSuspend as u64, arguments, deadline.0) }.status)
+    }
+
+    /// Lets it go on that was suspended.
+    ///
+    /// # Errors
+    /// `WrongState` if it is not suspended, `Ended`, `NoRight` without MANAGE.
+    pub fn resume(&self) -> Result<()> {
+        // SAFETY: touches no memory.
+        unsafe { sys::call(Call::ThreadResume, [self.handle().0, 0, 0, 0, 0, 0]) }.map(|_| ())
+    }
+
+    /// Waits for its end: its exit code, and how it ended.
+    ///
+    /// # Errors
+    /// `TimedOut`, `Cancelled`, `Deadlock` if it is the calling thread, `NoRight` without QUERY.
+    pub fn join(&self, deadline: Deadline) -> Result<(u64, ThreadEnd)> {
+        let arguments = [self.handle().0, 0, 0, 0, 0, 0];
+        // SAFETY: touches no memory.
+        let results = unsafe { sys::raw(Call::ThreadJoin as u64, arguments, deadline.0) };
+        sys::check(results.status)?;
+        let [code, how, _] = results.values;
+        Ok((
+            code,
+            ThreadEnd::from_number(how).ok_or(Error::NotSupported)?,
+        ))
+    }
+
+    /// What it is and how it stands.
+    ///
+    /// # Errors
+    /// `NoRight` without QUERY.
+    pub fn info(&self) -> Result<ThreadInfo> {
+        let mut info = ThreadInfo::default();
+        // SAFETY: the kernel writes a record into `info`, which is one.
+        unsafe {
+            sys::call(
+                Call::ThreadInfo,
+                [self.handle().0, &raw mut info as u64, 0, 0, 0, 0],
+            )
+        }?;
+        Ok(info)
     }
 }
 
@@ -122,7 +245,7 @@ pub fn yield_now() {
 pub struct Builder {
     stack_bytes: u64,
     priority: Option<Priority>,
-    cpu: Option<u32>,
+    cpus: Option<CpuSet>,
 }
 
 impl Default for Builder {
@@ -137,7 +260,7 @@ impl Builder {
         Builder {
             stack_bytes: 64 * 1024,
             priority: None,
-            cpu: None,
+            cpus: None,
         }
     }
 
@@ -154,8 +277,13 @@ impl Builder {
     }
 
     /// On this CPU only.
-    pub const fn cpu(mut self, index: u32) -> Builder {
-        self.cpu = Some(index);
+    pub const fn cpu(self, index: u32) -> Builder {
+        self.cpus(CpuSet::only(index))
+    }
+
+    /// On these CPUs only.
+    pub const fn cpus(mut self, cpus: CpuSet) -> Builder {
+        self.cpus = Some(cpus);
         self
     }
 
@@ -318,8 +446,8 @@ mod backend {
                 if let Some(priority) = builder.priority {
                     thread.set_priority(priority)?;
                 }
-                if builder.cpu.is_some() {
-                    thread.set_affinity(builder.cpu)?;
+                if let Some(cpus) = &builder.cpus {
+                    thread.set_affinity(cpus)?;
                 }
                 thread.start()
             };
@@ -365,6 +493,7 @@ mod backend {
             asm!(
                 "syscall",
                 "mov eax, {exit}",
+                "xor edi, edi", // exit code 0
                 "syscall",
                 "ud2",
                 exit = const Call::ThreadExit as u64,
@@ -389,7 +518,7 @@ mod backend {
         let Builder {
             stack_bytes: _,
             priority: _,
-            cpu: _,
+            cpus: _,
         } = builder;
         std::thread::Builder::new()
             .spawn(body)

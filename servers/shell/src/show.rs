@@ -18,10 +18,14 @@ pub fn cpus(list: &[CpuInfo]) -> String {
         ("BUSY", right),
         ("TIME BUSY", right),
         ("SWITCHES", right),
+        ("TICKS", right),
         ("INTERRUPTS", right),
-        ("IPIS SENT", right),
+        ("IPIS", right),
         ("NMIS", right),
-        ("RUNNABLE", right),
+        ("IN", right),
+        ("OUT", right),
+        ("STOLEN", right),
+        ("READY", right),
         ("FPU SAVES", right),
         ("RESTORES", right),
         ("#NM", right),
@@ -37,9 +41,13 @@ pub fn cpus(list: &[CpuInfo]) -> String {
             units::percent(cpu.busy_ns, cpu.up_ns),
             units::nanoseconds(cpu.busy_ns),
             cpu.switches.to_string(),
+            cpu.timer_ticks.to_string(),
             cpu.interrupts.to_string(),
             cpu.ipis_sent.to_string(),
             cpu.nmis.to_string(),
+            cpu.migrations_in.to_string(),
+            cpu.migrations_out.to_string(),
+            cpu.steals.to_string(),
             cpu.runnable.to_string(),
             cpu.fpu.saves.to_string(),
             cpu.fpu.restores.to_string(),
@@ -63,6 +71,8 @@ pub fn threads(list: &[ThreadInfo]) -> String {
         ("STATE", Align::Left),
         ("PRIORITY", Align::Right),
         ("CPU TIME", Align::Right),
+        ("SWITCHES", Align::Right),
+        ("MOVES", Align::Right),
     ]);
     for thread in list {
         table.row([
@@ -73,11 +83,22 @@ pub fn threads(list: &[ThreadInfo]) -> String {
             ThreadState::from_number(thread.state)
                 .map_or("?", ThreadState::text)
                 .into(),
-            thread.priority.to_string(),
+            priority(thread),
             units::nanoseconds(thread.cpu_ns),
+            thread.switches.to_string(),
+            thread.migrations.to_string(),
         ]);
     }
     table.finish()
+}
+
+/// A thread's effective priority, and its own behind it if that is another.
+fn priority(thread: &ThreadInfo) -> String {
+    if thread.priority == thread.base_priority {
+        thread.priority.to_string()
+    } else {
+        format!("{} ({})", thread.priority, thread.base_priority)
+    }
 }
 
 /// A thread's process's name; what can't be shown of it is replaced.

@@ -45,6 +45,11 @@ impl World for Facts {
             runnable: 1,
             machine_checks: 0,
             nmis: 1234,
+            idle_ns: 750_000_000,
+            timer_ticks: 44,
+            migrations_in: 31,
+            migrations_out: 30,
+            steals: 12,
             fpu: FpuCounters {
                 saves: 31,
                 restores: 32,
@@ -65,6 +70,9 @@ impl World for Facts {
             state: 4,
             priority: 40,
             cpu_ns: 1500,
+            base_priority: 40,
+            switches: 88,
+            migrations: 5,
             ..ThreadInfo::default()
         };
         thread.name[..7].copy_from_slice(b"na\x1bmes\xff");
@@ -73,6 +81,7 @@ impl World for Facts {
             thread,
             ThreadInfo {
                 state: 99,
+                base_priority: 16,
                 name_bytes: 4000,
                 ..thread
             },
@@ -170,17 +179,23 @@ fn prompt_is_exactly_what_tools_wait_for() {
 fn tables_have_units_and_line_up() {
     assert_eq!(
         answer("cpus"),
-        "CPU  APIC ID    BUSY  TIME BUSY  SWITCHES  INTERRUPTS  IPIS SENT  NMIS  RUNNABLE  FPU SAVES  RESTORES  #NM  SKIPPED  \
-         PRELOADS  SCRUBS  CR0 WRITES\n  \
-         0        0  25.0 %  250.00 ms     12345         678          9  1234         1         31        32   33       34  \
-         \x20     35      36          37\n  \
-         1       16  25.0 %  250.00 ms     12345         678          9  1234         1         31        32   33       34  \
-         \x20     35      36          37\n"
+        concat!(
+            "CPU  APIC ID    BUSY  TIME BUSY  SWITCHES  TICKS  INTERRUPTS  IPIS  NMIS  IN  OUT  STOLEN  READY",
+            "  FPU SAVES  RESTORES  #NM  SKIPPED  PRELOADS  SCRUBS  CR0 WRITES\n",
+            "  0        0  25.0 %  250.00 ms     12345     44         678     9  1234  31   30      12      1",
+            "         31        32   33       34        35      36          37\n",
+            "  1       16  25.0 %  250.00 ms     12345     44         678     9  1234  31   30      12      1",
+            "         31        32   33       34        35      36          37\n",
+        )
     );
     let ps = answer("ps");
     assert!(ps.starts_with("PROCESS  NAME"), "{ps}");
     assert!(ps.contains("      3  na\u{FFFD}mes\u{FFFD}"), "{ps}");
-    assert!(ps.contains("receiving        40    1.5 us\n"), "{ps}");
+    assert!(
+        ps.contains("receiving        40    1.5 us        88      5\n"),
+        "{ps}"
+    );
+    assert!(ps.contains("40 (16)"), "an inherited priority: {ps}");
     assert!(!ps.contains('\x1b'));
     let mem = answer("mem");
     assert!(

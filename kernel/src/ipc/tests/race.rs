@@ -92,7 +92,7 @@ impl<'a> Cpu<'a> {
             programs[0].give_endpoint(endpoint);
         }
         for program in &programs {
-            program.thread().set_home(index as u32);
+            program.live_on(index as u32);
             program.accept(1);
         }
         // Its second thread is bound to a notification, if there is one for it.
@@ -129,7 +129,7 @@ impl<'a> Cpu<'a> {
     /// Hands those that were made ready here to their homes, and takes in its own.
     fn take_in(&mut self) {
         for thread in woken() {
-            self.shared.inboxes[thread.get().home() as usize]
+            self.shared.inboxes[thread.get().shown_home() as usize]
                 .lock()
                 .unwrap()
                 .push(thread);

@@ -1,7 +1,7 @@
 //! Breakpoints in a thread's debug registers stop that thread where it is told, and nobody else: least of all the kernel.
 
 use abi::layout::USER_END;
-use abi::{Call, DebugRegisters, Error, FaultKind, Watch, Width};
+use abi::{Call, CpuSet, DebugRegisters, Error, FaultKind, Watch, Width};
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -267,7 +267,7 @@ fn breakpoints_come_and_go_with_their_thread(world: &'static World) -> Verdict {
     let mut programs = Vec::new();
     for number in 0..world.cpus as usize * 5 {
         let bare = must!(prepared(code, |context| context.rcx = TURNS));
-        must!(bare.thread.set_affinity(Some(number as u32 / 5)));
+        must!(bare.thread.set_affinity(&CpuSet::only(number as u32 / 5)));
         must!(bare.thread.set_priority(Priority::NORMAL));
         let index = number % 5;
         if index < 4 {

@@ -340,8 +340,64 @@ fn senseless_arguments_of_process_and_thread_calls_are_refused(world: &'static W
         &[thread, 1 << 32],
         Error::OutOfRange,
     )?;
-    for cpu in [u64::from(world.cpus), 1 << 32, u64::MAX - 1] {
-        refused(Call::ThreadSetAffinity, &[thread, cpu], Error::OutOfRange)?;
+    senseless_sets_of_cpus_are_refused(world, thread)?;
+    refused(Call::ThreadSuspend, &[thread, 2], Error::BadArgument)?;
+    refused(Call::ThreadSuspend, &[thread, u64::MAX], Error::BadArgument)?;
+    refused(Call::ThreadResume, &[thread], Error::WrongState)?;
+    let own = must!(rt::Thread::current());
+    refused(Call::ThreadJoin, &[own.handle().0], Error::Deadlock)?;
+    for (budget, period) in [
+        (0, 1_000_000),
+        (1_000_000, 0),
+        (9_999, 1_000_000),
+        (1_000_001, 1_000_000),
+        (10_000, 99_999),
+        (10_000, 10_000_000_001),
+        (u64::MAX, u64::MAX),
+    ] {
+        let arguments = [thread, budget, period];
+        refused(Call::ThreadSetBudget, &arguments, Error::OutOfRange)?;
+    }
+    Ok(())
+}
+
+fn senseless_sets_of_cpus_are_refused(world: &'static World, thread: u64) -> Verdict {
+    let mut words = [0_u64; 520];
+    let place = words.as_ptr() as u64;
+    // A set without any CPU that is there.
+    refused(
+        Call::ThreadSetAffinity,
+        &[thread, place, 8],
+        Error::OutOfRange,
+    )?;
+    refused(
+        Call::ThreadSetAffinity,
+        &[thread, place, 64],
+        Error::OutOfRange,
+    )?;
+    words[usize::try_from(world.cpus / 64).unwrap_or(0)] = 1 << (world.cpus % 64);
+    let arguments = [thread, words.as_ptr() as u64, 64];
+    refused(Call::ThreadSetAffinity, &arguments, Error::OutOfRange)?;
+    // What is beyond the sets that the kernel has is not looked at.
+    words = [0; 520];
+    words[8..].fill(u64::MAX);
+    let arguments = [thread, words.as_ptr() as u64, 4096];
+    refused(Call::ThreadSetAffinity, &arguments, Error::OutOfRange)?;
+    words = [u64::MAX; 520];
+    let place = words.as_ptr() as u64;
+    for bytes in [0, 1, 7, 9, 4104, 1 << 32, u64::MAX - 7, u64::MAX] {
+        let arguments = [thread, place, bytes];
+        refused(Call::ThreadSetAffinity, &arguments, Error::BadArgument)?;
+    }
+    for bytes in [0, 4, 65, u64::MAX] {
+        let arguments = [thread, place, bytes];
+        refused(Call::ThreadGetAffinity, &arguments, Error::BadArgument)?;
+    }
+    for address in [0, 1 << 47, u64::MAX - 7, 0xFFFF_8000_0000_0000] {
+        let arguments = [thread, address, 64];
+        refused(Call::ThreadSetAffinity, &arguments, Error::BadPointer)?;
+        refused(Call::ThreadGetAffinity, &arguments, Error::BadPointer)?;
+        refused(Call::ThreadInfo, &[thread, address], Error::BadPointer)?;
     }
     Ok(())
 }

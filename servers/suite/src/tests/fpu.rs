@@ -1,6 +1,6 @@
 //! Floating-point and vector registers are a thread's own, whoever else uses the FPU, wherever and whenever.
 
-use abi::{Call, Rights};
+use abi::{Call, CpuSet, Rights};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -475,7 +475,7 @@ fn fpu_state_of_the_dead_is_not_inherited(world: &'static World) -> Verdict {
         for _ in 0..3 {
             for code in [dirty, looks_clean()] {
                 let bare = must!(bare::Bare::new(code, &bare::pattern()));
-                must!(bare.thread.set_affinity(Some(cpu)));
+                must!(bare.thread.set_affinity(&CpuSet::only(cpu)));
                 let info = must!(bare.run());
                 check!(
                     info.state == abi::info::ProcessState::Exited as u32,

@@ -4,7 +4,7 @@
 //! The threads are machine code, because compiled code uses vector registers when it likes.
 
 use abi::info::{FpuCounters, ProcessState};
-use abi::{Call, FaultKind, Protection};
+use abi::{Call, CpuSet, FaultKind, Protection};
 use alloc::vec::Vec;
 use core::arch::x86_64::__cpuid;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -152,7 +152,7 @@ fn turns(code: &[u8], rounds: u64, cpu: u32, meeting: &Memory, all: u64) -> rt::
     let bare = Bare::new(code, &values)?;
     bare.process
         .map(meeting, MEETING, 0, 4096, Protection::READ_WRITE)?;
-    bare.thread.set_affinity(Some(cpu))?;
+    bare.thread.set_affinity(&CpuSet::only(cpu))?;
     Ok(bare)
 }
 
@@ -287,7 +287,7 @@ fn registers_are_left_alone_over_idleness(world: &'static World) -> Verdict {
         ),
         &values
     ));
-    must!(bare.thread.set_affinity(Some(cpu)));
+    must!(bare.thread.set_affinity(&CpuSet::only(cpu)));
     let before = must!(counters(world, cpu));
     let info = must!(bare.run());
     check!(
@@ -360,7 +360,7 @@ fn wide_registers_of_the_dead_are_not_inherited(world: &'static World) -> Verdic
         for _ in 0..3 {
             for code in [dirty, clean] {
                 let bare = must!(Bare::new(code, &bare::pattern()));
-                must!(bare.thread.set_affinity(Some(cpu)));
+                must!(bare.thread.set_affinity(&CpuSet::only(cpu)));
                 let info = must!(bare.run());
                 check!(
                     info.state == ProcessState::Exited as u32,

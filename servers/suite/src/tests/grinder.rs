@@ -83,10 +83,15 @@ fn grind(world: &'static World, seed: &str) -> u64 {
         if ends.iter().any(|end| *end as u64 == number) && random.below(50) != 0 {
             continue;
         }
-        // The log is not the place for random text; nor is the machine's end part of this.
-        if [Call::LogWrite, Call::SystemPower, Call::LogTake]
-            .iter()
-            .any(|call| *call as u64 == number)
+        // The log is not the place for random text; nor is the machine's end part of this, nor a thread that nobody resumes.
+        if [
+            Call::LogWrite,
+            Call::SystemPower,
+            Call::LogTake,
+            Call::ThreadSuspend,
+        ]
+        .iter()
+        .any(|call| *call as u64 == number)
         {
             continue;
         }

@@ -1,7 +1,7 @@
 //! Memory: what is mapped is there on every CPU, what is not is on none, and none is lost.
 
 use abi::info::ProcessState;
-use abi::{Call, Error, Protection, Rights};
+use abi::{Call, CpuSet, Error, Protection, Rights};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -329,7 +329,7 @@ fn hammer(world: &World, change: fn(&Bare, u64) -> rt::Result<()>) -> Verdict {
             // SAFETY: the process is not this one.
             let (thread, _) =
                 must!(unsafe { bare.process.create_thread(bare::CODE, bare::STACK_TOP, 0) });
-            must!(thread.set_affinity(Some(cpu)));
+            must!(thread.set_affinity(&CpuSet::only(cpu)));
             must!(thread.start());
             threads.push(thread);
         }

@@ -1,6 +1,6 @@
 //! I/O ports that are given and taken back, while threads use them on every CPU.
 
-use abi::{Call, Error, FaultKind, Protection, Rights};
+use abi::{Call, CpuSet, Error, FaultKind, Protection, Rights};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
@@ -89,7 +89,7 @@ impl Program {
             context.rdx = u64::from(first);
             // SAFETY: as above.
             unsafe { thread.set_registers(&context) }?;
-            thread.set_affinity(*cpu)?;
+            thread.set_affinity(&cpu.map_or(CpuSet::ALL, CpuSet::only))?;
             threads.push(thread);
         }
         Ok(Program {
@@ -279,7 +279,7 @@ fn io_ports_come_and_go_with_their_thread(world: &'static World) -> Verdict {
                 ),
                 |context| context.rbp = port
             ));
-            must!(none.thread.set_affinity(Some(cpu)));
+            must!(none.thread.set_affinity(&CpuSet::only(cpu)));
             let info = must!(none.run());
             faulted("somebody else's port", &info, FaultKind::Protection)?;
         }

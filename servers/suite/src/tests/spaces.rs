@@ -1,6 +1,6 @@
 //! Address spaces and kernel stacks under switches: nobody sees pages that are gone, nobody enters the kernel on another's stack.
 
-use abi::{Call, Error, Protection};
+use abi::{Call, CpuSet, Error, Protection};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -194,7 +194,7 @@ fn spaces_that_take_turns_never_see_pages_that_are_gone(world: &'static World) -
         let control = must!(control.map(Protection::READ_WRITE));
         must!(put(&bare, DATA, 1));
         word(&control, WANTED).store(1, Ordering::SeqCst);
-        must!(bare.thread.set_affinity(Some(world.cpus - 1)));
+        must!(bare.thread.set_affinity(&CpuSet::only(world.cpus - 1)));
         must!(bare.thread.start());
         all.push(One { bare, control });
     }

@@ -133,7 +133,22 @@ const CALLS: &[(Call, &[Argument])] = &[
     ),
     (
         Call::ThreadSetAffinity,
+        &[H(Kind::Thread, Rights::MANAGE), P, V(64)],
+    ),
+    (
+        Call::ThreadGetAffinity,
+        &[H(Kind::Thread, Rights::QUERY), P, V(64)],
+    ),
+    (Call::ThreadInfo, &[H(Kind::Thread, Rights::QUERY), P]),
+    (
+        Call::ThreadSuspend,
         &[H(Kind::Thread, Rights::MANAGE), V(0)],
+    ),
+    (Call::ThreadResume, &[H(Kind::Thread, Rights::MANAGE)]),
+    (Call::ThreadJoin, &[H(Kind::Thread, Rights::QUERY)]),
+    (
+        Call::ThreadSetBudget,
+        &[H(Kind::Thread, Rights::MANAGE), V(0), V(0)],
     ),
     (
         Call::IrqCreate,

@@ -297,7 +297,6 @@ fn unstarted_thread_can_be_killed(_: &'static World) -> Verdict {
     // A thread can be started once.
     let own = must!(Thread::current());
     same!(own.start(), Err(Error::WrongState));
-    same!(own.set_affinity(Some(0)), Err(Error::WrongState));
     must!(own.set_priority(Priority::NORMAL));
     Ok(())
 }

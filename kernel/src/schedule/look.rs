@@ -1,0 +1,151 @@
+//! A thread's home looks what has changed about the thread: killed, suspended, resumed, priority, affinity, budget.
+//!
+//! There is one question for all of them, and one answer: the thread's marks and settings as they are now, whoever set them
+//! and however often. So changes that come together, or overtake each other, end up right.
+
+use abi::Error;
+use arch::cpu::Pending;
+
+use super::wake::end_wait;
+use super::{aside, migrate};
+use crate::cpu::Cpu;
+use crate::ipc::WaitOn;
+use crate::thread::ThreadPtr;
+
+/// Where a thread of this CPU is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    /// On the CPU, in user mode or on its way out of the kernel.
+    Running,
+    /// On the CPU still, on its way into a wait, which may be over already.
+    Leaving,
+    /// Waiting for its turn.
+    Queued,
+    /// Parked.
+    Parked,
+    /// Waiting for its budget's next period.
+    Throttled,
+    /// In a wait, or taken out of one by somebody who is about to say so.
+    Waiting,
+}
+
+fn place(cpu: &Cpu, thread: ThreadPtr) -> Place {
+    let listed = thread.get().links.is_listed();
+    let waits = thread.get().wait.on() != WaitOn::Nothing;
+    if cpu.current.get() == Some(thread) {
+        if listed || waits {
+            Place::Leaving
+        } else {
+            Place::Running
+        }
+    } else if thread.get().links.is_ready() {
+        Place::Queued
+    } else if thread.get().rest.is_parked() {
+        Place::Parked
+    } else if thread.get().is_throttled() {
+        Place::Throttled
+    } else {
+        Place::Waiting
+    }
+}
+
+/// Acts on all that has changed about a thread of this CPU.
+pub(super) fn look(cpu: &Cpu, thread: ThreadPtr) {
+    if thread.get().has_ended() {
+        return;
+    }
+    settle_priority(cpu, thread);
+    aside::take_over_budget(cpu, thread);
+    let marks = &thread.get().marks;
+    if marks.is_killed() {
+        return end(cpu, thread);
+    }
+    // Before the rest: a parked or throttled thread is given away as such.
+    settle_affinity(cpu, thread);
+    if !thread.get().home.is(cpu.index()) {
+        // Its new home looks at the rest, and tells who waits.
+        return super::wake::ask(thread, crate::thread::ask::LOOK);
+    }
+    if marks.is_suspended() {
+        suspend(cpu, thread);
+    } else {
+        aside::unpark(cpu, thread);
+    }
+    let still = marks.is_suspended() && thread.get().wait.on() != WaitOn::Nothing;
+    thread.get().wake_waiters(still);
+}
+
+fn settle_priority(cpu: &Cpu, thread: ThreadPtr) {
+    // What a thread inherits from others comes in here.
+    if thread.get().priority.settle([]).is_none() {
+        return;
+    }
+    let priority = thread.get().priority();
+    // SAFETY: this is the CPU; each borrow ends with its statement.
+    unsafe { cpu.run_queue() }.requeue(thread, priority);
+    let Some(current) = cpu.current.get() else {
+        return;
+    };
+    // SAFETY: as above.
+    let ready = unsafe { cpu.run_queue() }.peek_priority();
+    if ready.is_some_and(|ready| ready > current.get().priority()) {
+        cpu.block().request(Pending::RESCHEDULE);
+    } else {
+        super::clock::arm_for_turn(cpu);
+    }
+}
+
+/// It was killed: it comes as far as its way out of the kernel, and ends there.
+fn end(cpu: &Cpu, thread: ThreadPtr) {
+    match place(cpu, thread) {
+        Place::Running => cpu.block().request(Pending::THREAD),
+        // It notices when it comes.
+        Place::Queued => {}
+        Place::Parked => aside::unpark(cpu, thread),
+        Place::Throttled => aside::end_throttle(cpu, thread),
+        Place::Leaving | Place::Waiting => end_wait(cpu, thread, Error::Cancelled),
+    }
+}
+
+fn suspend(cpu: &Cpu, thread: ThreadPtr) {
+    match place(cpu, thread) {
+        Place::Running => cpu.block().request(Pending::THREAD),
+        Place::Queued if thread.get().at_border.get() => {
+            // SAFETY: this is the CPU; the borrow ends with the statement.
+            unsafe { cpu.run_queue() }.remove(thread);
+            cpu.load.sub(1);
+            aside::park(thread);
+        }
+        Place::Throttled if thread.get().at_border.get() => {
+            aside::forget_throttle(cpu, thread);
+            aside::park(thread);
+        }
+        // It has kernel code to run before it is at the border, or is in a wait.
+        Place::Queued | Place::Leaving | Place::Parked | Place::Throttled | Place::Waiting => {}
+    }
+}
+
+fn settle_affinity(cpu: &Cpu, thread: ThreadPtr) {
+    let marks = &thread.get().marks;
+    if thread.get().affinity.allows(cpu.index()) {
+        marks.misplace(false);
+        return;
+    }
+    marks.misplace(true);
+    match place(cpu, thread) {
+        Place::Running => cpu.block().request(Pending::THREAD),
+        // It notices when it is made ready, or comes.
+        Place::Leaving => {}
+        Place::Queued => {
+            // SAFETY: this is the CPU; the borrow ends with the statement.
+            unsafe { cpu.run_queue() }.remove(thread);
+            cpu.load.sub(1);
+            if !migrate::give_to_allowed(cpu, thread, migrate::Was::Ready) {
+                super::wake::enqueue(cpu, thread);
+            }
+        }
+        Place::Parked | Place::Throttled | Place::Waiting => {
+            migrate::give_to_allowed(cpu, thread, migrate::Was::Off);
+        }
+    }
+}

@@ -337,6 +337,7 @@ unsafe fn exchange_bases(previous: &ThreadState, next: &ThreadState) {
     // SAFETY: the caller's promise; the contexts are the threads' own.
     unsafe {
         asm!(
+            // ANCHOR: exchange_bases
             "rdfsbase {t}",
             "mov [{from} + {fs_base}], {t}",
             "mov {t}, [{to} + {fs_base}]",
@@ -347,6 +348,7 @@ unsafe fn exchange_bases(previous: &ThreadState, next: &ThreadState) {
             "wrgsbase {t}",
             "swapgs",
             "mov [{from} + {gs_base}], {u}",
+            // ANCHOR_END: exchange_bases
             from = in(reg) previous.stack_top,
             to = in(reg) next.stack_top,
             t = out(reg) _,
@@ -519,6 +521,7 @@ pub unsafe fn complete_context(thread: &ThreadState) {
 #[unsafe(link_section = ".text.entry")]
 unsafe extern "C" fn exchange_stacks(previous: &ThreadState, next: &ThreadState) -> Switched {
     naked_asm!(
+        // ANCHOR: exchange_stacks
         "push rbp",
         "push rbx",
         "push r12",
@@ -536,6 +539,7 @@ unsafe extern "C" fn exchange_stacks(previous: &ThreadState, next: &ThreadState)
         "pop rbx",
         "pop rbp",
         "ret",
+        // ANCHOR_END: exchange_stacks
     )
 }
 

@@ -77,7 +77,7 @@ fn every_test_that_is_cited_exists() {
     .map(|path| read(&path))
     .collect();
     let mut missing = Vec::new();
-    for chapter in ["tasks.md", "tour.md", "testing.md", "traps.md"] {
+    for chapter in ["switch.md", "tasks.md", "tour.md", "testing.md", "traps.md"] {
         let text = read(&book().join(chapter));
         assert!(cited(&text).next().is_some(), "{chapter} cites no test");
         // A test is a function, or (in the suite) a name in a table.
@@ -117,6 +117,37 @@ fn links_lead_to_files() {
         );
     }
     assert_eq!(broken, Vec::<String>::new());
+}
+
+/// The parts of source files that a text includes: `{{#include FILE:ANCHOR}}`, as mdbook has it.
+fn listings(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split("{{#include ")
+        .skip(1)
+        .filter_map(|rest| rest.split_once("}}")?.0.split_once(':'))
+}
+
+/// mdbook builds a book with an empty listing if there is no such part.
+#[test]
+fn listings_are_parts_of_the_source_that_are_marked() {
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for page in files(&book(), "md") {
+        let text = read(&page);
+        for (file, anchor) in listings(&text) {
+            count += 1;
+            let path = page.parent().expect("a page lies in a folder").join(file);
+            let source = fs::read_to_string(&path).unwrap_or_default();
+            let marked = |mark: &str| {
+                let mark = format!("{mark}: {anchor}");
+                source.lines().any(|line| line.trim().ends_with(&mark))
+            };
+            if !(marked("// ANCHOR") && marked("// ANCHOR_END")) {
+                missing.push(format!("{}: {file}:{anchor}", page.display()));
+            }
+        }
+    }
+    assert_eq!(missing, Vec::<String>::new());
+    assert!(count > 0, "the book has no listing");
 }
 
 #[test]

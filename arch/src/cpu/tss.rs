@@ -1,7 +1,7 @@
 //! The task state segment of one CPU.
 //!
 //! In 64-bit mode it holds no task: it holds the stack for entries from user mode (RSP0), the seven stacks that vectors
-//! can ask for by number (IST), and the map of I/O ports that user mode may use (Intel SDM vol. 3A §8.7, vol. 1 §19.5.2).
+//! can ask for by number (IST), and the map of I/O ports that user mode may use (Intel SDM vol. 3A §7.7, vol. 1 §19.5.2).
 //!
 //! The map has a bit for each of the 65,536 ports and one byte of ones behind it, because the CPU always reads two
 //! bytes; both lie within the segment's limit. A process without ports gets `iomap_base` past the limit, so that nothing
@@ -33,7 +33,7 @@ pub struct Tss {
     end: u8,
 }
 
-/// Where RSP0 lies in a fixed part (Intel SDM vol. 3A §8.7).
+/// Where RSP0 lies in a fixed part (Intel SDM vol. 3A §7.7).
 pub(super) const RSP0_OFFSET: usize = 4;
 const HARDWARE_BYTES: usize = size_of::<TaskStateSegment>();
 /// Where the RSP0 lies in the segment that the switch writes: that of the second part.

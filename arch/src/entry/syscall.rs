@@ -47,6 +47,7 @@ const TF_RF: u32 = 1 << 8 | 1 << 16;
 #[unsafe(link_section = ".text.entry")]
 pub(super) unsafe extern "C" fn entry() {
     naked_asm!(
+        // ANCHOR: short_call
         "swapgs",
         "mov gs:[{scratch}], rsp",
         ".globl switchyard_syscall_entered",
@@ -80,6 +81,7 @@ pub(super) unsafe extern "C" fn entry() {
         "switchyard_sysret_short:",         // as at `switchyard_sysret` below
         "swapgs",
         "sysretq",
+        // ANCHOR_END: short_call
 
         // A short call with something due: its registers become a whole context, in the place where RSP is.
         "6:",

@@ -67,6 +67,7 @@ pub(super) unsafe extern "C" fn stubs() {
 #[unsafe(link_section = ".text.entry")]
 unsafe extern "C" fn common() {
     naked_asm!(
+        // ANCHOR: from_user
         "cld",
         clac_slot!("switchyard_clac_trap"),
         "test byte ptr [rsp + 24], 3",      // CS
@@ -86,6 +87,7 @@ unsafe extern "C" fn common() {
         "mov rdi, rsp",
         "call {trap_from_user}",
         "jmp {return_to_user}",
+        // ANCHOR_END: from_user
 
         // From the kernel: was it one of the three `iretq` to user mode?
         "3:",
@@ -157,6 +159,7 @@ unsafe extern "C" fn common() {
 #[unsafe(link_section = ".text.entry")]
 pub unsafe extern "C" fn return_to_user() {
     naked_asm!(
+        // ANCHOR: return_to_user
         pop_general!(),
         "add rsp, {after_general}",
         ".globl switchyard_leave",
@@ -165,6 +168,7 @@ pub unsafe extern "C" fn return_to_user() {
         ".globl switchyard_iretq",
         "switchyard_iretq:",
         "iretq",
+        // ANCHOR_END: return_to_user
         after_general = const frame::RIP - frame::AFTER_GENERAL,
     )
 }

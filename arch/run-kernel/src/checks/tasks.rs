@@ -1,4 +1,4 @@
-//! What a CPU still does with a task segment in 64-bit mode, and what it refuses there (Intel SDM vol. 3A §8.7, AMD64 APM vol. 2 §12.2
+//! What a CPU still does with a task segment in 64-bit mode, and what it refuses there (Intel SDM vol. 3A §7.7, AMD64 APM vol. 2 §12.2
 //! and §12.3): the hardware's own tasks are gone, but not all that belongs to them.
 //!
 //! Most of it is out of user code's reach and needs tables that no kernel of ours makes, so it is tried here: an instruction is

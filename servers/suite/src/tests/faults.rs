@@ -18,7 +18,6 @@ tests! {
     simd_fault_ends_the_program: 10,
     alignment_check_faults_end_the_program: 10,
     stack_overflow_ends_the_program: 10,
-    single_step_over_syscall_stops_in_user_code: 10,
     syscall_at_the_end_of_memory_does_no_harm: 10,
     syscall_with_a_senseless_stack_pointer_works: 20,
     jump_to_where_no_code_can_be_faults: 10,
@@ -201,43 +200,6 @@ fn stack_overflow_ends_the_program(_: &'static World) -> Verdict {
     faulted("endless push", &info, FaultKind::Page)?;
     same!(info.context.cr2, STACK_BOTTOM - 8);
     same!(info.context.rsp, STACK_BOTTOM);
-    Ok(())
-}
-
-fn single_step_over_syscall_stops_in_user_code(_: &'static World) -> Verdict {
-    // The trap comes after the instruction behind `popfq`, here `syscall`: back in user code.
-    let info = must!(bare::run(code!(
-        "pushfq",
-        "or dword ptr [rsp], 0x100",
-        "xor eax, eax",
-        "popfq",
-        "syscall",
-        "nop",
-        "nop",
-        "ud2",
-    )));
-    faulted("syscall under the trap flag", &info, FaultKind::Debug)?;
-    check!(
-        info.context.rip > START && info.context.rip < START + 24,
-        "the trap came at {:#x}, not behind the syscall",
-        info.context.rip
-    );
-    let info = must!(bare::run(code!(
-        "pushfq",
-        "or dword ptr [rsp], 0x100",
-        "xor eax, eax",
-        "popfq",
-        "int 0x80",
-        "nop",
-        "nop",
-        "ud2",
-    )));
-    faulted("int 0x80 under the trap flag", &info, FaultKind::Debug)?;
-    check!(
-        info.context.rip > START && info.context.rip < START + 24,
-        "the trap came at {:#x}, not behind the int",
-        info.context.rip
-    );
     Ok(())
 }
 

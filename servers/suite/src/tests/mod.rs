@@ -1,5 +1,6 @@
 //! All tests, a file a subject.
 
+mod bases;
 mod breakpoints;
 mod calls;
 mod compat;
@@ -23,6 +24,7 @@ mod registers;
 mod schedule;
 mod segments;
 mod spaces;
+mod steps;
 mod tasks;
 mod things;
 mod threads;
@@ -41,10 +43,12 @@ pub const ALL: &[&[Test]] = &[
     privilege::TESTS,
     segments::TESTS,
     tasks::TESTS,
+    bases::TESTS,
     landing::TESTS,
     compat::TESTS,
     contexts::TESTS,
     breakpoints::TESTS,
+    steps::TESTS,
     ports::TESTS,
     messages::TESTS,
     ipc::TESTS,

@@ -5,7 +5,7 @@
 //! bases and other selectors, and back, changes nothing. QEMU and Bochs clear it, whatever maker their CPU names.
 
 use abi::segment::DataSegment;
-use abi::{Call, FaultKind, UserContext};
+use abi::{Call, CpuSet, FaultKind, UserContext};
 use alloc::vec::Vec;
 use core::arch::x86_64::__cpuid_count;
 
@@ -76,7 +76,7 @@ fn rivals(cpu: u32) -> rt::Result<Vec<Bare>> {
             let rival = prepared(code, |context| {
                 (context.fs_base, context.gs_base) = (0x7777_0000, 0x8888_0000);
             })?;
-            rival.thread.set_affinity(Some(cpu))?;
+            rival.thread.set_affinity(&CpuSet::only(cpu))?;
             rival.thread.start()?;
             Ok(rival)
         })
@@ -95,7 +95,7 @@ fn left_by(name: &str, code: &[u8], cpu: u32) -> Result<Seen, Why> {
             bare.thread
                 .set_tls(0, Some(DataSegment::flat(SLOT.0 as u32)))
         );
-        must!(bare.thread.set_affinity(Some(cpu)));
+        must!(bare.thread.set_affinity(&CpuSet::only(cpu)));
         let info = must!(bare.run());
         faulted(name, &info, FaultKind::InvalidInstruction)?;
         let now = seen(&info.context);

@@ -20,9 +20,16 @@ pub fn say(what: Arguments<'_>) {
     let _ = writeln!(Serial, "{what}");
 }
 
-/// Ends the machine: through QEMU's isa-debug-exit, or by standing still where there is none.
+/// Ends the machine: through QEMU's isa-debug-exit, or through Bochs's port for it, or by standing still where there is neither.
 pub fn end_machine(passed: bool) -> ! {
     power::exit_emulator(if passed { 0x10 } else { 0x11 });
+    serial::drain();
+    for byte in *b"Shutdown" {
+        // SAFETY: in Bochs this port is for just that; elsewhere, on a machine that is at its end anyway, it is nobody's.
+        unsafe {
+            core::arch::asm!("out dx, al", in("dx") 0x8900_u16, in("al") byte, options(nomem, nostack, preserves_flags));
+        }
+    }
     halt_forever()
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A thread's [`Extras`] begin with a word that has a bit for each kind that the thread has. The switch ors the words of
 //! the two threads; if nothing is set, which is the rule, it does nothing more. So each kind costs only those that use it, and the
-//! thread that runs after them.
+//! thread that runs after them. Floating-point state, which has a policy of its own (`fpu/`), has a bit in the word as well, so that one
+//! test serves for all.
 
 use core::cell::Cell;
 use core::ptr;
@@ -22,8 +23,12 @@ pub(crate) const SELECTORS: u32 = 1 << 3;
 const PORTS: u32 = 1 << 4;
 /// The CPU has no FSGSBASE: bases go through MSRs. Every thread has it then, or none.
 pub(crate) const LONG_WAY_BASES: u32 = 1 << 5;
-/// The thread never sees user mode: it has neither selectors nor bases.
-const IDLE: u32 = 1 << 6;
+/// The thread never sees user mode: it has neither selectors nor bases. Above bit 15, as the next: no selector is taken for it.
+pub(crate) const IDLE: u32 = 1 << 17;
+
+/// Something is to be done for the thread's floating-point state when it comes or leaves. The policy's note of it
+/// (`fpu/policy.rs`), brought here whenever that may have changed.
+pub(crate) const FPU: u32 = 1 << 16;
 
 /// The thread has breakpoints.
 const DEBUG: u32 = 1 << 1;
@@ -75,6 +80,7 @@ impl Extras {
     }
 
     /// Notes that the thread has something of a kind, or no more.
+    #[inline]
     pub(crate) fn mark(&self, kind: u32, has: bool) {
         let others = self.kinds.get() & !kind;
         self.kinds.set(others | if has { kind } else { 0 });

@@ -5,22 +5,40 @@
 
 use abi::{SHORT_CALLS, UserContext};
 
-/// What a short call leaves: RAX and RDX of the C convention.
-#[repr(C)]
+/// What a short call leaves: RAX (0, or an error's code) and RDX (the result) of the C convention.
+///
+/// It is one number, so that a function which returns another's result can end in a jump to it.
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug)]
-pub struct ShortResult {
-    /// 0, or an error's code.
-    pub status: u64,
-    /// The result.
-    pub value: u64,
-}
+pub struct ShortResult(u128);
 
 impl ShortResult {
     /// Success without a result.
-    pub const NOTHING: ShortResult = ShortResult {
-        status: 0,
-        value: 0,
-    };
+    pub const NOTHING: ShortResult = ShortResult(0);
+
+    /// Success.
+    #[inline]
+    pub const fn of(value: u64) -> ShortResult {
+        ShortResult((value as u128) << 64)
+    }
+
+    /// An error's code.
+    #[inline]
+    pub const fn failed(status: u64) -> ShortResult {
+        ShortResult(status as u128)
+    }
+
+    /// 0, or an error's code.
+    #[inline]
+    pub const fn status(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// The result.
+    #[inline]
+    pub const fn value(self) -> u64 {
+        (self.0 >> 64) as u64
+    }
 }
 
 /// The kernel's part of a short call: three arguments as the user gave them.

@@ -24,7 +24,7 @@ use crate::cpu::{self, CpuBlock, Msr, features};
 use crate::debug_registers::{self, BadDebugRegisters};
 use crate::entry::{context_at, return_to_user};
 use crate::extras::{self, Extras};
-use crate::fpu::{self, FpuState};
+use crate::fpu::{self, Exchange, FpuState};
 use crate::ports::PortMap;
 use crate::segments::{self, BadDescriptor, TlsSlots};
 use crate::tlb::{self, Space};
@@ -242,8 +242,8 @@ pub unsafe fn adopt(state: &'static ThreadState) {
 
 /// Leaves `previous` and goes on where `next` left; returns when somebody switches back.
 ///
-/// Order: FPU of the one that leaves, what few threads have, selectors and bases, page tables, the stack top, the current
-/// thread, FPU of the one that comes, callee-saved registers and stack.
+/// Order: floating-point state, what few threads have, selectors and bases, page tables, the stack top, the current
+/// thread, callee-saved registers and stack.
 ///
 /// # Safety
 /// Interrupts are off and no lock is held. `previous` is this CPU's current thread; `next` runs nowhere and belongs to this CPU.
@@ -251,48 +251,161 @@ pub unsafe fn adopt(state: &'static ThreadState) {
 #[inline]
 pub unsafe fn switch_to(previous: &ThreadState, next: &ThreadState) -> Switched {
     let block = cpu::block();
+    let concerns = concerns(previous, next);
     // SAFETY: the caller's promises are those of the parts.
     unsafe {
-        fpu::leave(block, previous);
-        if selectors_in_use() | previous.extras.kinds() | next.extras.kinds() == 0 {
-            exchange_bases(previous, next);
-        } else {
+        if concerns.need(extras::FPU | extras::IDLE) {
+            fpu::exchange(block, previous, next);
+        }
+        if concerns.need(!extras::FPU) {
             switch_extras(block, previous, next);
+        } else {
+            exchange_bases(previous, next);
         }
         tlb::activate_on(block, &*next.space);
-        block.set_stack_top(next.stack_top);
-        block.set_current(ptr::from_ref(next).cast_mut());
-        fpu::enter(block, next);
-        exchange_stacks(previous, next)
+        exchange_threads(block, previous, next)
     }
 }
 
-/// Whether a switch between the two has nothing to carry but bases and general registers: no selector, nothing that few threads
-/// have, and floating-point registers that stay as they are.
-///
-/// # Safety
-/// As for [`switch_to`].
-#[inline(always)]
-pub unsafe fn is_plain(previous: &ThreadState, next: &ThreadState) -> bool {
-    let block = cpu::block();
-    selectors_in_use() | previous.extras.kinds() | next.extras.kinds() == 0
-        && fpu::stays(block, next)
+/// What a switch has to carry besides bases and general registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Concerns(u32);
+
+impl Concerns {
+    /// Nothing: [`switch_plainly`] will do.
+    #[inline(always)]
+    pub fn are_none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// These, and the caller's own reasons to take a longer way, if `more` is not 0; a bit of its lower half is set then.
+    #[inline(always)]
+    #[must_use]
+    pub fn and(self, more: u32) -> Concerns {
+        Concerns(self.0 | more)
+    }
+
+    /// Floating-point state and nothing else: [`switch_with_fpu`] will do.
+    #[inline(always)]
+    pub fn are_fpu_alone(self) -> bool {
+        self.0 == extras::FPU
+    }
+
+    #[inline(always)]
+    fn need(self, kinds: u32) -> bool {
+        self.0 & kinds != 0
+    }
 }
 
-/// [`switch_to`] for two threads of which [`is_plain`] was true just now.
+/// What a switch from `previous`, the current thread, to `next` has to carry: the words of both and the selectors, or-ed. A selector
+/// may look like kinds of the long way, which it needs itself.
+#[inline(always)]
+pub fn concerns(previous: &ThreadState, next: &ThreadState) -> Concerns {
+    Concerns(selectors_in_use() | previous.extras.kinds() | next.extras.kinds())
+}
+
+/// [`switch_to`] for two threads whose [`concerns`] were none just now.
 ///
 /// It is part of its caller. A caller for which the switch is the last thing to do jumps to [`exchange_stacks`] instead of calling it,
 /// and needs no callee-saved register of its own: that routine saves them, once.
 ///
 /// # Safety
-/// As for [`switch_to`], and as said.
+/// As for [`switch_to`], and as said; `block` is this CPU's.
 #[inline(always)]
-pub unsafe fn switch_plainly(previous: &ThreadState, next: &ThreadState) -> Switched {
-    let block = cpu::block();
+pub unsafe fn switch_plainly(
+    block: &CpuBlock,
+    previous: &ThreadState,
+    next: &ThreadState,
+) -> Switched {
     // SAFETY: the caller's promises are those of the parts.
     unsafe {
         exchange_bases(previous, next);
+        let space = &*next.space;
+        if !tlb::is_active(block, space) {
+            if block.is_careful() {
+                return activate_and_exchange(block, previous, next);
+            }
+            tlb::activate_simply(block, space);
+        }
+        exchange_threads(block, previous, next)
+    }
+}
+
+/// [`switch_to`] for two threads whose [`concerns`] were floating-point state alone.
+///
+/// # Safety
+/// As for [`switch_to`], and as said; `block` is this CPU's.
+#[inline(always)]
+pub unsafe fn switch_with_fpu(
+    block: &CpuBlock,
+    previous: &ThreadState,
+    next: &ThreadState,
+) -> Switched {
+    // SAFETY: the caller's promises are those of the parts.
+    unsafe {
+        match fpu::exchange_steadily(block, previous, next) {
+            Exchange::Done => switch_plainly(block, previous, next),
+            Exchange::Undecided => decide_and_switch(previous, next),
+            Exchange::Refused => refuse_and_switch(block, previous, next),
+        }
+    }
+}
+
+/// [`switch_with_fpu`] when something is to be decided.
+///
+/// # Safety
+/// As for that.
+#[inline(never)]
+unsafe fn decide_and_switch(previous: &ThreadState, next: &ThreadState) -> Switched {
+    // SAFETY: the caller's promise.
+    unsafe { switch_to(previous, next) }
+}
+
+/// [`switch_with_fpu`] when the CPU refuses the state of the one that comes.
+///
+/// # Safety
+/// As for that.
+#[cold]
+#[inline(never)]
+unsafe fn refuse_and_switch(
+    block: &CpuBlock,
+    previous: &ThreadState,
+    next: &ThreadState,
+) -> Switched {
+    fpu::refuse(block, next);
+    // SAFETY: the caller's promise.
+    unsafe { switch_plainly(block, previous, next) }
+}
+
+/// The end of [`switch_plainly`] where a change of spaces is more than a change of root.
+///
+/// # Safety
+/// As for that.
+#[inline(never)]
+unsafe fn activate_and_exchange(
+    block: &CpuBlock,
+    previous: &ThreadState,
+    next: &ThreadState,
+) -> Switched {
+    // SAFETY: the caller's promises are those of the parts.
+    unsafe {
         tlb::activate_on(block, &*next.space);
+        exchange_threads(block, previous, next)
+    }
+}
+
+/// The last steps of a switch.
+///
+/// # Safety
+/// As for [`switch_to`]; `block` is this CPU's.
+#[inline(always)]
+unsafe fn exchange_threads(
+    block: &CpuBlock,
+    previous: &ThreadState,
+    next: &ThreadState,
+) -> Switched {
+    // SAFETY: the caller's promises are those of the parts.
+    unsafe {
         block.set_stack_top(next.stack_top);
         block.set_current(ptr::from_ref(next).cast_mut());
         exchange_stacks(previous, next)

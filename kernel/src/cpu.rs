@@ -97,6 +97,17 @@ impl Current {
         ThreadPtr::from_raw(self.0.load(Ordering::Relaxed))
     }
 
+    /// The running thread, where it is known that there is one. For the CPU itself.
+    ///
+    /// # Safety
+    /// The caller runs in a thread's kernel entry, not in the idle loop.
+    #[inline(always)]
+    #[cfg_attr(not(target_os = "none"), allow(dead_code, reason = "for short calls"))]
+    pub(crate) unsafe fn get_running(&self) -> ThreadPtr {
+        // SAFETY: the caller's promise.
+        unsafe { self.get().unwrap_unchecked() }
+    }
+
     /// Notes who runs from now on. For the CPU itself.
     #[inline]
     pub(crate) fn set(&self, thread: Option<ThreadPtr>) {
@@ -276,6 +287,14 @@ pub fn all() -> impl Iterator<Item = &'static Cpu> {
 pub fn this() -> &'static Cpu {
     // SAFETY: every CPU's block has its `Cpu` hung in before it runs anything that asks.
     unsafe { &*arch::cpu::block().extension().cast::<Cpu>() }
+}
+
+/// This CPU, for who has its block at hand.
+#[inline(always)]
+#[cfg_attr(not(target_os = "none"), allow(dead_code, reason = "for short calls"))]
+pub(crate) fn of(block: &CpuBlock) -> &'static Cpu {
+    // SAFETY: as above.
+    unsafe { &*block.extension().cast::<Cpu>() }
 }
 
 /// This CPU, if it is set up far enough to have one.

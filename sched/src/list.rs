@@ -16,6 +16,14 @@ pub struct List<T> {
     tail: Option<T>,
 }
 
+/// The two ends of a list, wherever they are kept: the work itself.
+///
+/// The links of a thread that is in no list are `None`; so the usual case of [`exchange`](Self::exchange) needs not write them.
+pub(crate) struct Ends<'a, T> {
+    pub(crate) head: &'a mut Option<T>,
+    pub(crate) tail: &'a mut Option<T>,
+}
+
 impl<T: Node> List<T> {
     /// An empty list.
     pub const fn new() -> List<T> {
@@ -39,18 +47,18 @@ impl<T: Node> List<T> {
 
     /// Adds a thread at the end. It must be in no list and no run queue (asserted in debug builds).
     pub fn push_back(&mut self, thread: T) {
-        self.link_back(thread, place::PLAIN_LIST);
+        self.ends().link_back(thread, place::PLAIN_LIST);
     }
 
     /// Adds a thread at the front. It must be in no list and no run queue (asserted in debug builds).
     pub fn push_front(&mut self, thread: T) {
-        self.link_front(thread, place::PLAIN_LIST);
+        self.ends().link_front(thread, place::PLAIN_LIST);
     }
 
     /// Takes the first thread out.
     #[inline]
     pub fn pop_front(&mut self) -> Option<T> {
-        self.unlink_front()
+        self.ends().unlink_front()
     }
 
     /// Takes a thread out, wherever it stands; `false` if it is in no list.
@@ -64,109 +72,125 @@ impl<T: Node> List<T> {
             );
             return false;
         }
-        self.unlink(thread);
+        self.ends().unlink(thread);
         true
     }
 
     /// The threads from first to last.
     pub const fn iter(&self) -> Iter<'_, T> {
-        Iter {
-            list: core::marker::PhantomData,
-            next: self.head,
-        }
+        Iter::from(self.head)
     }
 
     #[inline]
-    pub(crate) fn link_back(&mut self, thread: T, place: u32) {
-        Self::enter(thread, place);
-        let links = thread.links();
-        links.list.previous.set(self.tail);
-        links.list.next.set(None);
-        match self.tail {
-            Some(tail) => tail.links().list.next.set(Some(thread)),
-            None => self.head = Some(thread),
+    fn ends(&mut self) -> Ends<'_, T> {
+        Ends {
+            head: &mut self.head,
+            tail: &mut self.tail,
         }
-        self.tail = Some(thread);
+    }
+}
+
+impl<T: Node> Ends<'_, T> {
+    #[inline]
+    pub(crate) fn link_back(self, thread: T, place: u32) {
+        enter(thread, place);
+        match *self.tail {
+            Some(tail) => {
+                thread.links().list.previous.set(Some(tail));
+                tail.links().list.next.set(Some(thread));
+            }
+            None => *self.head = Some(thread),
+        }
+        *self.tail = Some(thread);
     }
 
     #[inline]
-    pub(crate) fn link_front(&mut self, thread: T, place: u32) {
-        Self::enter(thread, place);
-        let links = thread.links();
-        links.list.next.set(self.head);
-        links.list.previous.set(None);
-        match self.head {
-            Some(head) => head.links().list.previous.set(Some(thread)),
-            None => self.tail = Some(thread),
+    pub(crate) fn link_front(self, thread: T, place: u32) {
+        enter(thread, place);
+        match *self.head {
+            Some(head) => {
+                thread.links().list.next.set(Some(head));
+                head.links().list.previous.set(Some(thread));
+            }
+            None => *self.tail = Some(thread),
         }
-        self.head = Some(thread);
+        *self.head = Some(thread);
     }
 
-    /// Takes the first thread out. The links of a thread that is in no list say nothing: only `place` does.
+    /// Takes the first thread out.
     #[inline]
-    pub(crate) fn unlink_front(&mut self) -> Option<T> {
-        let thread = self.head?;
+    pub(crate) fn unlink_front(self) -> Option<T> {
+        let thread = (*self.head)?;
         let links = &thread.links().list;
         let next = links.next.get();
-        self.head = next;
+        *self.head = next;
         match next {
-            Some(next) => next.links().list.previous.set(None),
-            None => self.tail = None,
+            Some(next) => {
+                next.links().list.previous.set(None);
+                links.next.set(None);
+            }
+            None => *self.tail = None,
         }
         links.place.store(place::NOWHERE, Ordering::Relaxed);
         Some(thread)
     }
 
-    /// Links a thread at the end and takes `first`, the first one, out.
-    #[inline]
-    pub(crate) fn exchange(&mut self, thread: T, first: T, place: u32) {
-        debug_assert!(self.head == Some(first), "the first is another");
+    /// Links a thread at the end and takes `first`, the first one, out. The thread gets the place of `first`, which is a level of
+    /// a run queue.
+    #[inline(always)]
+    pub(crate) fn exchange(self, thread: T, first: T) {
+        debug_assert!(*self.head == Some(first), "the first is another");
         let links = &first.links().list;
+        let place = links.place.load(Ordering::Relaxed);
+        debug_assert!(place >= place::LEVEL_0, "it is in no run queue");
         match links.next.get() {
             // Two that take turns, the usual case, change places.
             None => {
-                Self::enter(thread, place);
-                let new = &thread.links().list;
-                new.previous.set(None);
-                new.next.set(None);
-                self.head = Some(thread);
-                self.tail = Some(thread);
+                enter(thread, place);
+                *self.head = Some(thread);
+                *self.tail = Some(thread);
+                links.place.store(place::NOWHERE, Ordering::Relaxed);
             }
             Some(next) => {
-                self.link_back(thread, place);
-                self.head = Some(next);
+                *self.head = Some(next);
                 next.links().list.previous.set(None);
+                links.next.set(None);
+                links.place.store(place::NOWHERE, Ordering::Relaxed);
+                self.link_back(thread, place);
             }
         }
-        links.place.store(place::NOWHERE, Ordering::Relaxed);
     }
 
-    pub(crate) fn unlink(&mut self, thread: T) {
+    pub(crate) fn unlink(self, thread: T) {
         let links = &thread.links().list;
         let (previous, next) = (links.previous.get(), links.next.get());
         if let Some(previous) = previous {
             previous.links().list.next.set(next);
         } else {
-            debug_assert!(self.head == Some(thread), "the thread is in another list");
-            self.head = next;
+            debug_assert!(*self.head == Some(thread), "the thread is in another list");
+            *self.head = next;
         }
         if let Some(next) = next {
             next.links().list.previous.set(previous);
         } else {
-            debug_assert!(self.tail == Some(thread), "the thread is in another list");
-            self.tail = previous;
+            debug_assert!(*self.tail == Some(thread), "the thread is in another list");
+            *self.tail = previous;
         }
+        links.previous.set(None);
+        links.next.set(None);
         links.place.store(place::NOWHERE, Ordering::Relaxed);
     }
+}
 
-    #[inline]
-    fn enter(thread: T, place: u32) {
-        debug_assert!(
-            !thread.links().is_listed(),
-            "the thread is in a list or run queue already"
-        );
-        thread.links().list.place.store(place, Ordering::Relaxed);
-    }
+#[inline]
+fn enter<T: Node>(thread: T, place: u32) {
+    let links = thread.links();
+    debug_assert!(
+        !links.is_listed(),
+        "the thread is in a list or run queue already"
+    );
+    debug_assert!(links.list.next.get().is_none() && links.list.previous.get().is_none());
+    links.list.place.store(place, Ordering::Relaxed);
 }
 
 impl<T: Node> Default for List<T> {
@@ -187,6 +211,16 @@ impl<'a, T: Node> IntoIterator for &'a List<T> {
 pub struct Iter<'a, T> {
     list: core::marker::PhantomData<&'a List<T>>,
     next: Option<T>,
+}
+
+impl<T> Iter<'_, T> {
+    /// Those from `first` on.
+    pub(crate) const fn from(first: Option<T>) -> Self {
+        Iter {
+            list: core::marker::PhantomData,
+            next: first,
+        }
+    }
 }
 
 impl<T: Node> Iterator for Iter<'_, T> {

@@ -1,6 +1,6 @@
 //! Base and effective priorities.
 
-use crate::atomic::{AtomicU8, Ordering};
+use crate::atomic::{AtomicU8, AtomicU32, Ordering};
 
 /// Priorities that there are: one for each bit of a word, so that the highest ready one is found by one instruction.
 const LEVELS: usize = u64::BITS as usize;
@@ -36,7 +36,10 @@ impl BasePriority {
 /// It is what the scheduler acts on: the highest of the thread's own and of all that it inherits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]
-pub struct EffectivePriority(u8);
+pub struct EffectivePriority(
+    /// As wide as a register, so that it is an index as it is loaded.
+    u32,
+);
 
 impl EffectivePriority {
     /// How many there are.
@@ -44,12 +47,12 @@ impl EffectivePriority {
     /// The lowest.
     pub const LOWEST: EffectivePriority = EffectivePriority(0);
     /// The highest.
-    pub const HIGHEST: EffectivePriority = EffectivePriority(Self::LEVELS as u8 - 1);
+    pub const HIGHEST: EffectivePriority = EffectivePriority(Self::LEVELS as u32 - 1);
 
     /// The priority with this number, `None` above 63.
     pub const fn new(level: u8) -> Option<EffectivePriority> {
         if (level as usize) < Self::LEVELS {
-            Some(EffectivePriority(level))
+            Some(EffectivePriority(level as u32))
         } else {
             None
         }
@@ -62,20 +65,20 @@ impl EffectivePriority {
     ) -> EffectivePriority {
         inherited
             .into_iter()
-            .fold(EffectivePriority(base.0), Ord::max)
+            .fold(EffectivePriority(u32::from(base.0)), Ord::max)
     }
 
     /// The priority that the low six bits of a number name: for a number that is below 64 by construction, so that reading
     /// it back needs no branch.
     #[inline]
-    pub const fn from_low_bits(level: u8) -> EffectivePriority {
-        EffectivePriority(level & (Self::LEVELS as u8 - 1))
+    pub const fn from_low_bits(level: u32) -> EffectivePriority {
+        EffectivePriority(level & (Self::LEVELS as u32 - 1))
     }
 
     /// Its number, 0 to 63.
     #[inline]
     pub const fn level(self) -> u8 {
-        self.0
+        self.0 as u8
     }
 
     /// Its number as an index, below [`Self::LEVELS`] also for the compiler.
@@ -91,7 +94,7 @@ impl EffectivePriority {
 /// effective one, which nobody else writes. Reading that is one plain load.
 pub struct ThreadPriority {
     base: AtomicU8,
-    effective: AtomicU8,
+    effective: AtomicU32,
 }
 
 impl ThreadPriority {
@@ -100,7 +103,7 @@ impl ThreadPriority {
     pub const fn new(base: BasePriority) -> ThreadPriority {
         ThreadPriority {
             base: AtomicU8::new(base.0),
-            effective: AtomicU8::new(base.0),
+            effective: AtomicU32::new(base.0 as u32),
         }
     }
 

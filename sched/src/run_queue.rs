@@ -9,7 +9,7 @@
 //! its [`Inbox`](crate::Inbox).
 
 use crate::atomic::Ordering;
-use crate::list::List;
+use crate::list::{Ends, Iter};
 use crate::node::{Node, place};
 use crate::priority::EffectivePriority;
 
@@ -17,7 +17,9 @@ use crate::priority::EffectivePriority;
 pub struct RunQueue<T> {
     /// Bit *n*: level *n* is not empty.
     ready: u64,
-    levels: [List<T>; EffectivePriority::LEVELS],
+    /// The first and the last thread of each level; two tables, so that an index is an index and no arithmetic.
+    heads: [Option<T>; EffectivePriority::LEVELS],
+    tails: [Option<T>; EffectivePriority::LEVELS],
 }
 
 impl<T: Node> RunQueue<T> {
@@ -25,13 +27,17 @@ impl<T: Node> RunQueue<T> {
     pub const fn new() -> RunQueue<T> {
         RunQueue {
             ready: 0,
-            levels: [const { List::new() }; EffectivePriority::LEVELS],
+            heads: [const { None }; EffectivePriority::LEVELS],
+            tails: [const { None }; EffectivePriority::LEVELS],
         }
     }
 
     /// How many threads are ready. It counts them, so it is for tests: the hot paths pay for no count.
     pub fn len(&self) -> usize {
-        self.levels.iter().map(|level| level.iter().count()).sum()
+        self.heads
+            .iter()
+            .map(|head| Iter::from(*head).count())
+            .sum()
     }
 
     /// Whether no thread is ready.
@@ -44,7 +50,7 @@ impl<T: Node> RunQueue<T> {
     #[inline]
     pub const fn peek_priority(&self) -> Option<EffectivePriority> {
         match self.ready.checked_ilog2() {
-            Some(level) => Some(EffectivePriority::from_low_bits(level as u8)),
+            Some(level) => Some(EffectivePriority::from_low_bits(level)),
             None => None,
         }
     }
@@ -55,18 +61,12 @@ impl<T: Node> RunQueue<T> {
         self.ready >> priority.index() != 0
     }
 
-    /// Whether the highest ready priority is just this one. Cheaper than to look which it is.
-    #[inline]
-    pub const fn highest_is(&self, priority: EffectivePriority) -> bool {
-        self.ready >> priority.index() == 1
-    }
-
     /// Adds a thread behind all others of its priority. It must be in no list and no run queue (asserted in
     /// debug builds).
     #[inline]
     pub fn push_back(&mut self, thread: T, priority: EffectivePriority) {
         self.ready |= 1 << priority.index();
-        self.levels[priority.index()].link_back(thread, place_at(priority));
+        self.ends(priority).link_back(thread, place_at(priority));
     }
 
     /// Adds a thread before all others of its priority: one that was preempted and has time left. It must be in
@@ -74,24 +74,20 @@ impl<T: Node> RunQueue<T> {
     #[inline]
     pub fn push_front(&mut self, thread: T, priority: EffectivePriority) {
         self.ready |= 1 << priority.index();
-        self.levels[priority.index()].link_front(thread, place_at(priority));
+        self.ends(priority).link_front(thread, place_at(priority));
     }
 
-    /// The first thread of this priority, if it is the highest at which any is ready.
+    /// The first thread of this priority.
     #[inline]
-    pub const fn only_rival(&self, priority: EffectivePriority) -> Option<T> {
-        if self.highest_is(priority) {
-            self.levels[priority.index()].front()
-        } else {
-            None
-        }
+    pub const fn front(&self, priority: EffectivePriority) -> Option<T> {
+        self.heads[priority.index()]
     }
 
-    /// Puts a thread behind all others of its priority and takes out `first`, the first of them: a yield in one step. The thread
-    /// that goes in must be in no list and no run queue (asserted in debug builds).
-    #[inline]
+    /// Puts a thread behind all others of its priority and takes out `first`, the [front](Self::front) of them: a yield in one step.
+    /// The thread that goes in must be in no list and no run queue (asserted in debug builds).
+    #[inline(always)]
     pub fn exchange(&mut self, thread: T, first: T, priority: EffectivePriority) {
-        self.levels[priority.index()].exchange(thread, first, place_at(priority));
+        self.ends(priority).exchange(thread, first);
     }
 
     /// Takes out the thread that must run next: the first of the highest ready priority.
@@ -99,11 +95,8 @@ impl<T: Node> RunQueue<T> {
     #[must_use = "the thread is in no queue any more"]
     pub fn pop_highest(&mut self) -> Option<T> {
         let priority = self.peek_priority()?;
-        let level = &mut self.levels[priority.index()];
-        let thread = level.unlink_front()?;
-        if level.is_empty() {
-            self.ready &= !(1 << priority.index());
-        }
+        let thread = self.ends(priority).unlink_front()?;
+        self.forget_if_empty(priority);
         Some(thread)
     }
 
@@ -126,7 +119,7 @@ impl<T: Node> RunQueue<T> {
         let mut left = most;
         let mut levels = self.ready;
         while let Some(level) = levels.checked_ilog2() {
-            for thread in &self.levels[level as usize] {
+            for thread in Iter::from(self.heads[level as usize]) {
                 if left == 0 {
                     return None;
                 }
@@ -162,10 +155,25 @@ impl<T: Node> RunQueue<T> {
     }
 
     fn unlink(&mut self, thread: T, priority: EffectivePriority) {
-        let level = &mut self.levels[priority.index()];
-        debug_assert!(!level.is_empty(), "the thread is in another run queue");
-        level.unlink(thread);
-        if level.is_empty() {
+        debug_assert!(
+            self.front(priority).is_some(),
+            "the thread is in another run queue"
+        );
+        self.ends(priority).unlink(thread);
+        self.forget_if_empty(priority);
+    }
+
+    #[inline]
+    fn ends(&mut self, priority: EffectivePriority) -> Ends<'_, T> {
+        Ends {
+            head: &mut self.heads[priority.index()],
+            tail: &mut self.tails[priority.index()],
+        }
+    }
+
+    #[inline]
+    fn forget_if_empty(&mut self, priority: EffectivePriority) {
+        if self.front(priority).is_none() {
             self.ready &= !(1 << priority.index());
         }
     }

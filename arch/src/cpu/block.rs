@@ -86,6 +86,8 @@ pub struct CpuBlock {
     user_cr3_kept: Cell<u64>,
     /// What VERW is given: a selector that can be written to.
     data_selector: Cell<u16>,
+    /// Whether a change of spaces is more than a change of root (`tlb/hardware.rs`).
+    careful: Cell<bool>,
     /// Whose branch predictions the CPU may hold: the number of an address space.
     predictions: Cell<u64>,
     /// The space that is loaded, and what others ask of this CPU about it.
@@ -171,6 +173,7 @@ impl CpuBlock {
             user_cr3: Cell::new(0),
             user_cr3_kept: Cell::new(0),
             data_selector: Cell::new(gdt::KERNEL_DATA),
+            careful: Cell::new(false),
             predictions: Cell::new(0),
             tlb: Shared(CpuSlot::new()),
             ports: Shared(CpuPorts::new()),
@@ -399,6 +402,17 @@ impl CpuBlock {
     pub(crate) fn take_due_flush(&self) -> bool {
         let kept = self.user_cr3_kept.get();
         self.user_cr3.replace(kept) != kept
+    }
+
+    /// Whether a change of spaces is more than a change of root.
+    #[inline(always)]
+    pub(crate) fn is_careful(&self) -> bool {
+        self.careful.get()
+    }
+
+    /// Says whether it is.
+    pub(crate) fn set_careful(&self, careful: bool) {
+        self.careful.set(careful);
     }
 
     /// Notes that the address space with this number is about to be used; returns whether the CPU may hold another's

@@ -6,6 +6,8 @@
 //! Where user mode has page tables of its own, or VERW must be the last thing before it, the ways in and out are longer. Those of
 //! most machines should not pay for that, not even by a nop: so the last two instructions before user mode, and the first two
 //! after it, which together have room for a `jmp`, are replaced by one to the longer way (`isolated.rs`), which does them itself.
+//!
+//! The instructions that save and load floating-point state are put in as well (`fpu/chosen.rs`).
 
 use super::isolated;
 use crate::cpu::features;
@@ -88,6 +90,7 @@ pub unsafe fn patch(writable: impl Fn(u64) -> *mut u8) {
             replace(place, NOP3, CLAC);
         }
     }
+    crate::fpu::patch(&features().fpu, replace, jump);
     let sysrets = [
         &raw const switchyard_sysret,
         &raw const switchyard_sysret_short,

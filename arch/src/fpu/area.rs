@@ -89,12 +89,12 @@ pub(super) unsafe fn initialise(layout: &Layout, area: *mut u8) {
     unsafe { ptr::copy_nonoverlapping(initial(layout.method).as_ptr(), area, bytes) };
 }
 
-/// Saves the registers. They stay as they are.
+/// Saves the registers. They stay as they are. (The kernel's switch has a shorter way: `chosen.rs`.)
 ///
 /// # Safety
 /// `area` must have room for this machine's layout and be aligned to 64; `method` must be that layout's. CR0.TS is clear (on the host it
 /// is none of our business).
-#[inline]
+#[cfg(not(target_os = "none"))]
 pub(super) unsafe fn save(method: Method, area: *mut u8) {
     macro_rules! with_mask {
         ($instruction:literal) => {
@@ -105,13 +105,13 @@ pub(super) unsafe fn save(method: Method, area: *mut u8) {
     // SAFETY: the caller's promise. Saving changes no register.
     unsafe {
         match method {
-            Method::Xsaveopt => with_mask!("xsaveopt64"),
-            Method::Xsaves => with_mask!("xsaves64"),
             Method::Fxsave => {
                 asm!("fxsave64 [{}]", in(reg) area, options(nostack, preserves_flags));
             }
             Method::Xsave => with_mask!("xsave64"),
+            Method::Xsaveopt => with_mask!("xsaveopt64"),
             Method::Xsavec => with_mask!("xsavec64"),
+            Method::Xsaves => with_mask!("xsaves64"),
         }
     }
 }
@@ -201,6 +201,8 @@ pub(super) fn read_u64(bytes: &[u8], at: usize) -> u64 {
 pub fn fixup(rip: u64) -> Option<u64> {
     let at = |label: unsafe extern "C" fn()| label as usize as u64;
     [
+        #[cfg(target_os = "none")]
+        (at(switchyard_fpu_load), at(switchyard_fpu_load_fixup)),
         (at(fpu_fxrstor), at(fpu_fxrstor_fixup)),
         (at(fpu_xrstor), at(fpu_xrstor_fixup)),
         (at(fpu_xrstors), at(fpu_xrstors_fixup)),
@@ -217,6 +219,11 @@ unsafe extern "C" {
     fn fpu_xrstor_fixup();
     fn fpu_xrstors();
     fn fpu_xrstors_fixup();
+    // The same for `chosen.rs`.
+    #[cfg(target_os = "none")]
+    fn switchyard_fpu_load();
+    #[cfg(target_os = "none")]
+    fn switchyard_fpu_load_fixup();
 }
 
 /// Body of a routine that loads all components from the area in `rdi`.

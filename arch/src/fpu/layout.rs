@@ -57,21 +57,6 @@ pub enum Method {
 }
 
 impl Method {
-    /// The method with this number.
-    #[cfg_attr(
-        not(any(target_os = "none", test)),
-        allow(dead_code, reason = "a process has one layout and nothing to decide")
-    )]
-    pub(super) const fn from_number(number: u8) -> Method {
-        match number {
-            1 => Method::Xsave,
-            2 => Method::Xsaveopt,
-            3 => Method::Xsavec,
-            4 => Method::Xsaves,
-            _ => Method::Fxsave,
-        }
-    }
-
     /// Whether areas are in the compacted format.
     pub const fn is_compacted(self) -> bool {
         matches!(self, Method::Xsavec | Method::Xsaves)
@@ -523,7 +508,6 @@ mod tests {
                 ..Cpu::SERVER
             };
             assert_eq!(cpu.layout().method, method);
-            assert_eq!(Method::from_number(method as u8), method);
         }
         let old = Cpu {
             xsave: false,

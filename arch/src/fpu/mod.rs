@@ -5,6 +5,7 @@
 //! | `layout.rs` | what the CPU can save, by which instruction, in how many bytes |
 //! | `area.rs` | one state in memory; saving and loading it |
 //! | `policy.rs` | whose state is in the registers, when it is saved and loaded |
+//! | `chosen.rs` | the machine's own way to save and load, without a choice |
 //! | `image.rs` | a state for others to see and set |
 //! | `hosted.rs` | states inside a process of another system |
 //!
@@ -19,6 +20,8 @@
 //! The kernel itself is built without FPU instructions, so nothing in here races with it.
 
 mod area;
+#[cfg(target_os = "none")]
+mod chosen;
 #[cfg(not(target_os = "none"))]
 pub mod hosted;
 mod image;
@@ -32,8 +35,12 @@ mod policy;
 mod tests;
 
 pub use area::{Damaged, fixup};
+#[cfg(target_os = "none")]
+pub(crate) use chosen::patch;
 pub use image::ImageError;
 pub use layout::{AREA_ALIGNMENT, IMAGE_ROOM, Layout, Method, use_standard_format_only};
+#[cfg(target_os = "none")]
+pub(crate) use policy::Exchange;
 pub use policy::{Counters, FpuState, Owner, Trap};
 
 #[cfg(target_os = "none")]
@@ -44,18 +51,16 @@ mod bare {
     use core::arch::asm;
     use core::ptr::NonNull;
     use core::slice;
-    use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+    use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use super::layout::{Layout, Method};
     use super::policy::{self, Registers, Trap};
-    use super::{Damaged, ImageError, area, image, layout};
+    use super::{Damaged, Exchange, ImageError, area, chosen, image, layout};
     use crate::cpu::{self, CpuBlock, Msr, features};
+    use crate::extras;
     use crate::switch::ThreadState;
 
     static EAGER: AtomicBool = AtomicBool::new(false);
-    /// The layout's parts that the switch needs, without a look at all features.
-    static METHOD: AtomicU8 = AtomicU8::new(Method::Fxsave as u8);
-    static KEEPS_X87_POINTERS: AtomicBool = AtomicBool::new(false);
     /// Bytes of an area; 0 before the first CPU is set up.
     static AREA_BYTES: AtomicU32 = AtomicU32::new(0);
     static MXCSR_MASK: AtomicU32 = AtomicU32::new(0);
@@ -105,34 +110,24 @@ mod bare {
             }
         }
 
-        #[inline]
+        #[inline(always)]
         unsafe fn save(&self, area: *mut u8) {
-            // SAFETY: the method is this machine's; the rest is the caller's promise.
-            unsafe { area::save(method(), area) };
+            // SAFETY: the caller's promise.
+            unsafe { chosen::save(area) };
         }
 
-        #[inline]
+        #[inline(always)]
         unsafe fn restore(&self, area: *mut u8) -> Result<(), Damaged> {
-            // SAFETY: the method is this machine's; the kernel is built without FPU instructions; the rest is the caller's
-            // promise.
-            unsafe { area::restore(method(), keeps_x87_pointers(), area) }
+            // SAFETY: the kernel is built without FPU instructions; the rest is the caller's promise.
+            unsafe { chosen::restore(area) }
         }
 
         #[inline]
         fn scrub(&self) {
-            // SAFETY: as above; the registers are open.
-            unsafe { area::scrub(method(), keeps_x87_pointers()) };
+            let layout = &features().fpu;
+            // SAFETY: the method is this machine's; the kernel is built without FPU instructions; the registers are open.
+            unsafe { area::scrub(layout.method, layout.keeps_x87_pointers) };
         }
-    }
-
-    #[inline]
-    fn method() -> Method {
-        Method::from_number(METHOD.load(Ordering::Relaxed))
-    }
-
-    #[inline]
-    fn keeps_x87_pointers() -> bool {
-        KEEPS_X87_POINTERS.load(Ordering::Relaxed)
     }
 
     /// Brings this CPU's registers into the initial state and closes them. False if the CPU wants larger areas than the first one: it
@@ -151,8 +146,6 @@ mod bare {
         {
             return false;
         }
-        METHOD.store(layout.method as u8, Ordering::Relaxed);
-        KEEPS_X87_POINTERS.store(layout.keeps_x87_pointers, Ordering::Relaxed);
         if layout.method == Method::Xsaves {
             // SAFETY: a CPU with XSAVES has the register (Intel SDM vol. 1 §13.3).
             unsafe { XSS.write(0) };
@@ -161,49 +154,52 @@ mod bare {
         ThisCpu.scrub();
         MXCSR_MASK.store(area::mxcsr_mask(), Ordering::Relaxed);
         ThisCpu.close();
-        block.fpu.begin(block.index().0);
+        block.fpu.begin();
         true
     }
 
-    /// A thread leaves the CPU: saves its registers if they were open to it.
+    /// One thread leaves and another comes: saves the registers if they were open to the one, opens them to the other or closes them.
+    /// Not for two user threads without the bit [`extras::FPU`]: nothing is to be done then.
     ///
     /// # Safety
-    /// `thread` is the current one on this CPU.
+    /// `previous` is the current one on the CPU of `block`.
     #[inline(always)]
-    pub(crate) unsafe fn leave(block: &CpuBlock, thread: &ThreadState) {
+    pub(crate) unsafe fn exchange(block: &CpuBlock, previous: &ThreadState, next: &ThreadState) {
         if block.fpu.is_open() {
             // SAFETY: the caller's promise.
-            unsafe { leave_open(block, thread) };
+            unsafe { policy::leave(&ThisCpu, &block.fpu, &previous.fpu) };
+        }
+        if block.fpu.is_open() | next.fpu.is_concerned() {
+            if policy::enter(&ThisCpu, &block.fpu, &next.fpu, is_eager) {
+                note(next);
+            }
         }
     }
 
-    /// A thread comes to the CPU: opens the registers to it, or closes them.
-    #[inline(always)]
-    pub(crate) fn enter(block: &CpuBlock, thread: &ThreadState) {
-        if policy::is_concerned(&block.fpu, &thread.fpu) {
-            enter_concerned(block, thread);
-        }
-    }
-
-    /// Whether nothing is to be done when the current thread leaves and `next` comes: the registers are closed, and stay so.
-    #[inline(always)]
-    pub(crate) fn stays(block: &CpuBlock, next: &ThreadState) -> bool {
-        !policy::is_concerned(&block.fpu, &next.fpu)
-    }
-
+    /// [`exchange`] for two user threads, if nothing needs to be decided.
+    ///
     /// # Safety
-    /// As [`leave`].
-    #[cold]
-    #[inline(never)]
-    unsafe fn leave_open(block: &CpuBlock, thread: &ThreadState) {
+    /// As for that; `previous` will go on later. After [`Exchange::Undecided`], [`exchange`] is to be called, after
+    /// [`Exchange::Refused`], [`refuse`].
+    #[inline(always)]
+    pub(crate) unsafe fn exchange_steadily(
+        block: &CpuBlock,
+        previous: &ThreadState,
+        next: &ThreadState,
+    ) -> Exchange {
         // SAFETY: the caller's promise.
-        unsafe { policy::leave(&ThisCpu, &block.fpu, &thread.fpu) };
+        unsafe { policy::exchange(&ThisCpu, &block.fpu, &previous.fpu, &next.fpu, is_eager) }
     }
 
-    #[cold]
-    #[inline(never)]
-    fn enter_concerned(block: &CpuBlock, thread: &ThreadState) {
-        policy::enter(&ThisCpu, &block.fpu, &thread.fpu, is_eager());
+    /// The CPU refused the state of a thread that comes: it learns of it at its next FPU instruction.
+    pub(crate) fn refuse(block: &CpuBlock, next: &ThreadState) {
+        block.fpu.give_up(&ThisCpu, &next.fpu);
+    }
+
+    /// Brings what the policy says of a thread to where the switch looks.
+    #[inline]
+    fn note(thread: &ThreadState) {
+        thread.extras().mark(extras::FPU, thread.fpu.is_concerned());
     }
 
     /// #NM in user mode: brings the current thread's state in. False if it has none, or it is no reason for a #NM: see
@@ -212,7 +208,9 @@ mod bare {
         let block = cpu::block();
         // SAFETY: a trap from user mode has a current thread, whose state lives as long as it runs.
         let thread = unsafe { &*block.current() };
-        policy::trap(&ThisCpu, &block.fpu, &thread.fpu) == Trap::Loaded
+        let trap = policy::trap(&ThisCpu, &block.fpu, &thread.fpu);
+        note(thread);
+        trap == Trap::Loaded
     }
 
     /// Whether a thread has no area yet: after a #NM, that it is its first use of the FPU.
@@ -238,6 +236,7 @@ mod bare {
                 "the initial state can always be loaded"
             );
         }
+        note(thread);
     }
 
     /// Takes a thread's area away, to be freed.
@@ -245,7 +244,9 @@ mod bare {
     /// # Safety
     /// The thread runs nowhere and will not run again.
     pub unsafe fn take_area(thread: &ThreadState) -> Option<NonNull<u8>> {
-        NonNull::new(thread.fpu.withdraw())
+        let area = NonNull::new(thread.fpu.withdraw());
+        note(thread);
+        area
     }
 
     /// The current thread ends: what it has in the registers needs not be saved.

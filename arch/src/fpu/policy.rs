@@ -27,11 +27,13 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::area::Damaged;
 
 /// No CPU.
-const NOWHERE: u32 = u32::MAX;
+const NOWHERE: *const Owner = ptr::null();
 /// A thread that used the FPU in more slices in a row than this gets its state loaded when it comes.
 pub(super) const PRELOAD_AFTER: u8 = 5;
 /// The slice in a row in which a thread must prove that it still uses the FPU.
 pub(super) const PROBE: u8 = 64;
+/// For how many slices a thread gets its state loaded without a question, once it has proved that it uses the FPU.
+const SURE: u8 = PROBE - PRELOAD_AFTER - 1;
 
 /// What the policy does to a CPU.
 pub(super) trait Registers {
@@ -73,19 +75,19 @@ enum Kind {
 #[derive(Debug)]
 pub struct FpuState {
     area: Cell<*mut u8>,
-    /// Where the state was last loaded.
-    cpu: Cell<u32>,
-    /// Slices in a row in which it used the FPU, or may have.
+    /// Where the state was last loaded: the CPU's note.
+    cpu: Cell<*const Owner>,
+    /// For how many slices to come its state is loaded with it, without a question. It has an area that is sound, then.
+    sure: Cell<u8>,
+    /// Slices in a row in which it used the FPU, or may have; [`PRELOAD_AFTER`] at most.
     row: Cell<u8>,
     /// Whether it used the FPU, or may have, since it last came.
     used: Cell<bool>,
-    /// Whether anything is to be done, or decided, when it comes: what [`is_concerned`] looks at. False for a thread without an area,
-    /// and for one that has not used the FPU for a slice, until its next #NM.
+    /// Whether anything is to be done, or decided, when it comes, or leaves: see [`is_concerned`](Self::is_concerned). False for a
+    /// thread without an area, and for one that has not used the FPU for a slice, until its next #NM.
     concerned: Cell<bool>,
     kind: Cell<Kind>,
 }
-
-const _: () = assert!(size_of::<FpuState>() == 16);
 
 impl FpuState {
     /// The part of a user thread that has not used the FPU: it has no area until it does.
@@ -102,11 +104,19 @@ impl FpuState {
         FpuState {
             area: Cell::new(ptr::null_mut()),
             cpu: Cell::new(NOWHERE),
+            sure: Cell::new(0),
             row: Cell::new(0),
             used: Cell::new(false),
             concerned: Cell::new(false),
             kind: Cell::new(kind),
         }
+    }
+
+    /// Whether anything is to be done when the thread comes or leaves. If neither a user thread that leaves nor one that comes is
+    /// concerned, the registers are closed and stay so: they are open to none but the running one, which is concerned then.
+    #[inline(always)]
+    pub(super) fn is_concerned(&self) -> bool {
+        self.concerned.get()
     }
 
     /// The thread's area; null if it has none.
@@ -125,6 +135,7 @@ impl FpuState {
     /// Takes the area away from a thread that will not run again.
     pub(super) fn withdraw(&self) -> *mut u8 {
         self.concerned.set(false);
+        self.sure.set(0);
         self.cpu.set(NOWHERE);
         self.area.replace(ptr::null_mut())
     }
@@ -133,6 +144,17 @@ impl FpuState {
     pub(super) fn area_written(&self) {
         self.cpu.set(NOWHERE);
         self.kind.set(Kind::User);
+    }
+
+    /// The FPU was used, or may be, in another slice: in enough of them, and it is preloaded for a while.
+    fn count_use(&self) {
+        self.used.set(true);
+        let row = self.row.get() + 1;
+        if row > PRELOAD_AFTER {
+            self.sure.set(SURE);
+        } else {
+            self.row.set(row);
+        }
     }
 }
 
@@ -147,13 +169,13 @@ impl Default for FpuState {
 pub struct Counters {
     /// States saved.
     pub saves: AtomicU64,
-    /// States loaded.
+    /// States loaded when they were used.
     pub restores: AtomicU64,
     /// #NM taken for a closed FPU.
     pub traps: AtomicU64,
     /// Loads that were not needed, as the registers still held the state.
     pub skipped: AtomicU64,
-    /// States loaded when their thread came: a part of `restores`.
+    /// States loaded when their thread came. Not in `restores`.
     pub preloads: AtomicU64,
     /// Times that the registers were cleared for a thread without a state (eager loading only).
     pub scrubs: AtomicU64,
@@ -176,6 +198,7 @@ impl Counters {
 }
 
 /// Counts, without a locked instruction.
+#[inline]
 fn count(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
@@ -185,7 +208,6 @@ fn count(counter: &AtomicU64) {
 pub struct Owner {
     /// Whose state the registers hold.
     whose: Cell<*const FpuState>,
-    cpu: Cell<u32>,
     /// Whether CR0.TS is clear.
     open: Cell<bool>,
     /// What happened.
@@ -196,7 +218,6 @@ impl Owner {
     pub(crate) const fn new() -> Owner {
         Owner {
             whose: Cell::new(ptr::null()),
-            cpu: Cell::new(NOWHERE - 1),
             open: Cell::new(false),
             counters: Counters::new(),
         }
@@ -209,12 +230,12 @@ impl Owner {
     }
 
     /// Notes that the registers are closed, clean and nobody's.
-    pub(super) fn begin(&self, cpu: u32) {
-        self.cpu.set(cpu);
+    pub(super) fn begin(&self) {
         self.whose.set(ptr::null());
         self.open.set(false);
     }
 
+    #[inline]
     fn open(&self, registers: &impl Registers) {
         debug_assert!(!self.open.get());
         registers.open();
@@ -222,6 +243,7 @@ impl Owner {
         count(&self.counters.ts_changes);
     }
 
+    #[inline]
     fn close(&self, registers: &impl Registers) {
         debug_assert!(self.open.get());
         registers.close();
@@ -230,6 +252,7 @@ impl Owner {
     }
 
     /// Closes open registers that are not the coming thread's.
+    #[inline]
     fn shut(&self, registers: &impl Registers, eager: bool) {
         if eager {
             registers.scrub();
@@ -240,11 +263,13 @@ impl Owner {
     }
 
     /// Whether the registers hold this state.
+    #[inline]
     fn holds(&self, state: &FpuState) -> bool {
-        ptr::eq(self.whose.get(), state) && state.cpu.get() == self.cpu.get()
+        ptr::eq(self.whose.get(), state) && ptr::eq(state.cpu.get(), self)
     }
 
-    /// Makes the open registers hold a state: as they are, or by loading it.
+    /// Makes the registers open, and hold a state: as they are, or by loading it.
+    #[inline]
     fn bring(
         &self,
         registers: &impl Registers,
@@ -258,82 +283,173 @@ impl Owner {
             count(&self.counters.skipped);
             return Ok(());
         }
-        // SAFETY: the registers are open; a thread that is present has its area.
-        let loaded = unsafe { registers.restore(state.area.get()) };
-        count(&self.counters.restores);
-        if preload {
-            count(&self.counters.preloads);
-        }
+        count(if preload {
+            &self.counters.preloads
+        } else {
+            &self.counters.restores
+        });
+        let loaded = self.load(registers, state);
         if loaded.is_err() {
-            // Half of it may be loaded: nobody may see that.
-            registers.scrub();
-            self.whose.set(ptr::null());
-            state.kind.set(Kind::Damaged);
-            state.cpu.set(NOWHERE);
-            self.close(registers);
-            return loaded;
+            self.give_up(registers, state);
         }
+        loaded
+    }
+
+    /// Loads a state into the open registers. If that fails, it must be [given up](Self::give_up).
+    #[inline(always)]
+    fn load(&self, registers: &impl Registers, state: &FpuState) -> Result<(), Damaged> {
+        // SAFETY: the registers are open; a thread that is concerned has its area.
+        unsafe { registers.restore(state.area.get()) }?;
         self.whose.set(state);
-        state.cpu.set(self.cpu.get());
+        state.cpu.set(self);
         Ok(())
     }
 }
 
-/// Whether there is anything to do when a thread comes: the cheap test before [`enter`].
-#[inline(always)]
-pub(super) fn is_concerned(owner: &Owner, next: &FpuState) -> bool {
-    // One branch for both.
-    owner.open.get() | next.concerned.get()
+impl Owner {
+    /// Saves the open registers of a thread that leaves.
+    ///
+    /// # Safety
+    /// They are its own: it is the CPU's current thread, and has not [forgotten](forget) them.
+    #[inline(always)]
+    unsafe fn save(&self, registers: &impl Registers, leaving: &FpuState) {
+        debug_assert!(ptr::eq(self.whose.get(), leaving));
+        // SAFETY: they are open.
+        unsafe { registers.save(leaving.area.get()) };
+        count(&self.counters.saves);
+    }
+
+    /// The CPU refused a state. Half of it may be loaded: nobody may see that.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn give_up(&self, registers: &impl Registers, state: &FpuState) {
+        registers.scrub();
+        self.whose.set(ptr::null());
+        state.kind.set(Kind::Damaged);
+        state.sure.set(0);
+        state.cpu.set(NOWHERE);
+        self.close(registers);
+    }
 }
 
 /// A thread leaves while the registers are open.
 ///
 /// # Safety
 /// The thread is the CPU's current one.
+#[inline]
 pub(super) unsafe fn leave(registers: &impl Registers, owner: &Owner, state: &FpuState) {
     // A kernel thread finds them as the one before it left them. One that has ended owns nothing any more.
     if ptr::eq(owner.whose.get(), state) {
-        // SAFETY: open registers of the current thread are its own.
-        unsafe { registers.save(state.area.get()) };
-        count(&owner.counters.saves);
+        // SAFETY: so they are its own.
+        unsafe { owner.save(registers, state) };
     }
 }
 
-/// A thread comes that [`is_concerned`].
-pub(super) fn enter(registers: &impl Registers, owner: &Owner, state: &FpuState, eager: bool) {
-    let open = owner.is_open();
-    if state.area.get().is_null() {
-        // The kernel executes no FPU instruction, so a kernel thread may find anything, and the next one perhaps its own.
-        if open && state.kind.get() != Kind::Kernel {
-            owner.shut(registers, eager);
+/// What [`exchange`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Exchange {
+    /// All that is to be done.
+    Done,
+    /// Nothing: something is to be decided, which takes [`leave`] and [`enter`].
+    Undecided,
+    /// All, but that the state of the one that comes must be [given up](Owner::give_up).
+    Refused,
+}
+
+/// [`leave`] and [`enter`] for two user threads, in the few steps that most switches need: the registers of the one that leaves are
+/// saved if they are open, and the other is either sure to use them or does not.
+///
+/// # Safety
+/// `leaving` is that of the CPU's current thread, which will go on later.
+#[inline(always)]
+pub(super) unsafe fn exchange(
+    registers: &impl Registers,
+    owner: &Owner,
+    leaving: &FpuState,
+    coming: &FpuState,
+    eager: impl FnOnce() -> bool,
+) -> Exchange {
+    let sure = coming.sure.get();
+    if sure == 0 {
+        if coming.concerned.get() || eager() {
+            return Exchange::Undecided;
         }
-        return;
+        if owner.open.get() {
+            // SAFETY: the caller's promise.
+            unsafe { owner.save(registers, leaving) };
+            owner.close(registers);
+        }
+        return Exchange::Done;
     }
-    let row = if state.used.replace(false) {
-        state.row.get()
+    coming.sure.set(sure - 1);
+    if owner.open.get() {
+        // SAFETY: the caller's promise.
+        unsafe { owner.save(registers, leaving) };
     } else {
-        0
-    };
-    state.row.set(row);
-    let wanted = if state.kind.get() == Kind::Damaged {
+        owner.open(registers);
+        if owner.holds(coming) {
+            count(&owner.counters.skipped);
+            return Exchange::Done;
+        }
+    }
+    count(&owner.counters.preloads);
+    match owner.load(registers, coming) {
+        Ok(()) => Exchange::Done,
+        Err(Damaged) => Exchange::Refused,
+    }
+}
+
+/// A thread comes that is concerned, or finds the registers open. Returns whether the answer of
+/// [`is_concerned`](FpuState::is_concerned) may be another now.
+#[inline(always)]
+pub(super) fn enter(
+    registers: &impl Registers,
+    owner: &Owner,
+    state: &FpuState,
+    eager: impl FnOnce() -> bool,
+) -> bool {
+    let sure = state.sure.get();
+    if sure != 0 {
+        state.sure.set(sure - 1);
+        // If it is damaged, the thread learns of it at its first use.
+        let _ = owner.bring(registers, state, true);
         false
-    } else if eager {
-        true
+    } else if !state.concerned.get() {
+        // The kernel executes no FPU instruction, so a kernel thread may find anything, and the next one perhaps its own.
+        if owner.is_open() && state.kind.get() != Kind::Kernel {
+            owner.shut(registers, eager());
+        }
+        false
     } else {
-        // Back from idleness, with the registers as they were left: nothing at all is to be done.
-        row < PROBE && (row > PRELOAD_AFTER || open && owner.holds(state))
-    };
+        decide(registers, owner, state, eager());
+        true
+    }
+}
+
+/// A thread with an area comes, and may or may not be preloaded.
+#[inline(never)]
+fn decide(registers: &impl Registers, owner: &Owner, state: &FpuState, eager: bool) {
+    let open = owner.is_open();
+    if !state.used.replace(false) {
+        state.row.set(0);
+    }
+    // Back from idleness, with the registers as they were left: nothing at all is to be done.
+    let found = state.row.get() < PRELOAD_AFTER && open && owner.holds(state);
+    let wanted = state.kind.get() != Kind::Damaged && (eager || found);
     if wanted {
         if owner.bring(registers, state, true).is_ok() {
-            state.used.set(true);
-            state.row.set((row + 1).min(PROBE));
+            state.count_use();
+            if eager {
+                // There is nothing to prove: it is asked again in a while, and the answer is the same.
+                state.sure.set(u8::MAX);
+            }
         }
     } else {
         if open {
             owner.shut(registers, eager);
         }
         // It has rested for a slice: there is nothing to decide before it uses the FPU again, which is a #NM.
-        state.concerned.set(row != 0 || eager);
+        state.concerned.set(state.row.get() != 0 || eager);
     }
 }
 
@@ -368,12 +484,7 @@ pub(super) fn use_now(registers: &impl Registers, owner: &Owner, state: &FpuStat
         return Trap::Damaged;
     }
     state.concerned.set(true);
-    state.used.set(true);
-    state.row.set(if state.row.get() >= PROBE {
-        PRELOAD_AFTER + 1
-    } else {
-        state.row.get() + 1
-    });
+    state.count_use();
     Trap::Loaded
 }
 

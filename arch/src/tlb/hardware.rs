@@ -3,7 +3,7 @@
 //! A CPU finds its own slot through GS, without asking anybody for its index; the others' blocks are in a table that only
 //! shoot-downs read. Nothing on the way of [`activate`] is initialised at run time, so nothing is checked there.
 
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
 use spin::Once;
 
@@ -23,9 +23,6 @@ struct Others {
 }
 
 static OTHERS: Once<Others> = Once::new();
-
-/// Whether a change of spaces is more than a change of root. Written once, before the second CPU starts.
-static PARTICULAR: AtomicBool = AtomicBool::new(false);
 
 /// This machine.
 struct Hardware;
@@ -79,7 +76,7 @@ impl Machine for Hardware {
 
     #[inline(always)]
     fn is_particular(&self) -> bool {
-        PARTICULAR.load(Ordering::Relaxed)
+        cpu::block().is_careful()
     }
 
     fn has_names(&self) -> bool {
@@ -150,10 +147,6 @@ impl Machine for Hardware {
 /// vector on which the kernel calls [`serve`].
 pub fn init(blocks: &'static [AtomicPtr<CpuBlock>], vector: u8) {
     OTHERS.call_once(|| Others { blocks, vector });
-    PARTICULAR.store(
-        features().pcid || decisions().isolation || decisions().barrier,
-        Ordering::Relaxed,
-    );
 }
 
 /// Lets this CPU, whose block is `block`, take part, and loads the kernel's own space `home`.
@@ -166,6 +159,7 @@ pub unsafe fn join(block: &'static CpuBlock, home: &'static Space) {
     {
         place.store(core::ptr::from_ref(block).cast_mut(), Ordering::Release);
     }
+    block.set_careful(features().pcid || decisions().isolation || decisions().barrier);
     // SAFETY: the caller's promise.
     unsafe { TLB.join(block.tlb(), home) };
 }
@@ -188,6 +182,22 @@ pub unsafe fn activate(space: &Space) {
 pub unsafe fn activate_on(block: &CpuBlock, space: &Space) {
     // SAFETY: the caller's promise.
     unsafe { TLB.activate(block.tlb(), space) };
+}
+
+/// Whether `space` is that of this CPU, whose block is `block`.
+#[inline(always)]
+pub(crate) fn is_active(block: &CpuBlock, space: &Space) -> bool {
+    Tlb::<Hardware>::is_active(block.tlb(), space)
+}
+
+/// [`activate_on`] for a space that is not active, on a CPU whose block is not careful.
+///
+/// # Safety
+/// As for [`activate_on`].
+#[inline(always)]
+pub(crate) unsafe fn activate_simply(block: &CpuBlock, space: &Space) {
+    // SAFETY: the caller's promise.
+    unsafe { TLB.activate_simply(block.tlb(), space) };
 }
 
 /// Serves what other CPUs asked of this one: called by the interrupt's handler and by everyone who spins. Returns whether

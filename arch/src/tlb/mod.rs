@@ -31,6 +31,8 @@ pub use protocol::{CpuSlot, Machine, Space, Tlb, Word};
 mod hardware;
 #[cfg(target_os = "none")]
 pub use hardware::{activate, activate_on, evict, forget_here, init, join, serve, shoot_down};
+#[cfg(target_os = "none")]
+pub(crate) use hardware::{activate_simply, is_active};
 
 /// A host process has no tables to load.
 #[cfg(not(target_os = "none"))]

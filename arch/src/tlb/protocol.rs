@@ -288,17 +288,34 @@ impl<M: Machine> Tlb<M> {
     /// [`evict`](Self::evict)).
     #[inline(always)]
     pub unsafe fn activate(&self, slot: &CpuSlot<M::Word>, space: &Space<M::Word>) {
-        if slot.loaded.load(Ordering::Relaxed) == space.address() {
+        if Self::is_active(slot, space) {
             return;
         }
         // SAFETY: the caller's promise.
         unsafe {
             if self.machine.is_particular() {
-                return self.activate_with_care(slot, space);
+                self.activate_with_care(slot, space);
+            } else {
+                self.activate_simply(slot, space);
             }
-            slot.coming.store(space.address(), Ordering::Release);
-            self.machine.load_root(space.root);
         }
+    }
+
+    /// Whether `space` is that of the CPU whose slot is `slot`.
+    #[inline(always)]
+    pub fn is_active(slot: &CpuSlot<M::Word>, space: &Space<M::Word>) -> bool {
+        slot.loaded.load(Ordering::Relaxed) == space.address()
+    }
+
+    /// [`activate`](Self::activate) for a space that is not active, where there are neither names nor tables for user mode.
+    ///
+    /// # Safety
+    /// As for that.
+    #[inline(always)]
+    pub unsafe fn activate_simply(&self, slot: &CpuSlot<M::Word>, space: &Space<M::Word>) {
+        slot.coming.store(space.address(), Ordering::Release);
+        // SAFETY: the caller's promise.
+        unsafe { self.machine.load_root(space.root) };
         slot.loaded.store(space.address(), Ordering::Release);
     }
 

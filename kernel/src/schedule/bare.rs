@@ -10,8 +10,8 @@
 use core::sync::atomic::Ordering;
 
 use abi::Deadline;
-use arch::cpu::Pending;
-use arch::switch::{Switched, is_plain, switch_plainly, switch_to};
+use arch::cpu::{CpuBlock, Pending};
+use arch::switch::{Switched, concerns, switch_plainly, switch_to, switch_with_fpu};
 use arch::time;
 use sched::{Slice, Turn};
 
@@ -28,36 +28,91 @@ use crate::thread::{Thread, ThreadPtr};
 /// What it returns is a short call's result, so that the short call is nothing but this.
 #[inline]
 pub fn yield_now() -> Switched {
-    let cpu = cpu::this();
-    let Some(current) = cpu.current.get() else {
-        return Switched::NOTHING;
-    };
-    // What other CPUs have sent is taken in on the way out, as after any call.
+    let block = arch::cpu::block();
+    let cpu = cpu::of(block);
+    // SAFETY: a system call is made by a thread.
+    let current = unsafe { cpu.current.get_running() };
+    // What other CPUs have sent is taken in on the way out, as after any call. So is a thread of a higher priority: who makes one
+    // ready asks the CPU to look.
     let priority = current.get().priority();
     // SAFETY: this is the CPU; the borrow ends before the switch.
     let run = unsafe { cpu.run_queue() };
     // All that is rare is asked for before anything is changed. So the rare cases begin anew elsewhere, and here is nothing to
-    // save over a call.
-    if let Some(next) = run.only_rival(priority)
-        && !next.get().marks.any()
-        // SAFETY: as below.
-        && unsafe { is_plain(&current.get().machine.state, &next.get().machine.state) }
-    {
-        let now = time::ticks();
-        let end = next.get().slice.get().end(now);
-        if end >= cpu.armed.get() {
-            sync::assert_none_held();
-            run.exchange(current, next, priority);
-            current.get().slice.set(Slice::new(cpu.quantum.get()));
-            change_current(cpu, current, next, now, end);
-            // SAFETY: interrupts are off and no lock is held. The one that leaves is this CPU's current thread; the other
-            // belongs to this CPU and runs nowhere. A thread that ends is reclaimed only after this CPU's next quiescent point.
-            return unsafe {
-                switch_plainly(&current.get().machine.state, &next.get().machine.state)
-            };
-        }
+    // save over a call: no callee-saved register is used.
+    let Some(next) = run.front(priority) else {
+        return Switched::NOTHING;
+    };
+    let concerns = concerns(&current.get().machine.state, &next.get().machine.state)
+        .and(next.get().marks.word());
+    if !concerns.are_none() {
+        return if concerns.are_fpu_alone() {
+            yield_with_fpu(block, current, next, priority)
+        } else {
+            yield_with_more_to_do(cpu, current)
+        };
     }
-    yield_with_more_to_do(cpu, current)
+    match take_turns(cpu, current, next, priority) {
+        // SAFETY: interrupts are off and no lock is held. The one that leaves is this CPU's current thread; the other
+        // belongs to this CPU and runs nowhere. A thread that ends is reclaimed only after this CPU's next quiescent point.
+        true => unsafe {
+            switch_plainly(
+                block,
+                &current.get().machine.state,
+                &next.get().machine.state,
+            )
+        },
+        false => yield_with_more_to_do(cpu, current),
+    }
+}
+
+/// [`yield_now`] if one of the two, or both, use the FPU.
+#[inline(never)]
+fn yield_with_fpu(
+    block: &'static CpuBlock,
+    current: ThreadPtr,
+    next: ThreadPtr,
+    priority: sched::EffectivePriority,
+) -> Switched {
+    let cpu = cpu::of(block);
+    match take_turns(cpu, current, next, priority) {
+        // SAFETY: as in `yield_now`.
+        true => unsafe {
+            switch_with_fpu(
+                block,
+                &current.get().machine.state,
+                &next.get().machine.state,
+            )
+        },
+        false => yield_with_more_to_do(cpu, current),
+    }
+}
+
+/// `next`, the first ready thread of this priority, gets the turn of the running one, unless the timer is set to a time past the end
+/// of it. All but the switch itself is done then.
+#[inline(always)]
+fn take_turns(
+    cpu: &Cpu,
+    current: ThreadPtr,
+    next: ThreadPtr,
+    priority: sched::EffectivePriority,
+) -> bool {
+    let now = time::ticks();
+    let end = next.get().slice.get().end(now);
+    if end < cpu.armed.get() {
+        return false;
+    }
+    sync::assert_none_held();
+    // SAFETY: this is the CPU; the borrow ends with the statement.
+    unsafe { cpu.run_queue() }.exchange(current, next, priority);
+    current.get().slice.set(Slice::new(cpu.quantum.get()));
+    current.get().run_time.end(now);
+    let thread = next.get();
+    thread.run_time.begin(now);
+    thread.switches.add(1);
+    cpu.switches.add(1);
+    cpu.current.set(Some(next));
+    cpu.slice_end.set(end);
+    true
 }
 
 /// A yield when nobody else of the priority is ready, or the switch has more to do than most.
@@ -73,18 +128,6 @@ fn yield_with_more_to_do(cpu: &Cpu, current: ThreadPtr) -> Switched {
     current.get().slice.set(Slice::new(cpu.quantum.get()));
     run.push_back(current, priority);
     switch_to_highest(cpu, current, time::ticks())
-}
-
-/// The accounts of a switch: `previous` has run until `now`, `next` does from now on, and may until `end`.
-#[inline(always)]
-fn change_current(cpu: &Cpu, previous: ThreadPtr, next: ThreadPtr, now: u64, end: u64) {
-    previous.get().run_time.end(now);
-    let thread = next.get();
-    thread.run_time.begin(now);
-    thread.switches.add(1);
-    cpu.switches.add(1);
-    cpu.current.set(Some(next));
-    cpu.slice_end.set(end);
 }
 
 /// Lets the highest ready thread run, if it should before the running one.

@@ -44,17 +44,11 @@ extern "C" fn signal(notification: u64, bits: u64, _: u64) -> ShortResult {
 }
 
 extern "C" fn clock_now(_: u64, _: u64, _: u64) -> ShortResult {
-    ShortResult {
-        status: 0,
-        value: arch::time::now_ns(),
-    }
+    ShortResult::of(arch::time::now_ns())
 }
 
 fn failed(error: Error) -> ShortResult {
-    ShortResult {
-        status: error as u64,
-        value: 0,
-    }
+    ShortResult::failed(error as u64)
 }
 
 /// A short call that came in with a whole context, which gets what the short entry would leave in the registers.
@@ -66,13 +60,13 @@ pub(super) fn by_context(caller: Caller) -> Outcome {
     let is_64_bit = registers.cs == u64::from(arch::context::USER_CODE64);
     let result = call(registers.rdi, registers.rsi, registers.rdx);
     let registers = caller.thread().registers_mut();
-    registers.rax = result.status;
+    registers.rax = result.status();
     if is_64_bit {
-        registers.rdi = result.value;
+        registers.rdi = result.value();
         (registers.rsi, registers.rdx) = (0, 0);
         (registers.r8, registers.r9, registers.r10) = (0, 0, 0);
     } else if has_result {
-        registers.rdi = result.value;
+        registers.rdi = result.value();
     }
     Outcome::Written
 }

@@ -115,7 +115,7 @@ fn fpu_counters(cpu: &Cpu) -> FpuCounters {
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     FpuCounters {
         saves: read(&counters.saves),
-        restores: read(&counters.restores),
+        restores: read(&counters.restores) + read(&counters.preloads),
         traps: read(&counters.traps),
         skipped: read(&counters.skipped),
         preloads: read(&counters.preloads),

@@ -16,6 +16,7 @@ mod bare {
     use crate::memory::stacks::{self, KernelStack};
 
     /// Stack, switch state and FPU state.
+    #[repr(C)]
     pub struct Machine {
         pub(crate) state: ThreadState,
         stack: Option<KernelStack>,

@@ -28,7 +28,13 @@ impl Marks {
         Marks(AtomicU32::new(0))
     }
 
-    /// Whether there is anything. One load, for the switch.
+    /// Not 0 if there is anything, and then with a bit in the lower half. One load, for the switch.
+    #[inline]
+    pub(crate) fn word(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is anything.
     #[inline]
     pub(crate) fn any(&self) -> bool {
         self.0.load(Ordering::Relaxed) != 0

@@ -60,9 +60,11 @@ pub(crate) enum Transit {
 }
 
 /// A thread.
+#[repr(C)]
 pub struct Thread {
-    pub(crate) links: sched::Links<ThreadPtr>,
+    /// First, so that the switch finds it where the thread is.
     pub(crate) machine: Machine,
+    pub(crate) links: sched::Links<ThreadPtr>,
     pub(crate) area: IpcArea,
     /// The address space that it runs in and the number of its IPC area there; the kernel's own tests have none.
     space: Option<(Ref<Space>, u32)>,

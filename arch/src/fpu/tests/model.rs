@@ -6,7 +6,7 @@ use core::cell::Cell;
 use proptest::prelude::*;
 
 use crate::fpu::area::Damaged;
-use crate::fpu::policy::{self, FpuState, Owner, PRELOAD_AFTER, PROBE, Registers, Trap};
+use crate::fpu::policy::{self, Exchange, FpuState, Owner, PRELOAD_AFTER, PROBE, Registers, Trap};
 
 const CPUS: usize = 3;
 const THREADS: usize = 5;
@@ -109,7 +109,7 @@ struct World {
 impl World {
     fn new(eager: bool) -> World {
         let cpus = (0..CPUS)
-            .map(|index| {
+            .map(|_| {
                 let cpu = Cpu {
                     hardware: Hardware::default(),
                     owner: Owner::new(),
@@ -117,7 +117,7 @@ impl World {
                     current: None,
                 };
                 cpu.hardware.ts.set(true);
-                cpu.owner.begin(index as u32);
+                cpu.owner.begin();
                 cpu
             })
             .collect();
@@ -136,7 +136,27 @@ impl World {
     }
 
     fn state(&self, cpu: usize) -> &FpuState {
-        match self.cpus[cpu].current {
+        self.state_of(cpu, self.cpus[cpu].current)
+    }
+
+    /// The short way; false: it is not one.
+    fn exchange(&self, cpu: usize, leaving: &FpuState, coming: &FpuState) -> bool {
+        let this = &self.cpus[cpu];
+        // SAFETY: the model's current thread, which is not dead.
+        match unsafe {
+            policy::exchange(&this.hardware, &this.owner, leaving, coming, || self.eager)
+        } {
+            Exchange::Done => true,
+            Exchange::Undecided => false,
+            Exchange::Refused => {
+                this.owner.give_up(&this.hardware, coming);
+                true
+            }
+        }
+    }
+
+    fn state_of(&self, cpu: usize, thread: Option<usize>) -> &FpuState {
+        match thread {
             Some(thread) => &self.threads[thread].state,
             None => &self.cpus[cpu].idle,
         }
@@ -150,18 +170,22 @@ impl World {
         if to.is_some() && self.cpus.iter().any(|other| other.current == to) {
             return false;
         }
-        {
-            let this = &self.cpus[cpu];
+        let this = &self.cpus[cpu];
+        let (leaving, coming) = (self.state(cpu), self.state_of(cpu, to));
+        let both = this.current.is_some() && to.is_some();
+        if both && !leaving.is_concerned() && !coming.is_concerned() {
+            // What the switch takes for granted.
+            assert!(!this.owner.is_open());
+        } else if !(both && self.exchange(cpu, leaving, coming)) {
             if this.owner.is_open() {
                 // SAFETY: the model's current thread.
-                unsafe { policy::leave(&this.hardware, &this.owner, self.state(cpu)) };
+                unsafe { policy::leave(&this.hardware, &this.owner, leaving) };
+            }
+            if this.owner.is_open() || coming.is_concerned() {
+                policy::enter(&this.hardware, &this.owner, coming, || self.eager);
             }
         }
         self.cpus[cpu].current = to;
-        let this = &self.cpus[cpu];
-        if policy::is_concerned(&this.owner, self.state(cpu)) {
-            policy::enter(&this.hardware, &this.owner, self.state(cpu), self.eager);
-        }
         self.check();
         true
     }
@@ -305,7 +329,7 @@ impl World {
 
     fn counters(&self, cpu: usize) -> [u64; 7] {
         let c = &self.cpus[cpu].owner.counters;
-        [
+        let mut counts = [
             &c.saves,
             &c.restores,
             &c.traps,
@@ -314,7 +338,10 @@ impl World {
             &c.scrubs,
             &c.ts_changes,
         ]
-        .map(|counter| counter.load(core::sync::atomic::Ordering::Relaxed))
+        .map(|counter| counter.load(core::sync::atomic::Ordering::Relaxed));
+        // All of them.
+        counts[RESTORES] += counts[PRELOADS];
+        counts
     }
 }
 

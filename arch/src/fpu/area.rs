@@ -199,10 +199,12 @@ pub(super) fn read_u64(bytes: &[u8], at: usize) -> u64 {
 ///
 /// The handler sets the frame's instruction pointer to the result, changes nothing else and returns.
 pub fn fixup(rip: u64) -> Option<u64> {
+    #[cfg(target_os = "none")]
+    if let Some(landing) = super::chosen::fixup(rip) {
+        return Some(landing);
+    }
     let at = |label: unsafe extern "C" fn()| label as usize as u64;
     [
-        #[cfg(target_os = "none")]
-        (at(switchyard_fpu_load), at(switchyard_fpu_load_fixup)),
         (at(fpu_fxrstor), at(fpu_fxrstor_fixup)),
         (at(fpu_xrstor), at(fpu_xrstor_fixup)),
         (at(fpu_xrstors), at(fpu_xrstors_fixup)),
@@ -219,11 +221,6 @@ unsafe extern "C" {
     fn fpu_xrstor_fixup();
     fn fpu_xrstors();
     fn fpu_xrstors_fixup();
-    // The same for `chosen.rs`.
-    #[cfg(target_os = "none")]
-    fn switchyard_fpu_load();
-    #[cfg(target_os = "none")]
-    fn switchyard_fpu_load_fixup();
 }
 
 /// Body of a routine that loads all components from the area in `rdi`.

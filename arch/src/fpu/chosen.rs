@@ -1,20 +1,49 @@
-//! The machine's own way to save and to load a state: one routine each, whose one instruction is put in at boot.
+//! The machine's own way to save and to load a state, without a choice: its instructions are put in at boot.
 //!
 //! There are five instructions that save and three that load, and each of them is four bytes long when the area's address is in RDI. So
-//! nothing is compared at a switch: [`patch`] writes the one that fits over the `fxsave64` and `fxrstor64` that are assembled. What
-//! each does, and what may go wrong, is said in `area.rs` and `layout.rs`. CPUs that keep the x87's pointers come by a longer way, to
-//! which a `jmp` at the beginning of the routine leads.
+//! nothing is compared at a switch: [`patch`] writes the one that fits over each `fxsave64` and `fxrstor64` that is assembled here. What
+//! each does, and what may go wrong, is said in `area.rs` and `layout.rs`. On CPUs that keep the x87's pointers a load makes a
+//! detour, for which a `call` takes the place of the instruction before it.
+//!
+//! The places are listed by two sections that the linker script gathers, `.fpu_saves` and `.fpu_loads`; the second one also says where to go
+//! on if the CPU refuses a state.
 
 use core::arch::{asm, naked_asm};
+use core::slice;
 
 use super::area::Damaged;
 use super::layout::{KNOWN, Layout, Method};
 
+/// A place where a state is loaded.
+#[repr(C)]
+struct Load {
+    /// `mov eax, KNOWN`
+    begin: u64,
+    /// `fxrstor64 [rdi]`, or what has taken its place.
+    instruction: u64,
+    /// Where to go on after a #GP there.
+    refused: u64,
+}
+
 unsafe extern "C" {
-    // The two instructions, and the first one of the routine that loads. They are labels, not data.
-    static switchyard_fpu_save: u8;
-    static switchyard_fpu_load: u8;
-    static switchyard_fpu_load_begin: u8;
+    static __fpu_saves: u64;
+    static __fpu_saves_end: u64;
+    static __fpu_loads: Load;
+    static __fpu_loads_end: Load;
+}
+
+/// The addresses of all instructions that save.
+fn saves() -> &'static [u64] {
+    let (start, end) = (&raw const __fpu_saves, &raw const __fpu_saves_end);
+    // SAFETY: the linker script puts one before and one behind the section's words.
+    unsafe { slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
+}
+
+/// All places that load.
+fn loads() -> &'static [Load] {
+    let (start, end) = (&raw const __fpu_loads, &raw const __fpu_loads_end);
+    // SAFETY: as above.
+    unsafe { slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
 }
 
 /// `fxsave64 [rdi]` (Intel SDM vol. 2A, FXSAVE; the others' encodings are in vol. 2D, XSAVE to XSAVES)
@@ -27,12 +56,14 @@ const XSAVES: [u8; 4] = [0x48, 0x0F, 0xC7, 0x2F];
 const FXRSTOR: [u8; 4] = [0x48, 0x0F, 0xAE, 0x0F];
 const XRSTOR: [u8; 4] = [0x48, 0x0F, 0xAE, 0x2F];
 const XRSTORS: [u8; 4] = [0x48, 0x0F, 0xC7, 0x1F];
-
 /// `mov eax, KNOWN`
 const MOV_KNOWN: [u8; 5] = {
     let [a, b, c, d] = (KNOWN as u32).to_le_bytes();
     [0xB8, a, b, c, d]
 };
+/// The first byte of a `jmp` and of a `call`, both with a displacement of four bytes.
+const JMP: u8 = 0xE9;
+const CALL: u8 = 0xE8;
 
 /// Something that changes the text: it is given a place, what that holds and what it shall hold. (What that takes is said where the
 /// entry paths are patched, in `entry/alternatives.rs`.)
@@ -49,13 +80,24 @@ pub(crate) fn patch(layout: &Layout, replace: impl Replace, jump: fn(u64, u64) -
         Method::Xsavec => (XSAVEC, XRSTOR),
         Method::Xsaves => (XSAVES, XRSTORS),
     };
-    replace(&raw const switchyard_fpu_save, &FXSAVE, &save);
-    replace(&raw const switchyard_fpu_load, &FXRSTOR, &load);
-    if layout.keeps_x87_pointers {
-        let begin = &raw const switchyard_fpu_load_begin;
-        let to = overwrite_x87_pointers as *const () as u64;
-        replace(begin, &MOV_KNOWN, &jump(begin as u64, to));
+    for &place in saves() {
+        replace(place as *const u8, &FXSAVE, &save);
     }
+    for place in loads() {
+        replace(place.instruction as *const u8, &FXRSTOR, &load);
+        if layout.keeps_x87_pointers {
+            let mut call = jump(place.begin, overwrite_x87_pointers as *const () as u64);
+            debug_assert!(call[0] == JMP, "it differs from a call in that byte alone");
+            call[0] = CALL;
+            replace(place.begin as *const u8, &MOV_KNOWN, &call);
+        }
+    }
+}
+
+/// Where to go on after a #GP at `rip`, if that is a place which loads a state.
+pub(super) fn fixup(rip: u64) -> Option<u64> {
+    let place = loads().iter().find(|place| place.instruction == rip)?;
+    Some(place.refused)
 }
 
 /// Saves the registers. They stay as they are.
@@ -64,8 +106,17 @@ pub(crate) fn patch(layout: &Layout, replace: impl Replace, jump: fn(u64, u64) -
 /// `area` has room for this machine's layout and is aligned to 64; CR0.TS is clear; [`patch`] was called.
 #[inline(always)]
 pub(super) unsafe fn save(area: *mut u8) {
-    // SAFETY: the caller's promise; the routine changes what is said here and nothing else.
-    unsafe { asm!("call {}", sym save_routine, in("rdi") area, out("eax") _, out("edx") _) };
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "2:",
+            "fxsave64 [rdi]",
+            ".pushsection .fpu_saves, \"a\"",
+            ".quad 2b",
+            ".popsection",
+            in("rdi") area, in("eax") KNOWN as u32, in("edx") 0, options(nostack, preserves_flags),
+        );
+    }
 }
 
 /// Loads the registers.
@@ -77,56 +128,30 @@ pub(super) unsafe fn save(area: *mut u8) {
 /// `area` was written for this machine's layout; CR0.TS is clear; [`patch`] was called.
 #[inline(always)]
 pub(super) unsafe fn restore(area: *const u8) -> Result<(), Damaged> {
-    let failed: u32;
-    // SAFETY: the caller's promise; the routine changes what is said here, the FPU registers, which the kernel does not use, and
-    // nothing else.
+    // SAFETY: the caller's promise. The FPU registers, which it changes, the kernel does not use. After a #GP the registers are as
+    // they were before the instruction, and it goes on in the block. The detour uses the stack, and the kernel is built without a red
+    // zone.
     unsafe {
-        asm!("call {}", sym load_routine, in("rdi") area, out("eax") failed, out("edx") _);
+        asm!(
+            "2:",
+            "mov eax, {known}",
+            "xor edx, edx",
+            "3:",
+            "fxrstor64 [rdi]",
+            ".pushsection .fpu_loads, \"a\"",
+            ".quad 2b, 3b, {refused}",
+            ".popsection",
+            refused = label { return Err(Damaged) },
+            known = const KNOWN,
+            in("rdi") area, out("eax") _, out("edx") _, options(nostack),
+        );
     }
-    if failed == 0 { Ok(()) } else { Err(Damaged) }
+    Ok(())
 }
 
-/// In: RDI the area. Lost: RAX, RDX, flags. The stack is not used.
-#[unsafe(naked)]
-unsafe extern "sysv64" fn save_routine(area: *mut u8) {
-    naked_asm!(
-        "mov eax, {known}",
-        "xor edx, edx",
-        ".globl switchyard_fpu_save",
-        "switchyard_fpu_save:",
-        "fxsave64 [rdi]",
-        "ret",
-        known = const KNOWN,
-    )
-}
-
-/// In: RDI the area. Out: EAX 0, or 1 if the CPU refused it ([`super::fixup`]). Lost: RDX, flags, all FPU registers. The stack is not
-/// used.
-#[unsafe(naked)]
-unsafe extern "sysv64" fn load_routine(area: *const u8) -> u32 {
-    naked_asm!(
-        ".globl switchyard_fpu_load_begin",
-        "switchyard_fpu_load_begin:",
-        "mov eax, {known}",
-        ".globl switchyard_fpu_load_go_on",
-        "switchyard_fpu_load_go_on:",
-        "xor edx, edx",
-        ".globl switchyard_fpu_load",
-        "switchyard_fpu_load:",
-        "fxrstor64 [rdi]",
-        "xor eax, eax",
-        "ret",
-        ".globl switchyard_fpu_load_fixup",
-        "switchyard_fpu_load_fixup:",
-        "mov eax, 1",
-        "ret",
-        known = const KNOWN,
-    )
-}
-
-/// The detour of [`load_routine`] on CPUs that leave the addresses of the x87's last instruction and operand alone unless an exception
+/// What a load begins with on CPUs that leave the addresses of the x87's last instruction and operand alone unless an exception
 /// is pending (`area::overwrite_x87_pointers` says which): drops what is pending, empties the x87's stack, and overwrites the
-/// addresses by a load of its own. Changes what `load_routine` may, and does its first instruction in the end.
+/// addresses by a load of its own. Out: EAX as the load needs it. Changes the FPU registers and nothing else; flags are kept.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn overwrite_x87_pointers() {
     naked_asm!(
@@ -134,7 +159,7 @@ unsafe extern "sysv64" fn overwrite_x87_pointers() {
         "emms",
         "fild dword ptr [rip + {zero}]",
         "mov eax, {known}",
-        "jmp switchyard_fpu_load_go_on",
+        "ret",
         zero = sym ZERO,
         known = const KNOWN,
     )

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use abi::start::init::{INITRD, LOG, SYSTEM};
 use init::instance::expand;
 use init::manifest::{INIT_ENDPOINT, Manifest};
-use init::options::manifest_name;
+use init::options::{self, manifest_name};
 use init::supervise::Supervisor;
 use init::wiring::Stores;
 use rt::archive::Archive;
@@ -40,7 +40,13 @@ fn boot() -> Result<(), String> {
     let text = archive
         .find(&file)
         .ok_or_else(|| format!("{file}: no such file in the initrd"))?;
-    let manifest = Manifest::parse(text).map_err(|error| format!("{file}: {error}"))?;
+    let mut manifest = Manifest::parse(text).map_err(|error| format!("{file}: {error}"))?;
+    for service in &mut manifest.services {
+        if let Some(value) = options::value(start::argument(), &service.option) {
+            service.arguments.push(' ');
+            service.arguments.push_str(value);
+        }
+    }
     for problem in &manifest.problems {
         log::error!("{file}: {problem}");
     }

@@ -93,6 +93,8 @@ pub struct Service {
     pub binary: String,
     /// `arguments`: its argument string.
     pub arguments: String,
+    /// `option`: the value of the kernel's option of this name, if there is one, is put behind its arguments; empty: none.
+    pub option: String,
     /// `cpu`: an index or `"each"`.
     pub placement: Placement,
     /// `offers`: endpoints that it serves, each an entry of that name.
@@ -455,6 +457,7 @@ fn service(table: Table) -> Result<Service, FieldError> {
         name: service_name,
         binary,
         arguments: fields.string("arguments")?.unwrap_or_default(),
+        option: fields.string("option")?.unwrap_or_default(),
         placement,
         offers,
         public,

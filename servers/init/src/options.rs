@@ -21,9 +21,27 @@ pub fn manifest_name(command_line: &str) -> Result<&str, &str> {
     }
 }
 
+/// The value of the last `name=VALUE` of the command line. Without a name there is none.
+pub fn value<'a>(command_line: &'a str, name: &str) -> Option<&'a str> {
+    command_line
+        .split_ascii_whitespace()
+        .filter_map(|word| word.split_once('='))
+        .rfind(|(key, _)| *key == name && !name.is_empty())
+        .map(|(_, value)| value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_value_goes_to_the_end_of_its_word() {
+        let line = "fpu=lazy torture=seed=5,switches=9 x =y";
+        assert_eq!(value(line, "torture"), Some("seed=5,switches=9"));
+        assert_eq!(value(line, "x"), None);
+        assert_eq!(value(line, ""), None);
+        assert_eq!(value("a=1 a=2", "a"), Some("2"));
+    }
 
     #[test]
     fn last_manifest_option_counts() {

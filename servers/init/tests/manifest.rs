@@ -41,6 +41,7 @@ fn all_fields_are_read() {
         name = "driver"
         binary = "drv"
         arguments = "a=1 b"
+        option = "driver"
         cpu = 2
         offers = ["disk", "disk-admin"]
         public = ["disk"]
@@ -66,6 +67,10 @@ fn all_fields_are_read() {
     assert_eq!(
         (service.name.as_str(), service.binary.as_str()),
         ("driver", "drv")
+    );
+    assert_eq!(
+        (service.arguments.as_str(), service.option.as_str()),
+        ("a=1 b", "driver")
     );
     assert_eq!(
         (service.placement, service.restart, service.essential),

@@ -16,6 +16,7 @@ mod piped;
 mod protocol;
 mod shell;
 mod suite;
+mod torture;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -61,6 +62,7 @@ fn all() -> Vec<Job> {
     jobs.extend(suite::jobs());
     jobs.extend(suite::x2apic_jobs());
     jobs.extend(suite::floating_point_jobs());
+    jobs.extend(torture::jobs());
     jobs.extend(nmi::jobs());
     jobs.extend(shell::jobs());
     jobs.extend(piped::jobs());

@@ -1,0 +1,366 @@
+//! The torture itself: fills the machine, ends threads at random, makes others in their places, until enough was done.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+
+use abi::info::CpuInfo;
+use rt::{Priority, System, time};
+use torture::options::Options;
+use torture::page::count;
+use torture::random::Random;
+
+use crate::life::{End, Place, Shape, Shop};
+
+/// Places that the ended notification has bits for.
+const MOST_PLACES: usize = 64;
+/// Time between two looks.
+const PAUSE: Duration = Duration::from_millis(2);
+/// How long all may take to end.
+const LAST: Duration = Duration::from_secs(30);
+
+/// Priorities: the tortured, those who wake above them, and the servers.
+pub const LOW: u64 = 4;
+const WAKERS: u64 = 6;
+
+/// What was done.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Switches, as the kernel counts them.
+    pub switches: u64,
+    /// Changes of affinity.
+    pub moves: u64,
+    /// Threads suspended and resumed.
+    pub holds: u64,
+    /// Of those: states that were taken out and put back.
+    pub turns: u64,
+    /// Threads that came to another CPU, as the kernel counts them.
+    pub migrations: u64,
+    /// FPU states saved, restored and left where they were.
+    pub saves: u64,
+    /// See there.
+    pub restores: u64,
+    /// See there.
+    pub skipped: u64,
+    /// First uses of the FPU in a slice that trapped.
+    pub traps: u64,
+    /// Lives begun.
+    pub lives: u64,
+    /// Lives that ended by each way: killed, exit, invalid instruction, port, breakpoint.
+    pub ends: [u64; 5],
+    /// Sum of the threads' own counts.
+    pub counts: [u64; count::ALL],
+    /// Steps of 32-bit threads.
+    pub rounds32: u64,
+    /// The machine's time.
+    pub took: Duration,
+}
+
+impl Tally {
+    /// What was not done at all, of what must have been.
+    pub fn missing(&self, cpus: u32) -> Vec<&'static str> {
+        let moves = cpus == 1 || self.counts[count::MIGRATED] > 0;
+        [
+            ("kills", self.ends[0] > 0),
+            ("exits", self.ends[1] > 0),
+            ("invalid instructions", self.ends[2] > 0),
+            ("ports refused", self.ends[3] > 0),
+            ("breakpoints hit", self.ends[4] > 0),
+            ("lives made anew", self.lives > 2 * MOST_PLACES as u64),
+            ("preemptions", self.counts[count::PREEMPTED] > 0),
+            ("migrations", moves),
+            ("threads moved", self.moves > 0),
+            ("threads suspended", self.holds > 0),
+            ("states taken out and put back", self.turns > 0),
+            ("yields", self.counts[count::YIELDS] > 0),
+            ("FPU states looked at", self.counts[count::FPU_LOOKS] > 0),
+            ("FPU states changed", self.counts[count::FPU_LOADS] > 0),
+            ("segments changed", self.counts[count::SEGMENT_LOADS] > 0),
+            ("descriptors looked at", self.counts[count::SLOT_LOOKS] > 0),
+            ("calls by int 0x80", self.counts[count::INTERRUPT] > 0),
+            ("long calls", self.counts[count::LONG] > 0),
+            ("sleeps", self.counts[count::SLEEP] > 0),
+            ("messages", self.counts[count::MESSAGE] > 0),
+            ("ports used", self.counts[count::PORT] > 0),
+            ("loops", self.counts[count::SPIN] > 0),
+            ("words watched by others", self.counts[count::WATCHED] > 0),
+            ("32-bit steps", self.rounds32 > 0),
+            ("FPU saves", self.saves > 0),
+            ("FPU restores", self.restores > 0),
+        ]
+        .into_iter()
+        .filter_map(|(name, done)| (!done).then_some(name))
+        .collect()
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = &self.counts;
+        let [killed, exits, invalid, ports, breakpoints] = self.ends;
+        write!(
+            f,
+            "{} switches in {} ms; {} steps ({} of 32-bit code), {} yields, {} preemptions in loops; \
+             {} moves, {} migrations ({} seen), {} suspended, {} states turned over; {} lives: {killed} killed, {exits} exits, {invalid} invalid instructions, {ports} ports refused, \
+             {breakpoints} breakpoints hit; ",
+            self.switches,
+            self.took.as_millis(),
+            counts[count::ROUNDS],
+            self.rounds32,
+            counts[count::YIELDS],
+            counts[count::PREEMPTED],
+            self.moves,
+            self.migrations,
+            counts[count::MIGRATED],
+            self.holds,
+            self.turns,
+            self.lives,
+        )?;
+        write!(
+            f,
+            "{} short calls and yields in a row, {} by int 0x80, {} long, {} sleeps, {} messages, {} ports used, {} loops; ",
+            counts[count::SHORT],
+            counts[count::INTERRUPT],
+            counts[count::LONG],
+            counts[count::SLEEP],
+            counts[count::MESSAGE],
+            counts[count::PORT],
+            counts[count::SPIN],
+        )?;
+        write!(
+            f,
+            "FPU: {} looks, {} loads, {} saves, {} restores, {} skipped, {} traps; {} segment loads, {} looks at descriptors",
+            counts[count::FPU_LOOKS],
+            counts[count::FPU_LOADS],
+            self.saves,
+            self.restores,
+            self.skipped,
+            self.traps,
+            counts[count::SEGMENT_LOADS],
+            counts[count::SLOT_LOOKS],
+        )
+    }
+}
+
+/// The machine, filled.
+struct Crowd<'a> {
+    shop: &'a Shop,
+    system: &'a System,
+    places: Vec<Place>,
+    random: Random,
+    tally: Tally,
+    before: Vec<CpuInfo>,
+    began: Duration,
+}
+
+/// Shapes of the places of a machine with so many CPUs: on each CPU a pair, a single one and a waker, which stay there; and as
+/// many again that are moved about.
+fn shapes(cpus: u32) -> Vec<Shape> {
+    let priority = |level| Priority::new(level).unwrap_or(Priority::LOWEST);
+    let tortured = Shape {
+        bits32: false,
+        threads: 1,
+        waker: false,
+        pinned: None,
+        priority: priority(LOW),
+    };
+    let mut shapes = Vec::new();
+    for cpu in 0..cpus {
+        let here = Shape {
+            pinned: Some(cpu),
+            ..tortured
+        };
+        shapes.push(Shape { threads: 2, ..here });
+        shapes.push(Shape {
+            bits32: cpu % 2 == 0,
+            ..here
+        });
+        shapes.push(Shape {
+            waker: true,
+            bits32: cpu % 2 == 1,
+            priority: priority(WAKERS),
+            ..here
+        });
+    }
+    for number in 0..2 + 2 * cpus {
+        shapes.push(Shape {
+            bits32: number % 3 == 0,
+            threads: if number % 3 == 1 { 2 } else { 1 },
+            ..tortured
+        });
+    }
+    shapes.truncate(MOST_PLACES);
+    shapes
+}
+
+/// How many threads a machine with so many CPUs gets.
+pub fn threads(cpus: u32) -> usize {
+    shapes(cpus).iter().map(|shape| shape.threads).sum()
+}
+
+/// Tortures until enough was done. Returns what was, and the first wrong bit or what else went wrong.
+pub fn torture(
+    shop: &Shop,
+    system: &System,
+    options: &Options,
+    random: Random,
+) -> (Tally, Result<(), String>) {
+    let mut crowd = Crowd {
+        shop,
+        system,
+        places: Vec::new(),
+        random,
+        tally: Tally::default(),
+        before: Vec::new(),
+        began: time::now(),
+    };
+    let result = crowd.run(options);
+    crowd.sum();
+    (crowd.tally, result)
+}
+
+impl Crowd<'_> {
+    fn run(&mut self, options: &Options) -> Result<(), String> {
+        let kernel = |error| format!("{error}");
+        self.before = self.system.cpus().map_err(kernel)?;
+        for (number, shape) in shapes(self.shop.cpus).into_iter().enumerate() {
+            self.places.push(Place::new(number, shape).map_err(kernel)?);
+            self.begin(number)?;
+        }
+        let limit = Duration::from_secs(options.seconds);
+        let mut looks = 0_u64;
+        loop {
+            let ended = match self.shop.ended.wait(time::after(PAUSE)) {
+                Ok(bits) => bits,
+                Err(rt::Error::TimedOut) => 0,
+                Err(error) => return Err(kernel(error)),
+            };
+            self.ends(ended)?;
+            for number in 0..self.places.len() {
+                if ended >> number & 1 != 0 {
+                    self.begin(number)?;
+                }
+            }
+            for _ in 0..2 {
+                self.disturb().map_err(kernel)?;
+            }
+            looks += 1;
+            if looks.is_multiple_of(16) {
+                self.sum();
+                if self.tally.switches >= options.switches
+                    && self.tally.missing(self.shop.cpus).is_empty()
+                {
+                    break;
+                }
+                if self.tally.took > limit {
+                    let missing = self.tally.missing(self.shop.cpus);
+                    return Err(format!(
+                        "not done in {} s: {} switches of {}; missing: {missing:?}",
+                        options.seconds, self.tally.switches, options.switches
+                    ));
+                }
+            }
+        }
+        self.finish()?;
+        self.shop.servers.check()
+    }
+
+    fn begin(&mut self, number: usize) -> Result<(), String> {
+        self.tally.lives += 1;
+        // A stream of its own for each life, whatever the order in which the threads end.
+        let place = &mut self.places[number];
+        let mut random = self.random.branch((number as u64) << 32 | place.lives);
+        place.begin(self.shop, &mut random, None)
+    }
+
+    /// Judges those whose bits are set.
+    fn ends(&mut self, ended: u64) -> Result<(), String> {
+        for number in 0..self.places.len() {
+            if ended >> number & 1 == 0 {
+                continue;
+            }
+            let end = self.places[number]
+                .end(self.shop)
+                .map_err(|fault| fault.text)?;
+            let place = match end {
+                End::Killed => 0,
+                End::Exit => 1,
+                End::Invalid => 2,
+                End::Port => 3,
+                End::Breakpoint => 4,
+            };
+            self.tally.ends[place] += 1;
+        }
+        Ok(())
+    }
+
+    /// Does something to one of them: moves it, suspends it, or decides its end.
+    fn disturb(&mut self) -> rt::Result<()> {
+        let number = self.random.below(self.places.len() as u64) as usize;
+        let (place, random) = (&mut self.places[number], &mut self.random);
+        if !place.is_open() {
+            return Ok(());
+        }
+        match random.below(8) {
+            0 => place.kill(),
+            1 => place.tell(random, None),
+            2..5 => self.tally.moves += u64::from(place.move_about(self.shop, random)?),
+            _ => {
+                let (held, turned) = place.hold(random)?;
+                self.tally.holds += u64::from(held);
+                self.tally.turns += u64::from(turned);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has all end as they are told, and judges them.
+    fn finish(&mut self) -> Result<(), String> {
+        for place in &mut self.places {
+            if place.is_open() {
+                place.tell(&mut self.random, None);
+            }
+        }
+        let until = time::after(LAST);
+        let mut left = u64::MAX >> (64 - self.places.len());
+        while left != 0 {
+            let ended = self
+                .shop
+                .ended
+                .wait(until)
+                .map_err(|error| format!("places {left:#x} do not end: {error}"))?;
+            self.ends(ended)?;
+            left &= !ended;
+        }
+        Ok(())
+    }
+
+    /// Brings the sums up to date.
+    fn sum(&mut self) {
+        self.tally.took = time::now().saturating_sub(self.began);
+        self.tally.counts = [0; count::ALL];
+        self.tally.rounds32 = 0;
+        for place in &self.places {
+            for (sum, count) in self.tally.counts.iter_mut().zip(place.counts) {
+                *sum += count;
+            }
+            if place.is_32_bit() {
+                self.tally.rounds32 += place.counts[count::ROUNDS];
+            }
+        }
+        // Without an answer the last sums stand.
+        let Ok(now) = self.system.cpus() else { return };
+        let since = |count: fn(&CpuInfo) -> u64| {
+            let sum = |cpus: &[CpuInfo]| cpus.iter().map(count).sum::<u64>();
+            sum(&now) - sum(&self.before)
+        };
+        self.tally.switches = since(|cpu| cpu.switches);
+        self.tally.migrations = since(|cpu| cpu.migrations_in);
+        self.tally.saves = since(|cpu| cpu.fpu.saves);
+        self.tally.restores = since(|cpu| cpu.fpu.restores);
+        self.tally.skipped = since(|cpu| cpu.fpu.skipped);
+        self.tally.traps = since(|cpu| cpu.fpu.traps);
+    }
+}

@@ -86,7 +86,7 @@ test-list: _tools
 bench: _machine
     @{{tools}} bench < /dev/null
 
-# Time what runs in a Linux process (a round trip to user code) beside its peers
+# Time what runs in a Linux process (a round trip to user code, the register switch) beside its peers
 bench-native: _tools
     cargo bench --quiet --package bench-native --bench native -- --noplot < /dev/null
 

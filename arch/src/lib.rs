@@ -13,6 +13,7 @@ pub mod addr;
 pub mod backtrace;
 pub mod context;
 pub mod debug_registers;
+pub mod exchange;
 pub mod fpu;
 pub mod landing;
 pub mod memory;

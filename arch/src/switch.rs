@@ -23,6 +23,7 @@ use crate::context::{self, BadContext};
 use crate::cpu::{self, CpuBlock, Msr, features};
 use crate::debug_registers::{self, BadDebugRegisters};
 use crate::entry::{context_at, return_to_user};
+use crate::exchange::exchange_code;
 use crate::extras::{self, Extras};
 use crate::fpu::{self, Exchange, FpuState};
 use crate::ports::PortMap;
@@ -621,11 +622,7 @@ pub unsafe fn complete_context(thread: &ThreadState) {
 }
 
 /// Saves the callee-saved registers on the current stack, stores RSP in the thread that leaves, and pops the same from the one
-/// that comes.
-///
-/// ```text
-/// stack of the one that leaves:  return address | rbp rbx r12 r13 r14 r15   <- its rsp
-/// ```
+/// that comes. The code is in [`exchange`](crate::exchange).
 ///
 /// In: RDI the state of the one that leaves, RSI that of the one that comes; RSP is the first word of each. Out: returns on the
 /// other stack, to where that thread left, callee-saved registers its own; RAX and RDX are zero, which is what a short call gives
@@ -633,27 +630,7 @@ pub unsafe fn complete_context(thread: &ThreadState) {
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.entry")]
 unsafe extern "C" fn exchange_stacks(previous: &ThreadState, next: &ThreadState) -> Switched {
-    naked_asm!(
-        // ANCHOR: exchange_stacks
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "mov [rdi], rsp",
-        "mov rsp, [rsi]",
-        "xor eax, eax",
-        "xor edx, edx",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
-        "ret",
-        // ANCHOR_END: exchange_stacks
-    )
+    exchange_code!()
 }
 
 /// Where a thread's first switch comes out: RSP is at its context. Does what is due on the way to user mode, then goes there.

@@ -3,12 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use crate::round_trip;
+use crate::{register_switch, round_trip};
 
 /// Prints a table. Figures that are not there (criterion was asked for others only) are left out.
 pub fn print() {
     println!();
-    for (group, ours, peer) in [(round_trip::GROUP, &round_trip::OURS[..], round_trip::PEER)] {
+    for (group, ours, peer) in [
+        (round_trip::GROUP, &round_trip::OURS[..], round_trip::PEER),
+        (
+            register_switch::GROUP,
+            &register_switch::OURS[..],
+            register_switch::PEER,
+        ),
+    ] {
         let Some(peers) = median(group, peer) else {
             continue;
         };

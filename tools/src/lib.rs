@@ -38,6 +38,7 @@ pub mod lint;
 pub mod machine;
 pub mod machine_tests;
 pub mod noise;
+pub mod picture;
 pub mod play;
 pub mod qemu10;
 pub mod qmp;

@@ -166,6 +166,8 @@ pub struct Spec {
     pub display: String,
     /// Whether there is a graphics card at all.
     pub graphics: bool,
+    /// Whether there is a serial port; without one the machine can be seen on its screen only.
+    pub serial: bool,
     /// Whether the time-stamp counter counts guest instructions (one CPU at a time runs, then).
     pub icount: bool,
     /// What a reset does.
@@ -199,14 +201,15 @@ impl Spec {
             &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x04"),
             "-chardev",
             "stdio,id=serial,signal=off",
-            "-serial",
-            "chardev:serial",
             "-qmp",
             &format!("unix:{},server=on,wait=off", escape(qmp)),
         ]
         .map(str::to_owned)
         .into();
         arguments.extend(self.start.arguments());
+        if self.serial {
+            arguments.extend(["-serial", "chardev:serial"].map(str::to_owned));
+        }
         if self.icount {
             arguments.extend(["-icount", "shift=0,sleep=off"].map(str::to_owned));
         }

@@ -110,6 +110,7 @@ impl Options {
             accel_options: "",
             display: self.display.clone(),
             graphics: true,
+            serial: true,
             icount: false,
             on_reset,
         })

@@ -17,7 +17,7 @@ const RULES: [(&str, &[&str]); 11] = [
     ("servers/rt", &["abi"]),
     ("servers/rt32", &["abi"]),
     ("servers/*", &["abi", "rt", "rt32"]),
-    ("tools", &["abi"]),
+    ("tools", &["abi", "screen"]),
 ];
 
 /// What one package may use beyond its room.

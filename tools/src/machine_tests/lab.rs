@@ -225,6 +225,7 @@ impl Lab {
             accel_options: "",
             display: "none".into(),
             graphics: true,
+            serial: true,
             icount: false,
             on_reset: OnReset::End,
         }

@@ -15,6 +15,7 @@ mod panic;
 mod piped;
 mod protocol;
 mod shell;
+mod silent;
 mod suite;
 mod torture;
 
@@ -65,6 +66,7 @@ fn all() -> Vec<Job> {
     jobs.extend(torture::jobs());
     jobs.extend(nmi::jobs());
     jobs.extend(shell::jobs());
+    jobs.extend(silent::jobs());
     jobs.extend(piped::jobs());
     jobs.extend(panic::jobs());
     jobs.extend(context::jobs());

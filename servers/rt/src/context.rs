@@ -17,10 +17,10 @@ impl Thread {
         unsafe { sys::call(call, [self.handle().0, part as u64, pointer, bytes, 0, 0]) }.map(|_| ())
     }
 
-    /// Its registers. Before its start only.
+    /// Its registers. Before its start, or [stopped](Self::stop).
     ///
     /// # Errors
-    /// `WrongState` once started, `Ended`, `NoRight` without MANAGE.
+    /// `WrongState` if it runs or waits, `Ended`, `NoRight` without MANAGE.
     pub fn registers(&self) -> Result<UserContext> {
         let mut context = UserContext::default();
         // SAFETY: the kernel writes one context through the pointer, which is to a live one of ours.
@@ -34,8 +34,8 @@ impl Thread {
         Ok(context)
     }
 
-    /// Sets its registers. Before its start only. Flags that user code can't choose, and what the context says of the last
-    /// entry, are passed over.
+    /// Sets its registers. Before its start, or [stopped](Self::stop). Flags that user code can't choose, and what the context says
+    /// of the last entry, are passed over.
     ///
     /// # Errors
     /// `BadArgument` for what user code could not have set; else as [`registers`](Self::registers).
@@ -53,7 +53,7 @@ impl Thread {
         }
     }
 
-    /// Its debug registers. Before its start only.
+    /// Its debug registers. Before its start, or [stopped](Self::stop).
     ///
     /// # Errors
     /// As [`registers`](Self::registers).
@@ -70,7 +70,7 @@ impl Thread {
         Ok(registers)
     }
 
-    /// Sets its debug registers. Before its start only.
+    /// Sets its debug registers. Before its start, or [stopped](Self::stop).
     ///
     /// # Errors
     /// `BadArgument` for what could stop anything but the thread's own user code; else as [`registers`](Self::registers).
@@ -85,7 +85,7 @@ impl Thread {
         }
     }
 
-    /// The descriptors in its slots, as the descriptor table has them. Before its start only.
+    /// The descriptors in its slots, as the descriptor table has them. Before its start, or [stopped](Self::stop).
     ///
     /// # Errors
     /// As [`registers`](Self::registers).
@@ -102,7 +102,7 @@ impl Thread {
         Ok(descriptors)
     }
 
-    /// Sets all of them. Before its start only.
+    /// Sets all of them. Before its start, or [stopped](Self::stop).
     ///
     /// # Errors
     /// `BadArgument` for one that is neither empty nor a data segment of user code; else as [`registers`](Self::registers).
@@ -117,7 +117,7 @@ impl Thread {
         }
     }
 
-    /// Its floating-point state, [`fpu_state_bytes`] bytes in the standard XSAVE format. Before its start only.
+    /// Its floating-point state, [`fpu_state_bytes`] bytes in the standard XSAVE format. Before its start, or [stopped](Self::stop).
     ///
     /// # Errors
     /// As [`registers`](Self::registers).
@@ -134,7 +134,7 @@ impl Thread {
         Ok(image)
     }
 
-    /// Sets its floating-point state. Before its start only.
+    /// Sets its floating-point state. Before its start, or [stopped](Self::stop).
     ///
     /// # Errors
     /// `OutOfRange` if the image has not [`fpu_state_bytes`] bytes, `BadArgument` for what the CPU would not accept, `NoMemory`; else as

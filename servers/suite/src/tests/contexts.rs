@@ -48,7 +48,7 @@ pub(super) fn prepared(code: &[u8], change: impl FnOnce(&mut UserContext)) -> rt
 }
 
 /// Every register different.
-fn full(context: &UserContext) -> UserContext {
+pub(super) fn full(context: &UserContext) -> UserContext {
     let value = |number: u64| 0x5EED_0000_0000_0000 | number << 32 | 0xABCD_0000 | number;
     UserContext {
         r15: value(15),

@@ -16,15 +16,18 @@ mod landing;
 mod limits;
 mod memory;
 mod messages;
+mod moving;
 mod notifications;
 mod ports;
 mod privilege;
+mod probe;
 mod processes;
 mod registers;
 mod schedule;
 mod segments;
 mod spaces;
 mod steps;
+mod suspending;
 mod tasks;
 mod things;
 mod threads;
@@ -59,6 +62,8 @@ pub const ALL: &[&[Test]] = &[
     spaces::TESTS,
     limits::TESTS,
     schedule::TESTS,
+    suspending::TESTS,
+    moving::TESTS,
     grinder::TESTS,
 ];
 
@@ -80,6 +85,7 @@ pub const ROLES: &[&[Role]] = &[
     processes::ROLES,
     memory::ROLES,
     limits::ROLES,
+    moving::ROLES,
     grinder::ROLES,
 ];
 

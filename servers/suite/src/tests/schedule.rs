@@ -1,6 +1,7 @@
 //! Who runs when, where, and by which clock.
 
-use abi::{Call, Priority};
+use abi::info::ThreadState;
+use abi::{Call, CpuSet, Priority};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -9,6 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use rt::{Deadline, Notification, thread, time};
 
+use super::probe::{Probe, soon, until};
 use super::tests;
 use crate::clock::since;
 use crate::kernel_calls::raw;
@@ -26,12 +28,8 @@ tests! {
     time_never_runs_backwards: 20,
     sleepers_wake_in_order_and_not_early: 20,
     idle_cpus_are_idle: 20,
-}
-
-const PATIENCE: Duration = Duration::from_secs(10);
-
-fn soon() -> Deadline {
-    time::after(PATIENCE)
+    priorities_change_at_once_while_threads_run: 30,
+    a_budget_is_all_that_a_thread_gets: 30,
 }
 
 fn priority(level: u64) -> Priority {
@@ -337,5 +335,98 @@ fn idle_cpus_are_idle(world: &'static World) -> Verdict {
         }
     }
     same!(raw(Call::Yield as u64, &[]).status, 0);
+    Ok(())
+}
+
+fn priorities_change_at_once_while_threads_run(world: &'static World) -> Verdict {
+    for cpu in 0..world.cpus {
+        // Below this thread, which must be able to look at them on a machine with one CPU.
+        let first = must!(Probe::counting(&CpuSet::only(cpu)));
+        let second = must!(Probe::counting(&CpuSet::only(cpu)));
+        let give = |probe: &Probe, level| probe.thread().set_priority(priority(level));
+        must!(give(&first, 4));
+        must!(give(&second, 4));
+        must!(first.thread().start());
+        must!(second.thread().start());
+        for round in 0..10 {
+            let (high, low) = if round % 2 == 0 {
+                (&first, &second)
+            } else {
+                (&second, &first)
+            };
+            // One goes up, or the other goes down.
+            if round % 4 < 2 {
+                must!(give(low, 2));
+                must!(give(high, 4));
+            } else {
+                must!(give(high, 6));
+                must!(give(low, 4));
+            }
+            until("their CPU has heard of it", || {
+                let (high, low) = (high.info()?, low.info()?);
+                Ok((high.priority, low.priority) == (high.base_priority, low.base_priority))
+            })?;
+            high.goes_on()?;
+            let still = low.count();
+            for _ in 0..3 {
+                high.goes_on()?;
+            }
+            same!(low.count(), still);
+        }
+        // Equals share.
+        must!(give(&first, 5));
+        must!(give(&second, 5));
+        first.goes_on()?;
+        second.goes_on()?;
+    }
+    Ok(())
+}
+
+fn a_budget_is_all_that_a_thread_gets(world: &'static World) -> Verdict {
+    const BUDGET: Duration = Duration::from_millis(2);
+    const PERIOD: Duration = Duration::from_millis(10);
+    for cpu in [0, world.cpus - 1] {
+        // Above everybody else, this thread included.
+        let probe = must!(Probe::counting(&CpuSet::only(cpu)));
+        must!(probe.thread().set_budget(Some((BUDGET, PERIOD))));
+        must!(probe.thread().set_priority(priority(40)));
+        must!(probe.thread().start());
+        probe.goes_on()?;
+        probe.comes_to(ThreadState::Throttled)?;
+        let ran = |probe: &Probe| -> rt::Result<Duration> {
+            Ok(Duration::from_nanos(probe.info()?.cpu_ns))
+        };
+        let (start, before) = (time::now(), must!(ran(&probe)));
+        for _ in 0..10 {
+            probe.goes_on()?;
+            probe.comes_to(ThreadState::Throttled)?;
+        }
+        let (passed, used) = (since(start), must!(ran(&probe)).saturating_sub(before));
+        // What it overran, at the beginning and at the end, is what the machine was late.
+        check!(
+            used < passed.mul_f32(0.2) + 2 * PERIOD,
+            "it ran for {used:?} of {passed:?}"
+        );
+        // It can be suspended, moved and let go while it waits for its next period.
+        probe.stop()?;
+        must!(
+            probe
+                .thread()
+                .set_affinity(&CpuSet::only(world.cpus - 1 - cpu))
+        );
+        must!(probe.thread().resume());
+        probe.goes_on()?;
+        probe.comes_to(ThreadState::Throttled)?;
+        must!(probe.thread().set_affinity(&CpuSet::only(cpu)));
+        probe.goes_on()?;
+        // Without a budget, and below everybody else, it takes what is left.
+        must!(probe.thread().set_priority(Priority::LOWEST));
+        must!(probe.thread().set_budget(None));
+        until("it has most of a CPU", || {
+            let (start, before) = (time::now(), ran(&probe)?);
+            time::sleep(4 * PERIOD)?;
+            Ok(ran(&probe)?.saturating_sub(before) > since(start) / 2)
+        })?;
+    }
     Ok(())
 }

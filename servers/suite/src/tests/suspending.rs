@@ -1,0 +1,502 @@
+//! Threads that others hold still, look into, change and let go; and whose end others wait for.
+
+use abi::info::{ProcessState, ThreadEnd, ThreadState};
+use abi::{Call, CpuSet, Error, FaultKind, Rights, UserContext};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+use rt::{Deadline, Notification, Thread, thread, time};
+
+use super::contexts::{START, full};
+use super::faults::faulted;
+use super::probe::{Probe, soon, until};
+use super::tests;
+use crate::bare::{self, Bare, PREAMBLE32_BYTES, reg};
+use crate::verdict::Verdict;
+use crate::world::World;
+use crate::{check, code, code32, must, same};
+
+tests! {
+    a_suspended_thread_stands_still_until_it_is_resumed: 30,
+    registers_of_a_suspended_thread_can_be_had_and_set: 20,
+    a_thread_in_short_calls_is_suspended_with_all_of_its_registers: 30,
+    threads_of_32_bit_code_are_suspended_between_calls: 20,
+    floating_point_state_of_a_suspended_thread_can_be_had_and_set: 20,
+    a_wait_is_left_alone_or_ended_by_suspending: 20,
+    a_thread_can_suspend_itself: 20,
+    a_thread_suspended_before_its_start_runs_no_instruction: 20,
+    suspended_threads_are_killed: 30,
+    joining_tells_how_a_thread_ended: 20,
+}
+
+fn a_suspended_thread_stands_still_until_it_is_resumed(world: &'static World) -> Verdict {
+    for cpu in 0..world.cpus {
+        let probe = must!(Probe::counting(&CpuSet::only(cpu)));
+        // Beside another, so that it is suspended while it waits for its turn as well.
+        let other = must!(Probe::counting(&CpuSet::only(cpu)));
+        must!(probe.thread().start());
+        must!(other.thread().start());
+        for round in 0..20 {
+            probe.goes_on()?;
+            probe.stop()?;
+            probe.stands_still()?;
+            // Once more is nothing new, and to be resumed once is enough.
+            probe.stop()?;
+            must!(probe.thread().resume());
+            same!(probe.thread().resume(), Err(Error::WrongState));
+            if round % 4 == 0 {
+                other.goes_on()?;
+            }
+        }
+        // Without a moment to spare it is about to stand still.
+        // SAFETY: the thread is of another process.
+        let result = unsafe { probe.thread().suspend(Deadline::NOW) };
+        check!(
+            matches!(result, Ok(()) | Err(Error::TimedOut)),
+            "{result:?}"
+        );
+        probe.comes_to(ThreadState::Suspended)?;
+        probe.stands_still()?;
+    }
+    Ok(())
+}
+
+/// What is the thread's alone in a context, and not its last entry's.
+fn own(context: &UserContext) -> UserContext {
+    UserContext {
+        vector: 0,
+        error_code: 0,
+        cr2: 0,
+        call_number: 0,
+        debug_status: 0,
+        // RF is the fault's.
+        rflags: context.rflags & !(1 << 16),
+        ..*context
+    }
+}
+
+fn registers_of_a_suspended_thread_can_be_had_and_set(world: &'static World) -> Verdict {
+    let code = code!("2:", "pause", "jmp 2b", "ud2");
+    for cpu in 0..world.cpus {
+        let bare = must!(Bare::new(code, &bare::pattern()));
+        must!(
+            bare.thread
+                .set_tls(0, Some(abi::segment::DataSegment::flat(0)))
+        );
+        let wanted = full(&must!(bare.thread.registers()));
+        // SAFETY: the thread is of another process.
+        must!(unsafe { bare.thread.set_registers(&wanted) });
+        must!(bare.thread.set_affinity(&CpuSet::only(cpu)));
+        must!(bare.thread.start());
+        until("it runs", || Ok(bare.thread.info()?.cpu_ns > 0))?;
+        same!(bare.thread.registers().err(), Some(Error::WrongState));
+        // SAFETY: as above.
+        must!(unsafe { bare.thread.suspend(soon()) });
+        let seen = must!(bare.thread.registers());
+        check!(
+            seen.rip == START || seen.rip == START + 2,
+            "it is at {:#x}",
+            seen.rip
+        );
+        same!(
+            own(&seen),
+            UserContext {
+                rip: seen.rip,
+                ..own(&wanted)
+            }
+        );
+        let changed = UserContext {
+            rip: START + code.len() as u64 - 2,
+            rax: 0x1111,
+            r15: !seen.r15,
+            rsp: 0x2222,
+            fs_base: 0x3333_0000,
+            gs_base: 0x4444_0000,
+            fs: 0,
+            gs: 0,
+            ds: 0x43,
+            es: 0,
+            rflags: 0x202,
+            ..seen
+        };
+        // What user code could not have set is refused, and nothing is changed.
+        for bad in [
+            UserContext {
+                rip: 1 << 47,
+                ..changed
+            },
+            UserContext {
+                cs: 0x08,
+                ..changed
+            },
+            UserContext {
+                gs_base: u64::MAX,
+                ..changed
+            },
+        ] {
+            // SAFETY: as above.
+            let result = unsafe { bare.thread.set_registers(&bad) };
+            same!(result, Err(Error::BadArgument));
+        }
+        same!(must!(bare.thread.registers()), seen);
+        // SAFETY: as above.
+        must!(unsafe { bare.thread.set_registers(&changed) });
+        same!(own(&must!(bare.thread.registers())), own(&changed));
+        must!(bare.thread.resume());
+        let info = must!(bare.run_to_end());
+        faulted("ud2", &info, FaultKind::InvalidInstruction)?;
+        same!(own(&info.context), own(&changed));
+    }
+    Ok(())
+}
+
+fn a_thread_in_short_calls_is_suspended_with_all_of_its_registers(
+    world: &'static World,
+) -> Verdict {
+    const { assert!(Call::Yield as u64 == 1 && Call::ProcessExit as u64 == 50) };
+    let turn = code!(
+        "2:",
+        "inc qword ptr [rbx]",
+        "mov eax, 1", // yield
+        "syscall",
+        "jmp 2b",
+    );
+    let end = code!("mov eax, 50", "syscall");
+    let code = [turn, end].concat();
+    for cpu in 0..world.cpus {
+        // Two that do nothing but switch to each other.
+        let mut probes = Vec::new();
+        for _ in 0..2 {
+            let probe = must!(Probe::new(&code, |context| {
+                let page = context.rbx;
+                *context = full(context);
+                (context.fs, context.gs, context.rbx) = (0, 0, page);
+                (context.rflags, context.ds, context.es) = (0x202, 0, 0);
+            }));
+            must!(probe.thread().set_affinity(&CpuSet::only(cpu)));
+            probes.push(probe);
+        }
+        let given = must!(probes[0].thread().registers());
+        for probe in &probes {
+            must!(probe.thread().start());
+        }
+        for _ in 0..25 {
+            for probe in &probes {
+                probe.goes_on()?;
+                probe.stop()?;
+                let seen = must!(probe.thread().registers());
+                check!(
+                    (START..START + turn.len() as u64).contains(&seen.rip),
+                    "it is at {:#x}",
+                    seen.rip
+                );
+                // What a call leaves as it is.
+                for (name, seen, given) in [
+                    ("rbx", seen.rbx, given.rbx),
+                    ("rbp", seen.rbp, given.rbp),
+                    ("rsp", seen.rsp, given.rsp),
+                    ("r12", seen.r12, given.r12),
+                    ("r13", seen.r13, given.r13),
+                    ("r14", seen.r14, given.r14),
+                    ("r15", seen.r15, given.r15),
+                    ("cs", seen.cs, given.cs),
+                    ("ss", seen.ss, given.ss),
+                    ("fs base", seen.fs_base, given.fs_base),
+                    ("gs base", seen.gs_base, given.gs_base),
+                ] {
+                    check!(seen == given, "{name} is {seen:#x}, not {given:#x}");
+                }
+                // What it has read is what it finds, also if it was just coming back from its call.
+                // SAFETY: the thread is of another process.
+                must!(unsafe { probe.thread().set_registers(&seen) });
+                must!(probe.thread().resume());
+            }
+        }
+        for (number, probe) in probes.iter().enumerate() {
+            probe.stop()?;
+            let mut context = must!(probe.thread().registers());
+            context.rip = START + turn.len() as u64;
+            context.rdi = 0x77 + number as u64;
+            // SAFETY: as above.
+            must!(unsafe { probe.thread().set_registers(&context) });
+            must!(probe.thread().resume());
+            let info = must!(probe.bare.run_to_end());
+            same!(
+                (info.state, info.code),
+                (ProcessState::Exited as u32, 0x77 + number as u64)
+            );
+        }
+    }
+    Ok(())
+}
+
+fn threads_of_32_bit_code_are_suspended_between_calls(world: &'static World) -> Verdict {
+    let turn = code32!("2:", "mov eax, 1", "int 0x80", "jmp 2b");
+    let end = code32!("ud2");
+    let code = [turn, end].concat();
+    let start = bare::CODE + PREAMBLE32_BYTES;
+    let given = bare::pattern32();
+    for cpu in 0..world.cpus {
+        let bare = must!(Bare::new32(&code, &given));
+        must!(bare.thread.set_affinity(&CpuSet::only(cpu)));
+        must!(bare.thread.start());
+        let mut stops = 0;
+        while stops < 10 {
+            // SAFETY: the thread is of another process.
+            must!(unsafe { bare.thread.stop(soon()) });
+            let seen = must!(bare.thread.registers());
+            if seen.rip >= start {
+                stops += 1;
+                check!(
+                    seen.rip < start + turn.len() as u64,
+                    "it is at {:#x}",
+                    seen.rip
+                );
+                same!(
+                    (seen.rsp, seen.rbp, seen.cs),
+                    (u64::from(given[reg::RSP]), u64::from(given[reg::RBP]), 0x1B)
+                );
+                // SAFETY: as above.
+                must!(unsafe { bare.thread.set_registers(&seen) });
+            }
+            let switches = must!(bare.thread.info()).switches;
+            must!(bare.thread.resume());
+            until("it runs again", || {
+                Ok(bare.thread.info()?.switches != switches)
+            })?;
+        }
+        // SAFETY: as above.
+        must!(unsafe { bare.thread.stop(soon()) });
+        let mut context = must!(bare.thread.registers());
+        (context.rip, context.rsi) = (start + turn.len() as u64, 0x1234_5678);
+        // SAFETY: as above.
+        must!(unsafe { bare.thread.set_registers(&context) });
+        must!(bare.thread.resume());
+        let info = must!(bare.run_to_end());
+        faulted("ud2", &info, FaultKind::InvalidInstruction)?;
+        same!(
+            (info.context.rip, info.context.rsi),
+            (context.rip, 0x1234_5678)
+        );
+    }
+    Ok(())
+}
+
+fn floating_point_state_of_a_suspended_thread_can_be_had_and_set(world: &'static World) -> Verdict {
+    const XMM5: usize = 160 + 5 * 16;
+    let turn = code!(
+        "movd xmm5, esi",
+        "2:",
+        "inc qword ptr [rbx]",
+        "pause",
+        "jmp 2b"
+    );
+    let end = code!("movd edi, xmm5", "mov eax, 50", "syscall");
+    let code = [turn, end].concat();
+    for cpu in 0..world.cpus {
+        let probe = must!(Probe::new(&code, |context| context.rsi = 0x5678_1234));
+        must!(probe.thread().set_affinity(&CpuSet::only(cpu)));
+        must!(probe.thread().start());
+        probe.goes_on()?;
+        same!(probe.thread().fpu_state().err(), Some(Error::WrongState));
+        probe.stop()?;
+        // Its CPU has nobody else who uses the registers, so they may still be there.
+        let mut image = must!(probe.thread().fpu_state());
+        same!(image[XMM5..XMM5 + 4], 0x5678_1234_u32.to_le_bytes());
+        image[XMM5..XMM5 + 4].copy_from_slice(&0x1BAD_CAFE_u32.to_le_bytes());
+        must!(probe.thread().set_fpu_state(&image));
+        let mut context = must!(probe.thread().registers());
+        context.rip = START + turn.len() as u64;
+        // SAFETY: the thread is of another process.
+        must!(unsafe { probe.thread().set_registers(&context) });
+        must!(probe.thread().resume());
+        same!(must!(probe.bare.run_to_end()).code, 0x1BAD_CAFE);
+    }
+    Ok(())
+}
+
+fn a_wait_is_left_alone_or_ended_by_suspending(world: &'static World) -> Verdict {
+    const { assert!(Call::Wait as u64 == 9) };
+    for cpu in 0..world.cpus {
+        for ends in [false, true] {
+            let bell = must!(Notification::create());
+            // Waits, tells what it got, and waits again.
+            let probe = must!(Probe::new(
+                code!(
+                    "2:",
+                    "mov eax, 9",
+                    "mov rdi, rbp",
+                    "mov r14, -1", // for ever
+                    "syscall",
+                    "mov [rbx + 8], rax",
+                    "mov [rbx + 16], rdx",
+                    "inc qword ptr [rbx]",
+                    "jmp 2b",
+                ),
+                |_| {}
+            ));
+            let handle = must!(probe.bare.process.grant(&bell, Rights::ALL));
+            let mut context = must!(probe.thread().registers());
+            context.rbp = handle.0;
+            // SAFETY: the thread is of another process.
+            must!(unsafe { probe.thread().set_registers(&context) });
+            must!(probe.thread().set_affinity(&CpuSet::only(cpu)));
+            must!(probe.thread().start());
+            let word = |index| probe.word(index).load(Ordering::SeqCst);
+            probe.comes_to(ThreadState::Waiting)?;
+            if ends {
+                probe.stop()?;
+                // Its call is over, with all registers in place, and it has not gone on.
+                let seen = must!(probe.thread().registers());
+                same!(
+                    (seen.rax, seen.rbp, seen.r14),
+                    (Error::Cancelled as u64, handle.0, u64::MAX)
+                );
+                same!(probe.count(), 0);
+                must!(probe.thread().resume());
+                until("its call has failed", || Ok(probe.count() == 1))?;
+                same!(word(1), Error::Cancelled as u64);
+                probe.comes_to(ThreadState::Waiting)?;
+            } else {
+                // SAFETY: as above.
+                must!(unsafe { probe.thread().suspend(soon()) });
+                // It stands still where it is, but its registers are not all in place.
+                same!(must!(probe.info()).state, ThreadState::Waiting as u32);
+                same!(probe.thread().registers().err(), Some(Error::WrongState));
+                must!(bell.signal(0x40));
+                probe.comes_to(ThreadState::Suspended)?;
+                same!(probe.count(), 0);
+                same!(must!(probe.thread().registers()).rdx, 0x40);
+                must!(probe.thread().resume());
+                until("it has its bits", || Ok(probe.count() == 1))?;
+                same!((word(1), word(2)), (0, 0x40));
+                // Resumed in its wait, it goes on waiting.
+                probe.comes_to(ThreadState::Waiting)?;
+                // SAFETY: as above.
+                must!(unsafe { probe.thread().suspend(soon()) });
+                must!(probe.thread().resume());
+                same!(must!(probe.info()).state, ThreadState::Waiting as u32);
+            }
+            must!(bell.signal(0x80));
+            until("it has its bits", || Ok(probe.count() == 2))?;
+            same!((word(1), word(2)), (0, 0x80));
+        }
+    }
+    Ok(())
+}
+
+fn a_thread_can_suspend_itself(world: &'static World) -> Verdict {
+    for cpu in 0..world.cpus {
+        let times = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&times);
+        let itself = must!(thread::Builder::new().cpu(cpu).spawn(move || {
+            let own = Thread::current()?;
+            for _ in 0..5 {
+                counted.fetch_add(1, Ordering::SeqCst);
+                // SAFETY: it holds nothing.
+                unsafe { own.suspend(Deadline::NEVER) }?;
+            }
+            Ok::<u64, Error>(own.info()?.thread)
+        }));
+        for round in 1..=5 {
+            until("it is suspended", || {
+                let state = itself.thread().info()?.state;
+                Ok(itself.is_finished()
+                    || times.load(Ordering::SeqCst) == round
+                        && state == ThreadState::Suspended as u32)
+            })?;
+            must!(itself.thread().resume());
+        }
+        let number = must!(itself.thread().info()).thread;
+        same!(must!(must!(itself.join(soon()))), number);
+    }
+    Ok(())
+}
+
+fn a_thread_suspended_before_its_start_runs_no_instruction(world: &'static World) -> Verdict {
+    for cpu in 0..world.cpus {
+        let probe = must!(Probe::counting(&CpuSet::only(cpu)));
+        let given = must!(probe.thread().registers());
+        // SAFETY: the thread is of another process.
+        must!(unsafe { probe.thread().suspend(soon()) });
+        same!(must!(probe.info()).state, ThreadState::New as u32);
+        must!(probe.thread().start());
+        probe.comes_to(ThreadState::Suspended)?;
+        same!(own(&must!(probe.thread().registers())), own(&given));
+        same!(probe.count(), 0);
+        must!(probe.thread().resume());
+        probe.goes_on()?;
+    }
+    Ok(())
+}
+
+fn suspended_threads_are_killed(world: &'static World) -> Verdict {
+    for cpu in 0..world.cpus {
+        for whole in [false, true] {
+            let probe = must!(Probe::counting(&CpuSet::only(cpu)));
+            must!(probe.thread().start());
+            probe.goes_on()?;
+            probe.stop()?;
+            if whole {
+                must!(probe.bare.process.kill(5));
+            } else {
+                // SAFETY: the thread is of another process.
+                must!(unsafe { probe.thread().kill() });
+            }
+            let info = must!(probe.bare.run_to_end());
+            same!(info.threads, 0);
+            let code = if whole { 5 } else { 0 };
+            same!(probe.thread().join(soon()), Ok((code, ThreadEnd::Killed)));
+            same!(probe.thread().resume(), Err(Error::Ended));
+            // SAFETY: as above.
+            same!(unsafe { probe.thread().stop(soon()) }, Err(Error::Ended));
+        }
+    }
+    Ok(())
+}
+
+fn joining_tells_how_a_thread_ended(_: &'static World) -> Verdict {
+    const { assert!(Call::ThreadExit as u64 == 58) };
+    let ways: [(&[u8], (u64, ThreadEnd)); 3] = [
+        (
+            code!("mov edi, 77", "mov eax, 58", "syscall"),
+            (77, ThreadEnd::Exited),
+        ),
+        (
+            code!("mov edi, 78", "mov eax, 50", "syscall"),
+            (78, ThreadEnd::Killed),
+        ),
+        (code!("ud2"), (6, ThreadEnd::Faulted)),
+    ];
+    for (code, how) in ways {
+        let bare = must!(Bare::new(code, &bare::pattern()));
+        same!(
+            bare.thread.join(time::after(Duration::from_millis(2))),
+            Err(Error::TimedOut)
+        );
+        same!(bare.thread.join(Deadline::NOW), Err(Error::TimedOut));
+        // Several wait, and one comes when it is over.
+        let mut joiners = Vec::new();
+        for _ in 0..3 {
+            let handle = must!(bare.thread.duplicate(Rights::QUERY));
+            joiners.push(must!(thread::spawn(move || handle.join(soon()))));
+        }
+        for joiner in &joiners {
+            until("it waits", || {
+                Ok(joiner.thread().info()?.state == ThreadState::Joining as u32)
+            })?;
+        }
+        must!(bare.thread.start());
+        for joiner in joiners {
+            same!(must!(joiner.join(soon())), Ok(how));
+        }
+        same!(bare.thread.join(Deadline::NOW), Ok(how));
+    }
+    // One that never began.
+    let bare = must!(Bare::new(code!("ud2"), &bare::pattern()));
+    // SAFETY: the thread is of another process.
+    must!(unsafe { bare.thread.kill() });
+    same!(bare.thread.join(soon()), Ok((0, ThreadEnd::Killed)));
+    Ok(())
+}

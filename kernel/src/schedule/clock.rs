@@ -94,7 +94,9 @@ pub fn retime() {
                 aside::notice(cpu, current);
             }
         } else {
+            // The timer came for something else, or for nothing any more: it is to come for the turn's end, or the budget's, again.
             arm_for_turn(cpu);
+            aside::notice(cpu, current);
         }
     }
     arm_for_deadline(cpu);

@@ -6,7 +6,7 @@ use alloc::string::String;
 /// Switches that a run makes unless told otherwise.
 const SWITCHES: u64 = 1_000_000;
 /// Seconds of the machine's time that it may take unless told otherwise.
-const SECONDS: u64 = 120;
+const SECONDS: u64 = 240;
 
 /// The options.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

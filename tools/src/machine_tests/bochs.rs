@@ -1,4 +1,4 @@
-//! The suite of test programs in Bochs, on an Intel model and an AMD one.
+//! The suite of test programs, and the torture of threads, in Bochs, on an Intel model and an AMD one.
 //!
 //! Bochs faults where hardware does and TCG is kinder: a return to a non-canonical address faults in the kernel, with the user's
 //! stack; bases and MSRs refuse such addresses. Its Skylake-X has PCID, TSC deadline, x2APIC and XSAVES, which TCG lacks. It
@@ -22,57 +22,94 @@ const LIMIT: Duration = Duration::from_mins(15);
 const SPEED: u32 = 50_000_000;
 const MEMORY: u32 = 256;
 
-/// A model, by its short name and Bochs's; what its boot must log, so that the lane shows what it is for.
-const MODELS: [(&str, &str, &[&str]); 2] = [
-    (
-        "skylake-x",
-        "corei7_skylake_x",
-        &["local APIC in x2APIC mode", "with deadlines"],
-    ),
-    ("ryzen", "ryzen", &[]),
+/// A boot in Bochs.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    /// Its test's name.
+    name: &'static str,
+    /// Bochs's name of the CPU.
+    model: &'static str,
+    /// The kernel's command line.
+    cmdline: &'static str,
+    /// What it must log, so that the row shows what it is for.
+    demanded: &'static [&'static str],
+}
+
+/// Version 2.7 saves AVX state in the compacted format where it does not look for it when it loads.
+const SUITE: &str = "manifest=tests xsave=standard";
+/// As many switches as fit into two minutes; what Bochs interprets in that time is no million.
+const TORTURE: &str = "manifest=tests-torture xsave=standard log=off torture=switches=300000";
+
+/// The suite on both models.
+const ROWS: [Row; 2] = [
+    Row {
+        name: "bochs/2/skylake-x",
+        model: "corei7_skylake_x",
+        cmdline: SUITE,
+        demanded: &["local APIC in x2APIC mode", "with deadlines"],
+    },
+    Row {
+        name: "bochs/2/ryzen",
+        model: "ryzen",
+        cmdline: SUITE,
+        demanded: &[],
+    },
+];
+
+/// The torture on both.
+const TORTURES: [Row; 2] = [
+    Row {
+        name: "torture/2/bochs-skylake-x",
+        model: "corei7_skylake_x",
+        cmdline: TORTURE,
+        demanded: &["FPU: x87 SSE AVX opmask ZMM ZMM16-31;"],
+    },
+    Row {
+        name: "torture/2/bochs-ryzen",
+        model: "ryzen",
+        cmdline: TORTURE,
+        demanded: &["FPU: x87 SSE AVX;"],
+    },
 ];
 
 /// A job for each model.
 pub fn jobs() -> Vec<Job> {
-    MODELS
-        .iter()
-        .map(|(short, model, demanded)| {
-            let name = format!("bochs/2/{short}");
-            Job::new(
-                name.clone(),
-                |lab| lab.tests().and(lab.multiboot()).map(drop),
-                move |lab| boot(lab, &name, model, demanded),
-            )
-        })
-        .collect()
+    ROWS.iter().chain(&TORTURES).map(job).collect()
 }
 
-fn boot(lab: &Lab, name: &str, model: &'static str, demanded: &[&str]) -> Result<Outcome> {
+fn job(row: &'static Row) -> Job {
+    Job::new(
+        row.name.into(),
+        |lab| lab.tests().and(lab.multiboot()).map(drop),
+        move |lab| boot(lab, row),
+    )
+}
+
+fn boot(lab: &Lab, row: &Row) -> Result<Outcome> {
     let Some(bochs) = bochs::find() else {
         return Ok(Outcome::skipped(MISSING));
     };
     if !bios::is_possible() {
         return Ok(Outcome::skipped(bios::MISSING));
     }
-    // Version 2.7 saves AVX state in the compacted format where it does not look for it when it loads.
-    let files = lab.tests_with("manifest=tests xsave=standard")?;
-    let Start::Bios { image } = lab.bios("tests-bochs", &files)? else {
+    let files = lab.tests_with(row.cmdline)?;
+    let Start::Bios { image } = lab.bios(row.name, &files)? else {
         unreachable!("asked for a BIOS start");
     };
     let spec = Spec {
         image: &image,
         cpus: 2,
-        model,
+        model: row.model,
         speed: SPEED,
         memory: MEMORY,
     };
     let run = bochs.run(&spec, LIMIT)?;
-    lab.keep_log(name, &run.transcript)?;
+    lab.keep_log(row.name, &run.transcript)?;
     let mut outcome = protocol::judge(run.transcript.lines());
     if outcome.counts.failed == 0 && !run.ended {
         outcome.fail("the machine did not power off");
     }
-    for text in demanded {
+    for text in row.demanded {
         let said = run.transcript.says(text);
         outcome.check(
             &format!("'{text}'"),

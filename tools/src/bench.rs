@@ -3,6 +3,11 @@
 //! Under `-icount shift=0` QEMU advances its clock by one nanosecond an instruction and the time-stamp counter with it,
 //! so a program that reads the counter counts instructions: the same figure every run, on any machine. The bench program
 //! says `bench NAME INSTRUCTIONS` a line and `bench done` at the end.
+//!
+//! The same is counted on a CPU without FSGSBASE. Then a debugger follows one of each operation ([`steps`]): that gives its steps, and
+//! what instructions hide of their price.
+
+mod steps;
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -10,16 +15,23 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
-use crate::cargo::Profile;
+use crate::cargo::{self, Profile};
 use crate::ending::Ending;
 use crate::feeder::Feeder;
 use crate::image::{self, Plan};
+use crate::machine::Spec;
 use crate::machine_tests::Lab;
 use crate::play::{Over, play};
 use crate::transcript::untimed;
 use crate::workspace::Workspace;
 
+use self::steps::{Price, Steps};
+
 const CPU: &str = "max";
+/// The same without the instructions for segment bases.
+const CPU_WITHOUT: &str = "max,-fsgsbase";
+/// Where users' programs are built for.
+const USER: &str = "x86_64-unknown-linux-musl";
 /// One: with several, the counter is shared by all.
 const CPUS: u32 = 1;
 const LIMIT: Duration = Duration::from_mins(5);
@@ -35,6 +47,9 @@ pub struct Figure {
     pub cpu: String,
     /// The machine's CPUs.
     pub cpus: u32,
+    /// What the instructions hide of their price, where it was looked for.
+    #[serde(flatten)]
+    pub price: Option<Price>,
 }
 
 /// Builds, boots, collects.
@@ -50,28 +65,56 @@ pub fn run() -> Result<()> {
     };
     let files = image::build(&ws, &plan)?;
     let lab = Lab::new(ws)?;
-    let mut spec = lab.machine(lab.direct("bench", &files)?, CPUS, CPU);
-    spec.icount = true;
     eprintln!("bench: one CPU, counting guest instructions");
-    let played = play(&spec, Feeder::default(), LIMIT, |_| false)?;
+    let machine = |cpu: &str| -> Result<Spec> {
+        let mut spec = lab.machine(lab.direct("bench", &files)?, CPUS, cpu);
+        spec.icount = true;
+        Ok(spec)
+    };
+    let mut figures = measure(&machine(CPU)?, CPU)?;
+    let without = measure(&machine(CPU_WITHOUT)?, CPU_WITHOUT)?;
+    eprintln!("bench: following one of each operation");
+    let built = |target, name| cargo::artefact(&lab.ws, target, plan.profile, name);
+    // The first is the measuring itself.
+    let mut followed = steps::follow(
+        &machine(CPU)?,
+        &built(cargo::BARE, "kernel"),
+        &built(USER, "bench"),
+        figures.len() + 1,
+    )?;
+    followed.remove(0);
+    for (figure, steps) in figures.iter_mut().zip(&followed) {
+        figure.price = Some(steps.price);
+    }
+    print!("{}", table(&figures, &without));
+    write(&lab.ws, "bench-steps.txt", &breakdown(&figures, &followed))?;
+    figures.extend(without);
+    let mut json = serde_json::to_string_pretty(&figures)?;
+    json.push('\n');
+    write(&lab.ws, "bench.json", &json)?;
+    eprintln!("bench: wrote build/bench.json, and each operation's steps to build/bench-steps.txt");
+    Ok(())
+}
+
+fn write(ws: &Workspace, name: &str, text: &str) -> Result<()> {
+    let path = ws.build.join(name);
+    std::fs::write(&path, text).with_context(|| path.display().to_string())
+}
+
+/// Boots a machine that measures.
+fn measure(spec: &Spec, cpu: &str) -> Result<Vec<Figure>> {
+    let played = play(spec, Feeder::default(), LIMIT, |_| false)?;
     if played.over != Over::Ended(Ending::PoweredOff) {
         bail!("the machine did not power off; {}", played.tail());
     }
-    let figures = collect(played.transcript().lines()).with_context(|| played.tail())?;
-    let path = lab.ws.build.join("bench.json");
-    let mut json = serde_json::to_string_pretty(&figures)?;
-    json.push('\n');
-    std::fs::write(&path, json).with_context(|| path.display().to_string())?;
-    print!("{}", table(&figures));
-    eprintln!("bench: wrote build/bench.json");
-    Ok(())
+    collect(played.transcript().lines(), cpu).with_context(|| played.tail())
 }
 
 /// The figures in what the machine said.
 ///
 /// # Errors
 /// If there are none, one can't be read or appears twice, or the closing line is missing.
-fn collect(lines: &[String]) -> Result<Vec<Figure>> {
+fn collect(lines: &[String], cpu: &str) -> Result<Vec<Figure>> {
     let mut figures: Vec<Figure> = Vec::new();
     let mut done = false;
     for rest in lines
@@ -96,8 +139,9 @@ fn collect(lines: &[String]) -> Result<Vec<Figure>> {
         figures.push(Figure {
             name: name.to_owned(),
             instructions,
-            cpu: CPU.into(),
+            cpu: cpu.into(),
             cpus: CPUS,
+            price: None,
         });
     }
     ensure!(done, "no line 'bench done'");
@@ -105,17 +149,43 @@ fn collect(lines: &[String]) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-fn table(figures: &[Figure]) -> String {
-    let width = figures
-        .iter()
-        .map(|f| f.name.len())
-        .max()
-        .unwrap_or(0)
-        .max(9);
-    let mut text = format!("{:<width$}  instructions\n", "operation");
+/// Writing to a string can't fail, so what `write!` says of it is left alone here and below.
+fn table(figures: &[Figure], without: &[Figure]) -> String {
+    let width = figures.iter().map(|f| f.name.len()).max().unwrap_or(0);
+    let mut text = format!(
+        "{:<width$}  {:>12}  {:>11}  {:>4} {:>4} {:>4} {:>6} {:>6}\n",
+        "operation", "instructions", "no FSGSBASE", "CR0", "CR3", "MSR", "locked", "lines"
+    );
     for figure in figures {
-        // Writing to a string can't fail.
-        let _ = writeln!(text, "{:<width$}  {:>12}", figure.name, figure.instructions);
+        let other = without
+            .iter()
+            .find(|other| other.name == figure.name)
+            .map_or_else(String::new, |other| other.instructions.to_string());
+        let _ = write!(
+            text,
+            "{:<width$}  {:>12}  {other:>11}",
+            figure.name, figure.instructions
+        );
+        if let Some(price) = figure.price {
+            let _ = write!(
+                text,
+                "  {:>4} {:>4} {:>4} {:>6} {:>6}",
+                price.cr0_writes, price.cr3_writes, price.msr_writes, price.locked, price.lines
+            );
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// The functions of each operation and how many instructions each has.
+fn breakdown(figures: &[Figure], followed: &[Steps]) -> String {
+    let mut text = String::new();
+    for (figure, steps) in figures.iter().zip(followed) {
+        let _ = writeln!(text, "{}: {}", figure.name, steps.instructions());
+        for (function, count) in &steps.functions {
+            let _ = writeln!(text, "  {count:>6}  {function}");
+        }
     }
     text
 }
@@ -125,7 +195,7 @@ mod tests {
     use super::*;
 
     fn collected(text: &str) -> Result<Vec<Figure>> {
-        collect(&text.lines().map(str::to_owned).collect::<Vec<_>>())
+        collect(&text.lines().map(str::to_owned).collect::<Vec<_>>(), CPU)
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! A debugger for one virtual CPU: the few requests of GDB's remote serial protocol that the injection lane needs, to QEMU's
 //! stub over a socket (GDB manual, appendix E; register order: QEMU's `gdb-xml/i386-64bit.xml`).
 //!
-//! Packets are `$body#sum`, each acknowledged by a `+`. What may go wrong: the machine ends in the middle, which closes the
+//! Packets are `$body#sum`. The stub wants a `+` for each of its own or takes the next one's beginning for that, which is what it gets
+//! here: half the packets, and on a socket none is lost. What may go wrong: the machine ends in the middle, which closes the
 //! socket, or never stops, for which every wait has a bound.
 
 use std::io::{ErrorKind, Read, Write};
@@ -14,6 +15,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// How long the stub may take to open its socket, or to answer while the machine stands still.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long it is quiet after a connection was made.
+const SETTLED: Duration = Duration::from_millis(300);
 
 /// Bytes of the registers that are looked at: up to EFER in the stub's order.
 const BYTES: usize = 236;
@@ -135,8 +139,9 @@ impl Gdb {
             stream,
             buffer: Vec::new(),
         };
-        // What the stub says at first is no answer to anything.
+        // The stub says that the machine has stopped when it has, and once more when it is asked.
         gdb.ask("?")?;
+        while gdb.packet(SETTLED)?.is_some() {}
         Ok(gdb)
     }
 
@@ -287,14 +292,11 @@ impl Gdb {
             .context("the debugger's socket")
     }
 
-    /// The next packet, acknowledged; none if it does not come in time.
+    /// The next packet; none if it does not come in time.
     fn packet(&mut self, limit: Duration) -> Result<Option<String>> {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(packet) = take_packet(&mut self.buffer)? {
-                self.stream
-                    .write_all(b"+")
-                    .context("the debugger's socket")?;
                 return Ok(Some(packet));
             }
             let left = deadline.saturating_duration_since(Instant::now());

@@ -8,8 +8,8 @@ const READINGS: usize = 1001;
 /// Times that an operation is done first, to have all of its memory in place.
 const WARM_UP: usize = 50;
 
-/// Times that an operation is done in all.
-pub const DONE: u64 = (READINGS + WARM_UP) as u64;
+/// Times that an operation is done in all: once more for whoever follows it.
+pub const DONE: u64 = (READINGS + WARM_UP + 1) as u64;
 
 /// What an operation costs.
 #[derive(Clone, Copy, Debug)]
@@ -35,11 +35,30 @@ pub fn measure(mut operation: impl FnMut()) -> Cost {
         let after = unsafe { _rdtsc() };
         readings.push(after.wrapping_sub(before));
     }
+    bench_trace_begin();
+    operation();
+    bench_trace_end();
     readings.sort_unstable();
     Cost {
         least: readings[0],
         median: readings[READINGS / 2],
     }
+}
+
+/// Where a debugger that follows an operation instruction by instruction begins. The name is for it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn bench_trace_begin() {
+    // SAFETY: an instruction that does nothing, so that the function is not taken for an empty one.
+    unsafe { core::arch::asm!("nop", options(nomem, nostack, preserves_flags)) };
+}
+
+/// Where it ends. Its body is another, lest the two be made one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn bench_trace_end() {
+    // SAFETY: as above.
+    unsafe { core::arch::asm!("nop", "nop", options(nomem, nostack, preserves_flags)) };
 }
 
 impl Cost {

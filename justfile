@@ -82,7 +82,7 @@ test-machine: setup
 test-list: _tools
     @{{tools}} test --list < /dev/null
 
-# Count guest instructions per operation, into build/bench.json and a table
+# Count guest instructions per operation, and what they hide: a table, build/bench.json, build/bench-steps.txt
 bench: _machine
     @{{tools}} bench < /dev/null
 

@@ -27,7 +27,7 @@ use crate::gdb::{Gdb, Registers};
 use crate::machine::{Machine, Spec};
 
 /// Until the first operation, and from one to the next.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// More instructions than any operation takes.
 const LONGEST: usize = 200_000;
 /// Bytes of a line of the cache.

@@ -157,8 +157,8 @@ mod tests {
         // SAFETY: the ranges are those of arrays that live in the tests.
         unsafe {
             walk(frame, &stack_of, &TEXT, &mut |address| {
-                addresses.push(address)
-            })
+                addresses.push(address);
+            });
         };
         addresses
     }

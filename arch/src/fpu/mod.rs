@@ -169,10 +169,10 @@ mod bare {
             // SAFETY: the caller's promise.
             unsafe { policy::leave(&ThisCpu, &block.fpu, &previous.fpu) };
         }
-        if block.fpu.is_open() | next.fpu.is_concerned() {
-            if policy::enter(&ThisCpu, &block.fpu, &next.fpu, is_eager) {
-                note(next);
-            }
+        if (block.fpu.is_open() | next.fpu.is_concerned())
+            && policy::enter(&ThisCpu, &block.fpu, &next.fpu, is_eager)
+        {
+            note(next);
         }
     }
 

@@ -290,7 +290,7 @@ fn the_steps_find_a_name_without_a_check_of_generations() {
 fn the_steps_find_a_flush_for_user_mode_that_is_lost() {
     let [load, used] = USED;
     let asked = [load.clone(), used.clone(), Step::Change(0, 0, 3, 1)];
-    let at_once = [&asked[..], &[used.clone()]].concat();
+    let at_once = [&asked[..], core::slice::from_ref(&used)].concat();
     assert!(is_found(true, Mistake::UserEntriesStay, &at_once));
     // The CPU goes elsewhere before it goes out to user mode.
     let later = [&asked[..], &[Step::Load(1, None), load, used]].concat();

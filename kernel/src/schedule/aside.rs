@@ -146,7 +146,7 @@ pub(super) fn bound_turn(cpu: &Cpu, thread: &Thread, now: u64) {
 
 /// Gives a thread the budget that somebody wished for it.
 pub(super) fn take_over_budget(cpu: &Cpu, thread: ThreadPtr) {
-    let Some(wish) = thread.get().rest.take_wish() else {
+    let Some(wish) = thread.get().rest.take_wish().map(|wish| wish.0) else {
         return;
     };
     let now = time::ticks();

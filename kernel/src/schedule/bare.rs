@@ -51,17 +51,18 @@ pub fn yield_now() -> Switched {
             yield_with_more_to_do(cpu, current)
         };
     }
-    match take_turns(cpu, current, next, priority) {
+    if take_turns(cpu, current, next, priority) {
         // SAFETY: interrupts are off and no lock is held. The one that leaves is this CPU's current thread; the other
         // belongs to this CPU and runs nowhere. A thread that ends is reclaimed only after this CPU's next quiescent point.
-        true => unsafe {
+        unsafe {
             switch_plainly(
                 block,
                 &current.get().machine.state,
                 &next.get().machine.state,
             )
-        },
-        false => yield_with_more_to_do(cpu, current),
+        }
+    } else {
+        yield_with_more_to_do(cpu, current)
     }
 }
 
@@ -74,16 +75,17 @@ fn yield_with_fpu(
     priority: sched::EffectivePriority,
 ) -> Switched {
     let cpu = cpu::of(block);
-    match take_turns(cpu, current, next, priority) {
+    if take_turns(cpu, current, next, priority) {
         // SAFETY: as in `yield_now`.
-        true => unsafe {
+        unsafe {
             switch_with_fpu(
                 block,
                 &current.get().machine.state,
                 &next.get().machine.state,
             )
-        },
-        false => yield_with_more_to_do(cpu, current),
+        }
+    } else {
+        yield_with_more_to_do(cpu, current)
     }
 }
 

@@ -46,9 +46,11 @@ struct Inner {
     parked: bool,
     ended: bool,
     waiters: sched::List<ThreadPtr>,
-    /// A budget that the home shall take over: `Some(None)` takes it away.
-    wish: Option<Option<sched::Allowance>>,
+    wish: Option<Wish>,
 }
+
+/// A budget that the home shall take over; `None` takes it away.
+pub(crate) struct Wish(pub(crate) Option<sched::Allowance>);
 
 /// What a waiter is told.
 type Answer = Result<(), Error>;
@@ -127,11 +129,11 @@ impl Rest {
 
     /// Leaves a budget for the home to take over.
     pub(crate) fn wish_budget(&self, allowance: Option<sched::Allowance>) {
-        self.inner.lock().wish = Some(allowance);
+        self.inner.lock().wish = Some(Wish(allowance));
     }
 
     /// The budget that was left. For the home.
-    pub(crate) fn take_wish(&self) -> Option<Option<sched::Allowance>> {
+    pub(crate) fn take_wish(&self) -> Option<Wish> {
         self.inner.lock().wish.take()
     }
 }

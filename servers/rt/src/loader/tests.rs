@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use abi::Protection;
-use abi::layout::{PAGE_SIZE, USER_START};
+use abi::layout::USER_START;
 use elf::abi::{
     DT_REL, DT_RELSZ, EM_386, EM_X86_64, ET_DYN, ET_EXEC, PF_R, PF_W, PF_X, PT_DYNAMIC, PT_INTERP,
     PT_LOAD, PT_TLS,

@@ -21,11 +21,11 @@ const TLS: u32 = 1 << 0;
 pub(crate) const SELECTORS: u32 = 1 << 3;
 /// The thread uses I/O ports.
 const PORTS: u32 = 1 << 4;
-/// The CPU has no FSGSBASE: bases go through MSRs. Every thread has it then, or none.
-pub(crate) const LONG_WAY_BASES: u32 = 1 << 5;
 /// The thread never sees user mode: it has neither selectors nor bases. Above bit 15, as the next: no selector is taken for it.
 pub(crate) const IDLE: u32 = 1 << 17;
 
+/// The CPU has no FSGSBASE: bases go through MSRs. Every thread has it then, or none.
+pub(crate) const BASES_BY_MSR: u32 = 1 << 18;
 /// Something is to be done for the thread's floating-point state when it comes or leaves. The policy's note of it
 /// (`fpu/policy.rs`), brought here whenever that may have changed.
 pub(crate) const FPU: u32 = 1 << 16;

@@ -85,7 +85,7 @@ impl ThreadState {
             });
         }
         let extras = Extras::none();
-        extras.mark(extras::LONG_WAY_BASES, !features().fsgsbase);
+        extras.mark(extras::BASES_BY_MSR, !features().fsgsbase);
         extras.mark(extras::SELECTORS, has_selectors(&context));
         ThreadState {
             rsp: Cell::new(frame as u64),
@@ -258,8 +258,10 @@ pub unsafe fn switch_to(previous: &ThreadState, next: &ThreadState) -> Switched 
         if concerns.need(extras::FPU | extras::IDLE) {
             fpu::exchange(block, previous, next);
         }
-        if concerns.need(!extras::FPU) {
+        if concerns.need(!(extras::FPU | extras::BASES_BY_MSR)) {
             switch_extras(block, previous, next);
+        } else if concerns.need(extras::BASES_BY_MSR) {
+            exchange_bases_by_msr(previous, next);
         } else {
             exchange_bases(previous, next);
         }
@@ -292,6 +294,12 @@ impl Concerns {
         self.0 == extras::FPU
     }
 
+    /// Floating-point state, bases by MSRs, or both, and nothing else: [`switch_by_msrs`] will do.
+    #[inline(always)]
+    pub fn are_few(self) -> bool {
+        self.0 & !(extras::FPU | extras::BASES_BY_MSR) == 0
+    }
+
     #[inline(always)]
     fn need(self, kinds: u32) -> bool {
         self.0 & kinds != 0
@@ -321,6 +329,47 @@ pub unsafe fn switch_plainly(
     // SAFETY: the caller's promises are those of the parts.
     unsafe {
         exchange_bases(previous, next);
+        exchange_spaces_and_threads(block, previous, next)
+    }
+}
+
+/// [`switch_to`] for two threads whose [`concerns`] were few: the short way of a CPU without FSGSBASE.
+///
+/// # Safety
+/// As for [`switch_to`], and as said; `block` is this CPU's.
+#[inline(always)]
+pub unsafe fn switch_by_msrs(
+    block: &CpuBlock,
+    previous: &ThreadState,
+    next: &ThreadState,
+    concerns: Concerns,
+) -> Switched {
+    // SAFETY: the caller's promises are those of the parts.
+    unsafe {
+        if concerns.need(extras::FPU) {
+            match fpu::exchange_steadily(block, previous, next) {
+                Exchange::Done => {}
+                Exchange::Undecided => return decide_and_switch(previous, next),
+                Exchange::Refused => return refuse_and_switch(block, previous, next),
+            }
+        }
+        exchange_bases_by_msr(previous, next);
+        exchange_spaces_and_threads(block, previous, next)
+    }
+}
+
+/// What comes after the bases.
+///
+/// # Safety
+/// As for [`switch_to`]; `block` is this CPU's.
+#[inline(always)]
+unsafe fn exchange_spaces_and_threads(
+    block: &CpuBlock,
+    previous: &ThreadState,
+    next: &ThreadState,
+) -> Switched {
+    // SAFETY: the caller's promises are those of the parts.
+    unsafe {
         let space = &*next.space;
         if !tlb::is_active(block, space) {
             if block.is_careful() {
@@ -362,7 +411,7 @@ unsafe fn decide_and_switch(previous: &ThreadState, next: &ThreadState) -> Switc
     unsafe { switch_to(previous, next) }
 }
 
-/// [`switch_with_fpu`] when the CPU refuses the state of the one that comes.
+/// [`switch_with_fpu`] when the CPU refuses the state of the one that comes: that is noted, and all else is done as ever.
 ///
 /// # Safety
 /// As for that.
@@ -375,7 +424,7 @@ unsafe fn refuse_and_switch(
 ) -> Switched {
     fpu::refuse(block, next);
     // SAFETY: the caller's promise.
-    unsafe { switch_plainly(block, previous, next) }
+    unsafe { switch_to(previous, next) }
 }
 
 /// The end of [`switch_plainly`] where a change of spaces is more than a change of root.
@@ -471,6 +520,23 @@ unsafe fn exchange_bases(previous: &ThreadState, next: &ThreadState) {
             gs_base = const offset_of!(UserContext, gs_base) as isize - CONTEXT_BYTES,
             options(nostack, preserves_flags),
         );
+    }
+}
+
+/// The same on a CPU without FSGSBASE. The bases must be read there as well: user mode changes them by loading selectors, null ones too.
+///
+/// # Safety
+/// As for [`exchange_bases`].
+#[inline(always)]
+unsafe fn exchange_bases_by_msr(previous: &ThreadState, next: &ThreadState) {
+    // SAFETY: the contexts are the threads' own, and the one that comes has canonical bases. While the kernel runs, KERNEL_GS_BASE holds
+    // the user's base.
+    unsafe {
+        let (from, to) = (previous.context(), next.context());
+        (*from).fs_base = Msr::FS_BASE.read();
+        Msr::FS_BASE.write((*to).fs_base);
+        (*from).gs_base = Msr::KERNEL_GS_BASE.read();
+        Msr::KERNEL_GS_BASE.write((*to).gs_base);
     }
 }
 

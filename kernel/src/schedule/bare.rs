@@ -11,7 +11,9 @@ use core::sync::atomic::Ordering;
 
 use abi::Deadline;
 use arch::cpu::{CpuBlock, Pending};
-use arch::switch::{Switched, concerns, switch_plainly, switch_to, switch_with_fpu};
+use arch::switch::{
+    Concerns, Switched, concerns, switch_by_msrs, switch_plainly, switch_to, switch_with_fpu,
+};
 use arch::time;
 use sched::{Slice, Turn};
 
@@ -45,11 +47,7 @@ pub fn yield_now() -> Switched {
     let concerns = concerns(&current.get().machine.state, &next.get().machine.state)
         .and(next.get().marks.word());
     if !concerns.are_none() {
-        return if concerns.are_fpu_alone() {
-            yield_with_fpu(block, current, next, priority)
-        } else {
-            yield_with_more_to_do(cpu, current)
-        };
+        return yield_with(concerns, block, current, next, priority);
     }
     if take_turns(cpu, current, next, priority) {
         // SAFETY: interrupts are off and no lock is held. The one that leaves is this CPU's current thread; the other
@@ -66,9 +64,41 @@ pub fn yield_now() -> Switched {
     }
 }
 
-/// [`yield_now`] if one of the two, or both, use the FPU.
+/// [`yield_now`] if the switch has more to carry than most.
 #[inline(never)]
-fn yield_with_fpu(
+fn yield_with(
+    concerns: Concerns,
+    block: &'static CpuBlock,
+    current: ThreadPtr,
+    next: ThreadPtr,
+    priority: sched::EffectivePriority,
+) -> Switched {
+    let cpu = cpu::of(block);
+    if !concerns.are_fpu_alone() {
+        return if concerns.are_few() {
+            yield_by_msrs(concerns, block, current, next, priority)
+        } else {
+            yield_with_more_to_do(cpu, current)
+        };
+    }
+    if take_turns(cpu, current, next, priority) {
+        // SAFETY: as in `yield_now`.
+        unsafe {
+            switch_with_fpu(
+                block,
+                &current.get().machine.state,
+                &next.get().machine.state,
+            )
+        }
+    } else {
+        yield_with_more_to_do(cpu, current)
+    }
+}
+
+/// [`yield_now`] on a CPU without FSGSBASE.
+#[inline(never)]
+fn yield_by_msrs(
+    concerns: Concerns,
     block: &'static CpuBlock,
     current: ThreadPtr,
     next: ThreadPtr,
@@ -78,10 +108,11 @@ fn yield_with_fpu(
     if take_turns(cpu, current, next, priority) {
         // SAFETY: as in `yield_now`.
         unsafe {
-            switch_with_fpu(
+            switch_by_msrs(
                 block,
                 &current.get().machine.state,
                 &next.get().machine.state,
+                concerns,
             )
         }
     } else {

@@ -12,7 +12,8 @@ use torture::options::Options;
 use torture::page::count;
 use torture::random::Random;
 
-use crate::life::{End, Place, Shape, Shop};
+use crate::life::{End, Place};
+use crate::shop::{Shape, Shop};
 
 /// Places that the ended notification has bits for.
 const MOST_PLACES: usize = 64;
@@ -32,6 +33,8 @@ pub struct Tally {
     pub switches: u64,
     /// Changes of affinity.
     pub moves: u64,
+    /// Single threads of a pair killed, and made anew in the same process.
+    pub replaced: u64,
     /// Threads suspended and resumed.
     pub holds: u64,
     /// Of those: states that were taken out and put back.
@@ -72,6 +75,7 @@ impl Tally {
             ("preemptions", self.counts[count::PREEMPTED] > 0),
             ("migrations", moves),
             ("threads moved", self.moves > 0),
+            ("single threads killed", self.replaced > 0),
             ("threads suspended", self.holds > 0),
             ("states taken out and put back", self.turns > 0),
             ("yields", self.counts[count::YIELDS] > 0),
@@ -103,7 +107,7 @@ impl fmt::Display for Tally {
         write!(
             f,
             "{} switches in {} ms; {} steps ({} of 32-bit code), {} yields, {} preemptions in loops; \
-             {} moves, {} migrations ({} seen), {} suspended, {} states turned over; {} lives: {killed} killed, {exits} exits, {invalid} invalid instructions, {ports} ports refused, \
+             {} moves, {} migrations ({} seen), {} suspended, {} states turned over; {} single threads killed; {} lives: {killed} killed, {exits} exits, {invalid} invalid instructions, {ports} ports refused, \
              {breakpoints} breakpoints hit; ",
             self.switches,
             self.took.as_millis(),
@@ -116,6 +120,7 @@ impl fmt::Display for Tally {
             counts[count::MIGRATED],
             self.holds,
             self.turns,
+            self.replaced,
             self.lives,
         )?;
         write!(
@@ -306,7 +311,8 @@ impl Crowd<'_> {
         match random.below(8) {
             0 => place.kill(),
             1 => place.tell(random, None),
-            2..5 => self.tally.moves += u64::from(place.move_about(self.shop, random)?),
+            2 => self.tally.replaced += u64::from(place.replace(self.shop, random)?),
+            3..5 => self.tally.moves += u64::from(place.move_about(self.shop, random)?),
             _ => {
                 let (held, turned) = place.hold(random)?;
                 self.tally.holds += u64::from(held);

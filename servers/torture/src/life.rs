@@ -9,90 +9,23 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
-use core::time::Duration;
 
 use abi::info::{ProcessInfo, ProcessState};
-use abi::{CpuSet, DebugRegisters, Error, FaultKind, UserContext, Watch};
-use rt::process::Mode;
-use rt::{
-    IoPorts, Mapping, Memory, Notification, Priority, Process, Protection, Rights, System, Thread,
-    time,
-};
+use abi::{FaultKind, UserContext, Watch};
+use rt::{Mapping, Memory, Process, Protection};
 use torture::damage::Damage;
-use torture::fpu::Layout;
 use torture::judge;
-use torture::page::{self, Page, TEXT, TEXT_BYTES, count};
-use torture::plan::{self, Birth, Body, Planner, Use};
+use torture::page::{self, Page, TEXT, count};
+use torture::plan;
 use torture::random::Random;
-use torture::{BAD, Code, DONE};
+use torture::{BAD, DONE};
 
-use crate::servers::Servers;
-use crate::{features, worker32, worker64};
+use crate::shop::{Gifts, Shape, Shop, Tortured};
+
+mod outside;
 
 /// Exit code of processes that are killed.
 const KILLED: u64 = 0x0DEAD;
-
-/// How long a thread may take to stand still.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What all places share.
-#[derive(Debug)]
-pub struct Shop {
-    /// The machine's FPU.
-    pub layout: Layout,
-    /// Whether bases can be read and written by instructions.
-    pub fsgsbase: bool,
-    /// CPUs of the machine.
-    pub cpus: u32,
-    /// Who answers.
-    pub servers: Servers,
-    /// Is told of ends, a bit for each place.
-    pub ended: Notification,
-    code64: (Code, Memory),
-    code32: (Code, Memory),
-    board: Memory,
-    ports: IoPorts,
-}
-
-impl Shop {
-    /// Opens it.
-    ///
-    /// # Errors
-    /// Those of the calls that it takes.
-    pub fn open(system: &System, servers: Servers, cpus: u32) -> rt::Result<Shop> {
-        let text = |code: Code| {
-            let memory = Memory::create(TEXT_BYTES)?;
-            memory.write(0, code.text)?;
-            Ok((code, memory))
-        };
-        Ok(Shop {
-            layout: features::layout(),
-            fsgsbase: features::fsgsbase(),
-            cpus,
-            servers,
-            ended: Notification::create()?,
-            code64: text(worker64::code())?,
-            code32: text(worker32::code())?,
-            board: Memory::create(page::BOARD_BYTES)?,
-            ports: IoPorts::create(system, plan::PORT, 1)?,
-        })
-    }
-}
-
-/// What kind of threads live in a place.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Shape {
-    /// 32-bit code.
-    pub bits32: bool,
-    /// Threads in the process: one, or two of 64-bit code.
-    pub threads: usize,
-    /// They sleep and wake above the others.
-    pub waker: bool,
-    /// The CPU that they are kept on.
-    pub pinned: Option<u32>,
-    /// Their priority.
-    pub priority: Priority,
-}
 
 /// How a life is to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -123,9 +56,8 @@ pub enum End {
 #[derive(Debug)]
 struct Life {
     process: Process,
-    threads: Vec<Thread>,
-    bodies: Vec<Body>,
-    births: Vec<(DebugRegisters, [u64; 3])>,
+    gifts: Gifts,
+    threads: Vec<Tortured>,
     fate: Fate,
 }
 
@@ -187,117 +119,60 @@ impl Place {
         let life = self
             .make(shop, random, damage)
             .map_err(|error| format!("a thread can't be made: {error}"))?;
-        let started = life.threads.iter().try_for_each(Thread::start);
+        let started = life.threads.iter().try_for_each(|one| one.thread.start());
         self.life = Some(life);
         started.map_err(|error| format!("a thread can't be started: {error}"))
     }
 
     fn make(&self, shop: &Shop, random: &mut Random, damage: Option<&Damage>) -> rt::Result<Life> {
-        let bits32 = self.shape.bits32;
-        let (mode, (code, text)) = if bits32 {
-            (Mode::Compat, &shop.code32)
-        } else {
-            (Mode::Long, &shop.code64)
-        };
-        let process = Process::create_in(mode, "tortured", self.shape.priority)?;
+        let (process, gifts) = shop.process(&self.shape, random, damage)?;
         process.watch(&shop.ended, 1 << self.number)?;
-        let all = Protection::READ_WRITE;
-        process.map(&shop.board, page::BOARD, 0, page::BOARD_BYTES, all)?;
-        let vsyscall = process.info()?.vsyscall;
-        let may_use_ports = damage == Some(&Damage::Port) || random.one_in(3);
-        let ports = if may_use_ports {
-            process.grant(&shop.ports, Rights::MANAGE)?.0
-        } else {
-            0
-        };
-        // Mostly the one of its CPU: then the answer comes without a wake-up across CPUs.
-        let server = match self.shape.pinned {
-            Some(cpu) if !random.one_in(4) => cpu as usize,
-            _ => random.below(shop.cpus.into()) as usize,
-        };
-        let server = process
-            .grant(&shop.servers.clients[server], Rights::SEND)?
-            .0;
-        let (mut threads, mut bodies, mut births) = (Vec::new(), Vec::new(), Vec::new());
-        for index in 0..self.shape.threads {
-            let base = TEXT + index as u64 * page::STRIDE;
-            process.map(text, base, 0, TEXT_BYTES, Protection::READ_EXECUTE)?;
-            let place = base + TEXT_BYTES;
-            process.map(&self.pages[index].0, place, 0, page::PAGE_BYTES, all)?;
-            // SAFETY: the process is not this one.
-            let (thread, area) = unsafe { process.create_thread(base, place, 0) }?;
-            let watch = match damage {
-                None => random.one_in(3),
-                Some(damage) => *damage == Damage::Breakpoint,
-            };
-            let body = Body {
-                index,
-                id: (self.number as u64) << 8 | index as u64 | 0x8000,
-                bits32,
-                waker: self.shape.waker,
-                fpu: if damage.is_some() {
-                    Use::Often
-                } else {
-                    random.pick(&[Use::Never, Use::Seldom, Use::Often])
-                },
-                slots: damage.is_some() || !random.one_in(3),
-                pinned: self.shape.pinned,
-                // A thread that is to find its port refused does not know that it has it.
-                ports: if damage.is_none() { ports } else { 0 },
-                server,
-                watch: watch.then(|| (random.below(4) as usize, random.pick(&plan::WATCHES))),
-                vsyscall,
-                area,
-            };
-            let planner = Planner {
-                layout: &shop.layout,
-                fsgsbase: shop.fsgsbase,
-                code,
-                body,
-            };
-            // SAFETY: the page is mapped here as long as the place lives, page-aligned and all of it; nobody else has it now, since the
-            // last life is over and this one has not begun. Any bits make a `Page`.
-            let page = unsafe { &mut *self.page(index) };
-            let mut birth = planner.fill(page, random);
-            if let Some(damage) = damage {
-                damage.apply(page, &mut birth, bits32);
-                if *damage == Damage::Port {
-                    page.ports = ports;
-                }
-            }
-            self.prepare(&thread, base, &birth)?;
-            threads.push(thread);
-            bodies.push(body);
-            births.push((birth.debug, birth.descriptors));
+        for (index, (memory, _)) in self.pages.iter().enumerate() {
+            shop.map(&self.shape, &process, index, memory)?;
         }
-        Ok(Life {
+        let mut life = Life {
             process,
-            threads,
-            bodies,
-            births,
+            gifts,
+            threads: Vec::new(),
             fate: Fate::Open,
-        })
+        };
+        for index in 0..self.shape.threads {
+            let thread = self.make_thread(shop, &life, index, random, damage)?;
+            life.threads.push(thread);
+        }
+        Ok(life)
     }
 
-    fn prepare(&self, thread: &Thread, entry: u64, birth: &Birth) -> rt::Result<()> {
-        thread.set_all_tls(&birth.descriptors)?;
-        thread.set_debug_registers(&birth.debug)?;
-        if thread.debug_registers()? != birth.debug {
-            return Err(Error::WrongState);
+    /// A thread in the place of number `index`, whose last one has ended.
+    fn make_thread(
+        &self,
+        shop: &Shop,
+        life: &Life,
+        index: usize,
+        random: &mut Random,
+        damage: Option<&Damage>,
+    ) -> rt::Result<Tortured> {
+        let id = (self.number as u64) << 8 | index as u64 | 0x8000;
+        // SAFETY: the page is mapped here as long as the place lives, page-aligned and all of it; nobody else has it now, since the
+        // last thread that had it has ended and this one has not begun. Any bits make a `Page`.
+        let page = unsafe { &mut *self.page(index) };
+        shop.thread(
+            &self.shape,
+            &life.process,
+            &life.gifts,
+            (index, id),
+            page,
+            random,
+            damage,
+        )
+    }
+
+    fn count(&mut self, index: usize) {
+        // SAFETY: as in `make_thread`: its thread has ended.
+        let page = unsafe { &*self.page(index) };
+        for (sum, count) in self.counts.iter_mut().zip(page.counters) {
+            *sum += count;
         }
-        let own = thread.registers()?;
-        let context = UserContext {
-            rip: entry,
-            cs: own.cs,
-            ss: own.ss,
-            ..birth.context
-        };
-        // SAFETY: it is of another process.
-        unsafe { thread.set_registers(&context) }?;
-        if let Some(cpu) = self.shape.pinned {
-            thread.set_affinity(&CpuSet::only(cpu))?;
-        }
-        thread.set_priority(self.shape.priority)
     }
 
     /// Kills it.
@@ -328,7 +203,7 @@ impl Place {
         let Some(life) = &mut self.life else { return };
         let index = random.below(life.threads.len() as u64) as usize;
         let step = step.unwrap_or_else(|| {
-            let watched = life.bodies[index].watch.is_some();
+            let watched = life.threads[index].body.watch.is_some();
             let all = [
                 plan::END_EXIT,
                 plan::END_INVALID,
@@ -341,85 +216,6 @@ impl Place {
         // SAFETY: the word is in the page, which is mapped as long as the place lives. The thread only reads it, as a whole.
         let stop = unsafe { AtomicU64::from_ptr(&raw mut (*self.page(index)).stop) };
         stop.store(step as u64, Ordering::Relaxed);
-    }
-
-    /// Lets one of its threads run on another CPU, on two or on any, and has the kernel move it there at once. Whether it did.
-    ///
-    /// # Errors
-    /// What the kernel says, but that the thread has ended.
-    pub fn move_about(&self, shop: &Shop, random: &mut Random) -> rt::Result<bool> {
-        let Some(life) = &self.life else {
-            return Ok(false);
-        };
-        if self.shape.pinned.is_some() {
-            return Ok(false);
-        }
-        let cpus = u64::from(shop.cpus);
-        let mut set = CpuSet::only(random.below(cpus) as u32);
-        match random.below(4) {
-            0 => set = set.with(random.below(cpus) as u32),
-            1 => set = CpuSet::ALL,
-            _ => {}
-        }
-        alive(life.threads[random.below(life.threads.len() as u64) as usize].set_affinity(&set))
-            .map(|moved| moved.is_some())
-    }
-
-    /// Suspends one of its threads, looks at what of its state can be known, puts back what was read, and lets it go on. Says
-    /// whether it was suspended, and whether its state went out and in again.
-    ///
-    /// # Errors
-    /// What the kernel says, but that the thread has ended; `WrongState` if its debug registers or descriptors are not its own.
-    pub fn hold(&self, random: &mut Random) -> rt::Result<(bool, bool)> {
-        let Some(life) = &self.life else {
-            return Ok((false, false));
-        };
-        let index = random.below(life.threads.len() as u64) as usize;
-        let thread = &life.threads[index];
-        // SAFETY: it is of another process.
-        if alive(unsafe { thread.suspend(time::after(PATIENCE)) })?.is_none() {
-            return Ok((false, false));
-        }
-        let turned = Self::turn_over(thread, &life.births[index]);
-        // One that was killed meanwhile is not resumed.
-        let resumed = alive(thread.resume());
-        let turned = match turned {
-            // It stands still inside a call.
-            Err(Error::WrongState) => false,
-            Err(Error::Ended) => return Ok((true, false)),
-            Err(error) => return Err(error),
-            Ok(Err(())) => return Err(Error::WrongState),
-            Ok(Ok(turned)) => turned,
-        };
-        resumed.map(|_| (true, turned))
-    }
-
-    /// Takes out all of a suspended thread's state and puts it back. The inner error: it is not what it was set to.
-    fn turn_over(
-        thread: &Thread,
-        (debug, descriptors): &(DebugRegisters, [u64; 3]),
-    ) -> rt::Result<Result<bool, ()>> {
-        /// NT, which a context does not take.
-        const NESTED: u64 = 1 << 14;
-        let context = thread.registers()?;
-        let found = thread.debug_registers()?;
-        let own = (found.address, found.control) == (debug.address, debug.control);
-        // The kernel marks descriptors as accessed.
-        let same = |(found, set): (u64, &u64)| found | 1 << 40 == set | 1 << 40;
-        if !own || !thread.tls()?.into_iter().zip(descriptors).all(same) {
-            return Ok(Err(()));
-        }
-        let high = context.fs_base.max(context.gs_base) >> 47 != 0;
-        if high || context.rflags & NESTED != 0 {
-            return Ok(Ok(false));
-        }
-        let state = thread.fpu_state()?;
-        // SAFETY: it is of another process.
-        unsafe { thread.set_registers(&context) }?;
-        thread.set_debug_registers(&found)?;
-        thread.set_all_tls(descriptors)?;
-        thread.set_fpu_state(&state)?;
-        Ok(Ok(true))
     }
 
     /// Judges a life that is over, and counts it.
@@ -435,11 +231,7 @@ impl Place {
             .info()
             .map_err(|error| Fault::said(&format!("nothing is known of its end: {error}")))?;
         for index in 0..self.shape.threads {
-            // SAFETY: as in `make`: the process has ended, so nobody else has the page.
-            let page = unsafe { &*self.page(index) };
-            for (sum, count) in self.counts.iter_mut().zip(page.counters) {
-                *sum += count;
-            }
+            self.count(index);
         }
         self.judge(shop, &life, &info).map_err(|mut fault| {
             let kind = if self.shape.bits32 {
@@ -474,8 +266,8 @@ impl Place {
 
     /// What its threads say of themselves.
     fn bad(&self, shop: &Shop, life: &Life) -> Fault {
-        for body in &life.bodies {
-            // SAFETY: as in `end`.
+        for body in life.threads.iter().map(|one| &one.body) {
+            // SAFETY: as in `count`.
             let page = unsafe { &*self.page(body.index) };
             if page.bad == 0 {
                 continue;
@@ -510,11 +302,11 @@ impl Place {
     ) -> Result<End, Fault> {
         let context = &info.context;
         let code = if self.shape.bits32 {
-            &shop.code32.0
+            &shop.code32
         } else {
-            &shop.code64.0
+            &shop.code64
         };
-        let watch = life.bodies[index].watch;
+        let watch = life.threads[index].body.watch;
         let (end, kind, offset, status) = match (step, watch) {
             (plan::END_INVALID, _) => (
                 End::Invalid,
@@ -552,7 +344,7 @@ impl Place {
                 context.debug_status
             )));
         }
-        // SAFETY: as in `end`.
+        // SAFETY: as in `count`.
         let page = unsafe { &*self.page(index) };
         match judge::report(page, step, context, self.shape.bits32) {
             None => Ok(end),
@@ -562,15 +354,6 @@ impl Place {
                 bit: wrong.bit,
             }),
         }
-    }
-}
-
-/// A result of something that is done to a thread; none if that has ended.
-fn alive<T>(result: rt::Result<T>) -> rt::Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(Error::Ended) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! The tortured threads are a few hundred instructions of machine code in processes that have nothing else
 //! ([`worker64`], [`worker32`]). They check themselves, and say in a page that they share with this program what they found. This
-//! program makes them ([`life`]), ends them at random ([`control`]), judges how they ended, and first shows that it notices damage of
+//! program makes them ([`shop`]), ends them at random ([`control`]), judges how they ended ([`life`]), and first shows that it notices damage of
 //! every kind ([`selftest`]).
 //!
 //! What comes of it goes to the log as machine tests have it: `test NAME ... ok` or `... FAILED: why`, at last `suite done: ...`; then
@@ -26,6 +26,8 @@ mod run;
 mod selftest;
 #[cfg(target_env = "musl")]
 mod servers;
+#[cfg(target_env = "musl")]
+mod shop;
 #[cfg(target_env = "musl")]
 mod worker32;
 #[cfg(target_env = "musl")]

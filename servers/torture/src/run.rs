@@ -9,8 +9,8 @@ use torture::options::Options;
 use torture::page::BOARD_CPUS;
 use torture::random::Random;
 
-use crate::life::Shop;
 use crate::servers::Servers;
+use crate::shop::Shop;
 use crate::{control, features, selftest};
 
 /// The controller's own priority, above all that it torments; the servers' is one less.

@@ -9,7 +9,8 @@ use rt::{Priority, time};
 use torture::damage::Damage;
 use torture::random::Random;
 
-use crate::life::{Place, Shape, Shop};
+use crate::life::Place;
+use crate::shop::{Shape, Shop};
 
 /// How long a thread may take to notice.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -10,6 +10,7 @@ use abi::info::CpuInfo;
 use rt::{Priority, System, time};
 use torture::options::Options;
 use torture::page::count;
+use torture::plan::Use;
 use torture::random::Random;
 
 use crate::life::{End, Place};
@@ -156,8 +157,45 @@ struct Crowd<'a> {
     places: Vec<Place>,
     random: Random,
     tally: Tally,
+    /// How often the machine was filled.
+    epoch: u64,
+    /// Counts of places that were given up, and their 32-bit steps.
+    left: ([u64; count::ALL], u64),
     before: Vec<CpuInfo>,
     began: Duration,
+}
+
+/// Shapes of the places where registers are left alone: on each CPU some who use no FPU, and two threads for the whole machine that use
+/// it wherever they go. So a state that stayed behind in a CPU is still there when its thread comes back from another.
+fn few(cpus: u32) -> Vec<Shape> {
+    let priority = |level| Priority::new(level).unwrap_or(Priority::LOWEST);
+    let quiet = Shape {
+        bits32: false,
+        threads: 1,
+        waker: false,
+        pinned: None,
+        priority: priority(LOW),
+        fpu: Some(Use::Never),
+    };
+    let mut shapes = Vec::new();
+    for cpu in 0..cpus.min(MOST_PLACES as u32 / 2 - 1) {
+        let pinned = Some(cpu);
+        shapes.push(Shape { pinned, ..quiet });
+        shapes.push(Shape {
+            pinned,
+            waker: true,
+            priority: priority(WAKERS),
+            ..quiet
+        });
+    }
+    for bits32 in [false, true] {
+        shapes.push(Shape {
+            bits32,
+            fpu: Some(Use::Often),
+            ..quiet
+        });
+    }
+    shapes
 }
 
 /// Shapes of the places of a machine with so many CPUs: on each CPU a pair, a single one and a waker, which stay there; and as
@@ -170,6 +208,7 @@ fn shapes(cpus: u32) -> Vec<Shape> {
         waker: false,
         pinned: None,
         priority: priority(LOW),
+        fpu: None,
     };
     let mut shapes = Vec::new();
     for cpu in 0..cpus {
@@ -218,6 +257,8 @@ pub fn torture(
         places: Vec::new(),
         random,
         tally: Tally::default(),
+        epoch: 0,
+        left: ([0; count::ALL], 0),
         before: Vec::new(),
         began: time::now(),
     };
@@ -230,17 +271,35 @@ impl Crowd<'_> {
     fn run(&mut self, options: &Options) -> Result<(), String> {
         let kernel = |error| format!("{error}");
         self.before = self.system.cpus().map_err(kernel)?;
-        for (number, shape) in shapes(self.shop.cpus).into_iter().enumerate() {
-            self.places.push(Place::new(number, shape).map_err(kernel)?);
+        self.fill(few(self.shop.cpus))?;
+        // A few wander alone first; nothing but that is asked of them.
+        self.act(options, options.switches / 16, false)?;
+        self.finish()?;
+        self.leave();
+        self.fill(shapes(self.shop.cpus))?;
+        self.act(options, options.switches, true)?;
+        self.finish()?;
+        self.shop.servers.check()
+    }
+
+    fn fill(&mut self, shapes: Vec<Shape>) -> Result<(), String> {
+        self.epoch += 1;
+        for (number, shape) in shapes.into_iter().enumerate() {
+            let place = Place::new(number, shape).map_err(|error| format!("no place: {error}"))?;
+            self.places.push(place);
             self.begin(number)?;
         }
+        Ok(())
+    }
+    /// Disturbs until so many switches were made, and nothing is missing if `all` is wanted.
+    fn act(&mut self, options: &Options, switches: u64, all: bool) -> Result<(), String> {
         let limit = Duration::from_secs(options.seconds);
         let mut looks = 0_u64;
         loop {
             let ended = match self.shop.ended.wait(time::after(PAUSE)) {
                 Ok(bits) => bits,
                 Err(rt::Error::TimedOut) => 0,
-                Err(error) => return Err(kernel(error)),
+                Err(error) => return Err(format!("{error}")),
             };
             self.ends(ended)?;
             for number in 0..self.places.len() {
@@ -249,34 +308,45 @@ impl Crowd<'_> {
                 }
             }
             for _ in 0..2 {
-                self.disturb().map_err(kernel)?;
+                self.disturb().map_err(|error| format!("{error}"))?;
             }
             looks += 1;
-            if looks.is_multiple_of(16) {
-                self.sum();
-                if self.tally.switches >= options.switches
-                    && self.tally.missing(self.shop.cpus).is_empty()
-                {
-                    break;
-                }
-                if self.tally.took > limit {
-                    let missing = self.tally.missing(self.shop.cpus);
-                    return Err(format!(
-                        "not done in {} s: {} switches of {}; missing: {missing:?}",
-                        options.seconds, self.tally.switches, options.switches
-                    ));
-                }
+            if !looks.is_multiple_of(16) {
+                continue;
+            }
+            self.sum();
+            let missing = self.tally.missing(self.shop.cpus);
+            if self.tally.switches >= switches && (missing.is_empty() || !all) {
+                return Ok(());
+            }
+            if self.tally.took > limit {
+                return Err(format!(
+                    "not done in {} s: {} switches of {switches}; missing: {missing:?}",
+                    options.seconds, self.tally.switches
+                ));
             }
         }
-        self.finish()?;
-        self.shop.servers.check()
+    }
+
+    /// All places are given up; their counts stay.
+    fn leave(&mut self) {
+        for place in self.places.drain(..) {
+            for (sum, count) in self.left.0.iter_mut().zip(place.counts) {
+                *sum += count;
+            }
+            if place.is_32_bit() {
+                self.left.1 += place.counts[count::ROUNDS];
+            }
+        }
     }
 
     fn begin(&mut self, number: usize) -> Result<(), String> {
         self.tally.lives += 1;
         // A stream of its own for each life, whatever the order in which the threads end.
         let place = &mut self.places[number];
-        let mut random = self.random.branch((number as u64) << 32 | place.lives);
+        let mut random = self
+            .random
+            .branch(self.epoch << 48 | (number as u64) << 32 | place.lives);
         place.begin(self.shop, &mut random, None)
     }
 
@@ -346,8 +416,7 @@ impl Crowd<'_> {
     /// Brings the sums up to date.
     fn sum(&mut self) {
         self.tally.took = time::now().saturating_sub(self.began);
-        self.tally.counts = [0; count::ALL];
-        self.tally.rounds32 = 0;
+        (self.tally.counts, self.tally.rounds32) = self.left;
         for place in &self.places {
             for (sum, count) in self.tally.counts.iter_mut().zip(place.counts) {
                 *sum += count;

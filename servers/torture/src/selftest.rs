@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use rt::{Priority, time};
 use torture::damage::Damage;
+use torture::plan::Use;
 use torture::random::Random;
 
 use crate::life::Place;
@@ -32,6 +33,7 @@ pub fn damage_is_named(
             waker: false,
             pinned: Some(0),
             priority,
+            fpu: Some(Use::Often),
         };
         let mut place = Place::new(0, shape).map_err(|error| format!("no place: {error}"))?;
         for damage in Damage::all(&shop.layout, bits32, shop.cpus) {

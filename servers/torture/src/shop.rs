@@ -154,16 +154,19 @@ impl Shop {
             id,
             bits32: shape.bits32,
             waker: shape.waker,
-            fpu: if damage.is_some() {
-                Use::Often
-            } else {
-                random.pick(&[Use::Never, Use::Seldom, Use::Often])
-            },
+            fpu: shape
+                .fpu
+                .unwrap_or_else(|| random.pick(&[Use::Never, Use::Seldom, Use::Often])),
             slots: damage.is_some() || !random.one_in(3),
             pinned: shape.pinned,
             // A thread that is to find its port refused does not know that it has it.
             ports: if damage.is_none() { gifts.ports } else { 0 },
-            server: gifts.server,
+            // An answer would be the work of one who uses the FPU.
+            server: if shape.fpu == Some(Use::Never) {
+                0
+            } else {
+                gifts.server
+            },
             watch: watch.then(|| (random.below(4) as usize, random.pick(&plan::WATCHES))),
             vsyscall: gifts.vsyscall,
             area,
@@ -258,4 +261,6 @@ pub struct Shape {
     pub pinned: Option<u32>,
     /// Their priority.
     pub priority: Priority,
+    /// How much they use the FPU; `None`: as chance has it.
+    pub fpu: Option<Use>,
 }

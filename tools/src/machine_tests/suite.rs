@@ -8,14 +8,12 @@ use anyhow::Result;
 use super::lab::Lab;
 use super::matrix::{Config, FLOATING_POINT, MATRIX, SAYS, TESTS, X2APIC};
 use super::{Job, protocol};
-use crate::bios;
 use crate::config::with_options;
 use crate::ending::Ending;
 use crate::feeder::Feeder;
 use crate::machine::Qemu;
 use crate::play::Over;
 use crate::report::Outcome;
-use crate::run::Way;
 
 /// How long one boot with all its tests may take. Eight CPUs on two take their time.
 const LIMIT: Duration = Duration::from_mins(4);
@@ -70,9 +68,6 @@ pub fn x2apic_jobs() -> Vec<Job> {
 
 /// Boots and judges.
 fn boot(lab: &Lab, name: &str, config: &Config, qemu: &Qemu) -> Result<Outcome> {
-    if config.way == Way::Bios && !bios::is_possible() {
-        return Ok(Outcome::skipped(bios::MISSING));
-    }
     let whole = config.manifest == TESTS;
     let start = if whole && config.options.is_empty() {
         lab.start(config.way, TESTS, lab.tests()?)?

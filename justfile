@@ -86,6 +86,10 @@ test-list: _tools
 bench: _machine
     @{{tools}} bench < /dev/null
 
+# How a switch's cost grows, from 2 to 10,000 threads and from 1 to 64 CPUs, into build/bench-scale.json and tables
+bench-scale: _machine
+    @{{tools}} bench-scale < /dev/null
+
 # Time what runs in a Linux process (a round trip to user code, the register switch) beside its peers
 bench-native: _tools
     cargo bench --quiet --package bench-native --bench native -- --noplot < /dev/null

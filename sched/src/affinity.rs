@@ -102,6 +102,14 @@ impl SharedAffinity {
         }
     }
 
+    /// A bit for each CPU from `first` on, as far as their word goes: bit 0 is that one's.
+    pub(crate) fn bits_from(&self, first: u32) -> u32 {
+        match self.words.get((first / WORD_BITS) as usize) {
+            Some(word) => (word.load(Ordering::Relaxed) >> (first % WORD_BITS)) as u32,
+            None => 0,
+        }
+    }
+
     /// Whether it has the CPU with this index.
     #[inline]
     pub fn allows(&self, cpu: u32) -> bool {

@@ -156,12 +156,13 @@ impl IdleSet {
 
     fn claim_in(&self, index: usize, affinity: &SharedAffinity) -> Option<u32> {
         let word = &self.groups[index].0;
-        let mut idle = word.load(Ordering::SeqCst);
+        let first = index as u32 * GROUP;
+        // Only those that it may run on, however many others there are.
+        let mut idle = word.load(Ordering::SeqCst) & affinity.bits_from(first);
         while idle != 0 {
             let bit = idle & idle.wrapping_neg();
-            let cpu = index as u32 * GROUP + bit.trailing_zeros();
-            if affinity.allows(cpu) && word.fetch_and(!bit, Ordering::SeqCst) & bit != 0 {
-                return Some(cpu);
+            if word.fetch_and(!bit, Ordering::SeqCst) & bit != 0 {
+                return Some(first + bit.trailing_zeros());
             }
             idle &= !bit;
         }

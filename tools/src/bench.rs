@@ -7,6 +7,7 @@
 //! The same is counted on a CPU without FSGSBASE. Then a debugger follows one of each operation ([`steps`]): that gives its steps, and
 //! what instructions hide of their price.
 
+pub mod scale;
 mod steps;
 
 use std::fmt::Write;

@@ -60,6 +60,8 @@ enum Command {
     },
     /// Count guest instructions per operation
     Bench,
+    /// The same for how a switch's cost grows with threads and CPUs
+    BenchScale,
     /// Save a picture of the framebuffer console
     Screenshot {
         /// Where the PNG goes
@@ -112,6 +114,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         }
         Command::Test { only, filter, .. } => return test(only, &filter),
         Command::Bench => bench::run()?,
+        Command::BenchScale => bench::scale::run()?,
         Command::Screenshot { path, options } => screenshot::run(&options, &path)?,
         Command::Lint => lint::run()?,
     }

@@ -6,6 +6,8 @@
 //!
 //! Counted is everything between two readings of the counter but the reading itself, which is measured the same way and taken
 //! off: so the program's own loads and stores around a system call are in, on both sides of a call and its answer.
+//!
+//! With the argument `scale` it measures how a switch's cost grows ([`scale`]).
 
 #![cfg_attr(target_env = "musl", no_std, no_main)]
 
@@ -18,6 +20,8 @@ mod measure;
 mod operations;
 #[cfg(target_env = "musl")]
 mod partner;
+#[cfg(target_env = "musl")]
+mod scale;
 
 #[cfg(target_env = "musl")]
 rt::entry!(run);
@@ -26,6 +30,7 @@ rt::entry!(run);
 fn run() -> Result<(), alloc::string::String> {
     match rt::start::argument() {
         "" => operations::measure_all(),
+        "scale" => scale::measure_all(),
         role => partner::run(role),
     }
 }

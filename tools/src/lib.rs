@@ -13,7 +13,7 @@
 //! | the machine | [`firmware`], [`accel`], [`machine`], [`qmp`], [`gdb`], [`bochs`], [`ending`] |
 //! | what a machine says | [`ansi`], [`transcript`], [`noise`], [`play`] |
 //! | a person at the machine | [`feeder`], [`keys`], [`terminal`], [`run`], [`screenshot`] |
-//! | tests and figures | [`report`], [`host_tests`], [`machine_tests`], [`qemu10`], [`bench`], [`lint`] |
+//! | tests and figures | [`report`], [`entry_text`], [`sweep`], [`host_tests`], [`machine_tests`], [`qemu10`], [`bench`], [`lint`] |
 //! | getting ready | [`setup`] |
 
 pub mod accel;
@@ -26,6 +26,7 @@ pub mod config;
 pub mod direct;
 pub mod disk;
 pub mod ending;
+pub mod entry_text;
 pub mod esp;
 pub mod feeder;
 pub mod firmware;
@@ -46,6 +47,7 @@ pub mod report;
 pub mod run;
 pub mod screenshot;
 pub mod setup;
+pub mod sweep;
 pub mod terminal;
 pub mod transcript;
 pub mod workspace;

@@ -70,8 +70,8 @@ pub struct CpuBlock {
     apic_id: Cell<u32>,
     /// Whether the single step that `sysenter` brought into the kernel is owed to user mode.
     step: Cell<bool>,
-    /// Whether an NMI's handler runs. Set and cleared by its entry.
-    in_nmi: Cell<bool>,
+    /// How many handlers of NMI, #MC and #DB are under way, those of a #DB from user mode apart. Counted by their entries.
+    paranoid_depth: Cell<u8>,
     /// RSP in the frame of the run that is under way; 0 for none (`entry/run.rs`).
     run: Cell<u64>,
     /// Whose state the FPU registers hold, and whether CR0.TS is clear.
@@ -127,8 +127,8 @@ pub(crate) mod offsets {
     pub(crate) const PENDING: usize = offset_of!(CpuBlock, pending);
     /// The scratch word.
     pub(crate) const SCRATCH: usize = offset_of!(CpuBlock, scratch);
-    /// Whether an NMI's handler runs.
-    pub(crate) const IN_NMI: usize = offset_of!(CpuBlock, in_nmi);
+    /// How many handlers of NMI, #MC and #DB are under way.
+    pub(crate) const PARANOID_DEPTH: usize = offset_of!(CpuBlock, paranoid_depth);
     /// The top of the CPU's entry stack, if it has one.
     pub(crate) const ENTRY_STACK: usize = offset_of!(CpuBlock, tss) + super::tss::RSP0_OFFSET;
     /// CR3 of the kernel; 0 if user mode has no tables of its own.
@@ -164,7 +164,7 @@ impl CpuBlock {
             index,
             apic_id: Cell::new(0),
             step: Cell::new(false),
-            in_nmi: Cell::new(false),
+            paranoid_depth: Cell::new(0),
             run: Cell::new(0),
             fpu: Owner::new(),
             extension: Cell::new(ptr::null()),
@@ -371,9 +371,9 @@ impl CpuBlock {
         core::array::from_fn(|number| self.short_calls[number].replace(calls[number]))
     }
 
-    /// Whether an NMI's handler runs.
-    pub(crate) fn in_nmi(&self) -> bool {
-        self.in_nmi.get()
+    /// How many handlers of NMI, #MC and #DB are under way, those of a #DB from user mode apart.
+    pub(crate) fn paranoid_depth(&self) -> u8 {
+        self.paranoid_depth.get()
     }
 
     /// Where the next entry from user mode begins to push.

@@ -14,7 +14,8 @@
 //!
 //! Each has its stack, but none may come twice on it. #DB and #DF raise no second one of their kind, and the CPU holds NMIs back
 //! until the handler's `iretq`, and shuts down at a second #MC. What is left is a #MC or #DB *inside* an NMI's code, whose
-//! `iretq` would let the next NMI in too early: they return to it in another way.
+//! `iretq` would let the next NMI in too early: they return to it in another way. So they do to each other's code, since that may have
+//! interrupted an NMI's in turn.
 
 use core::arch::naked_asm;
 
@@ -34,6 +35,46 @@ const USER_ROOT_BIT: u8 = 12;
 
 const _: () = assert!(PAGE_BYTES == 1 << USER_ROOT_BIT);
 
+/// Room for the rest of a context, and the general registers.
+macro_rules! push_registers {
+    () => {
+        concat!(
+            "push {no_call}
+             sub rsp, {room}
+             ",
+            push_general!()
+        )
+    };
+}
+
+/// For an entry that has interrupted the kernel: its GS base and page tables, whatever is in force. See [`build_context`].
+macro_rules! enter_from_kernel {
+    () => {
+        "lfence
+         mov ecx, {gs_base}
+         rdmsr
+         mov r12d, eax
+         shl rdx, 32
+         or r12, rdx
+         mov rax, [rsp + {block}]
+         mov rdx, rax
+         shr rdx, 32
+         wrmsr
+         xor r14d, r14d
+         mov rax, gs:[{kernel_cr3}]
+         test rax, rax
+         jz 3f
+         mov rcx, cr3
+         bt ecx, {user_root_bit}
+         jnc 3f
+         mov cr3, rax
+         shr rax, 63
+         shl rax, 63
+         lea r14, [rax + rcx]
+         3:"
+    };
+}
+
 /// The rest of an entry that stays on its IST stack, down to the call of its handler.
 ///
 /// In: `vector error rip cs rflags rsp ss` on the IST stack, the block's address right above. Out: a whole [`abi::UserContext`] at
@@ -42,10 +83,7 @@ const _: () = assert!(PAGE_BYTES == 1 << USER_ROOT_BIT);
 macro_rules! build_context {
     () => {
         concat!(
-            "push {no_call}
-             sub rsp, {room}
-             ",
-            push_general!(),
+            push_registers!(),
             "
              xor r13d, r13d
              test byte ptr [rsp + {cs}], 3
@@ -59,29 +97,10 @@ macro_rules! build_context {
              mov cr3, rax
              jmp 3f
              2:
-             lfence
-             mov ecx, {gs_base}
-             rdmsr
-             mov r12d, eax
-             shl rdx, 32
-             or r12, rdx
-             mov rax, [rsp + {block}]
-             mov rdx, rax
-             shr rdx, 32
-             wrmsr
              inc r13d
-             xor r14d, r14d
-             mov rax, gs:[{kernel_cr3}]
-             test rax, rax
-             jz 3f
-             mov rcx, cr3
-             bt ecx, {user_root_bit}
-             jnc 3f
-             mov cr3, rax
-             shr rax, 63
-             shl rax, 63
-             lea r14, [rax + rcx]
-             3:
+             ",
+            enter_from_kernel!(),
+            "
              mov rdi, rsp
              "
         )
@@ -153,9 +172,9 @@ pub(super) unsafe extern "C" fn nmi() {
         "cld",
         clac_slot!("switchyard_clac_nmi"),
         build_context!(),
-        "mov byte ptr gs:[{in_nmi}], 1",
+        "inc byte ptr gs:[{depth}]",
         "call {handler}",
-        "mov byte ptr gs:[{in_nmi}], 0",
+        "dec byte ptr gs:[{depth}]",
         "test r13d, r13d",
         "jz 4f",
         put_gs_back!(),
@@ -164,7 +183,7 @@ pub(super) unsafe extern "C" fn nmi() {
         leave_to_user!(),
         ".globl switchyard_nmi_end",
         "switchyard_nmi_end:",
-        in_nmi = const cpu_offset::IN_NMI,
+        depth = const cpu_offset::PARANOID_DEPTH,
         kernel_cr3 = const cpu_offset::KERNEL_CR3,
         user_cr3 = const cpu_offset::USER_CR3,
         user_cr3_kept = const cpu_offset::USER_CR3_KEPT,
@@ -194,6 +213,8 @@ pub(super) unsafe extern "C" fn double_fault() {
         build_context!(),
         "call {handler}",
         "ud2",
+        ".globl switchyard_double_fault_end",
+        "switchyard_double_fault_end:",
         handler = sym double_fault_anywhere,
         kernel_cr3 = const cpu_offset::KERNEL_CR3,
         user_root_bit = const USER_ROOT_BIT,
@@ -205,66 +226,82 @@ pub(super) unsafe extern "C" fn double_fault() {
     )
 }
 
-/// Body of an entry on its IST stack that may have interrupted an NMI's. There `iretq` would let the next NMI in, on the stack that
-/// is in use (Intel SDM vol. 3A §6.7.1), so it returns by `popfq` and `ret`: the two words that they need go below the stack
-/// pointer of the NMI's code, where the kernel keeps nothing.
+/// Back to kernel code, which may be an NMI's. There `iretq` would let the next NMI in, on the stack that is in use (Intel SDM vol. 3A
+/// §6.7.1), so it returns by `popfq` and `ret`: the two words that they need go below the stack pointer of the interrupted code,
+/// where the kernel keeps nothing. SS is null in all such code, and stays so.
 ///
-/// In: the CPU's frame on the IST stack. All registers are kept. The handler returns whether an NMI's code was interrupted.
-macro_rules! maybe_inside_nmi {
-    ($slot:literal, $vector:literal, $handler:path) => {
-        naked_asm!(
-            "push 0",           // error code
-            concat!("push ", $vector),
-            "cld",
-            clac_slot!($slot),
-            build_context!(),
-            "call {handler}",
-            "test r13d, r13d",
-            "jz 4f",
-            "mov r15d, eax",
+/// In: RAX whether code of this file was interrupted, as the handler says; RSP at the context; R12, R14 as [`build_context`] left them.
+macro_rules! leave_to_kernel_or_nmi {
+    () => {
+        concat!(
+            "mov r15d, eax
+             ",
             put_gs_back!(),
-            "test r15b, r15b",
-            "jnz 5f",
+            "
+             test r15b, r15b
+             jnz 5f
+             ",
             leave_to_kernel!(),
-            "5:",
-            "mov rax, [rsp + {rsp}]",
-            "sub rax, 16",
-            "mov rdx, [rsp + {rip}]",
-            "mov [rax + 8], rdx",
-            "mov rdx, [rsp + {rflags}]",
-            "mov [rax], rdx",
-            "mov [rsp + {rsp}], rax",
+            "
+             5:
+             mov rax, [rsp + {rsp}]
+             sub rax, 16
+             mov rdx, [rsp + {rip}]
+             mov [rax + 8], rdx
+             mov rdx, [rsp + {rflags}]
+             mov [rax], rdx
+             mov [rsp + {rsp}], rax
+             ",
             pop_general!(),
-            "mov rsp, [rsp + {rsp_after_pops}]",
-            "popfq",
-            "ret",
-            "4:",
-            leave_to_user!(),
-            handler = sym $handler,
-            kernel_cr3 = const cpu_offset::KERNEL_CR3,
-            user_cr3 = const cpu_offset::USER_CR3,
-            user_cr3_kept = const cpu_offset::USER_CR3_KEPT,
-        data_selector = const cpu_offset::DATA_SELECTOR,
-            user_root_bit = const USER_ROOT_BIT,
-            no_call = const NO_CALL as i32,
-            room = const frame::MIDDLE - 8,
-            cs = const frame::CS,
-            rip = const frame::RIP,
-            rflags = const frame::RFLAGS,
-            rsp = const frame::RSP,
-            rsp_after_pops = const frame::RSP - frame::AFTER_GENERAL,
-            gs_base = const Msr::GS_BASE.0,
-            block = const frame::BYTES,
-            after_general = const frame::RIP - frame::AFTER_GENERAL,
+            "
+             mov rsp, [rsp + {rsp_after_pops}]
+             popfq
+             ret
+             "
         )
     };
 }
 
-/// #MC.
+/// #MC. All registers are kept.
+///
+/// In: the CPU's frame on the IST stack.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.entry")]
 pub(super) unsafe extern "C" fn machine_check() {
-    maybe_inside_nmi!("switchyard_clac_mc", "18", machine_check_handler)
+    naked_asm!(
+        "push 0",               // error code
+        "push 18",
+        "cld",
+        clac_slot!("switchyard_clac_mc"),
+        build_context!(),
+        "inc byte ptr gs:[{depth}]",
+        "call {handler}",
+        "dec byte ptr gs:[{depth}]",
+        "test r13d, r13d",
+        "jz 4f",
+        leave_to_kernel_or_nmi!(),
+        "4:",
+        leave_to_user!(),
+        ".globl switchyard_machine_check_end",
+        "switchyard_machine_check_end:",
+        handler = sym machine_check_handler,
+        depth = const cpu_offset::PARANOID_DEPTH,
+        kernel_cr3 = const cpu_offset::KERNEL_CR3,
+        user_cr3 = const cpu_offset::USER_CR3,
+        user_cr3_kept = const cpu_offset::USER_CR3_KEPT,
+        data_selector = const cpu_offset::DATA_SELECTOR,
+        user_root_bit = const USER_ROOT_BIT,
+        no_call = const NO_CALL as i32,
+        room = const frame::MIDDLE - 8,
+        cs = const frame::CS,
+        rip = const frame::RIP,
+        rflags = const frame::RFLAGS,
+        rsp = const frame::RSP,
+        rsp_after_pops = const frame::RSP - frame::AFTER_GENERAL,
+        gs_base = const Msr::GS_BASE.0,
+        block = const frame::BYTES,
+        after_general = const frame::RIP - frame::AFTER_GENERAL,
+    )
 }
 
 /// #DB. From user mode it goes on on the thread's own stack; from kernel mode it is handled here.
@@ -276,6 +313,8 @@ pub(super) unsafe extern "C" fn debug() {
     naked_asm!(
         "test byte ptr [rsp + 8], 3",       // CS
         "jz {kernel}",
+        ".globl switchyard_debug_from_user",
+        "switchyard_debug_from_user:",
         "cld",
         clac_slot!("switchyard_clac_debug_user"),
         "swapgs",
@@ -321,7 +360,34 @@ pub(super) unsafe extern "C" fn debug() {
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.entry")]
 unsafe extern "C" fn debug_in_kernel() {
-    maybe_inside_nmi!("switchyard_clac_debug", "1", debug_from_kernel)
+    naked_asm!(
+        "push 0",               // error code
+        "push 1",
+        "cld",
+        clac_slot!("switchyard_clac_debug"),
+        push_registers!(),
+        enter_from_kernel!(),
+        "mov rdi, rsp",
+        "inc byte ptr gs:[{depth}]",
+        "call {handler}",
+        "dec byte ptr gs:[{depth}]",
+        leave_to_kernel_or_nmi!(),
+        ".globl switchyard_debug_in_kernel_end",
+        "switchyard_debug_in_kernel_end:",
+        handler = sym debug_from_kernel,
+        depth = const cpu_offset::PARANOID_DEPTH,
+        kernel_cr3 = const cpu_offset::KERNEL_CR3,
+        user_root_bit = const USER_ROOT_BIT,
+        no_call = const NO_CALL as i32,
+        room = const frame::MIDDLE - 8,
+        rip = const frame::RIP,
+        rflags = const frame::RFLAGS,
+        rsp = const frame::RSP,
+        rsp_after_pops = const frame::RSP - frame::AFTER_GENERAL,
+        gs_base = const Msr::GS_BASE.0,
+        block = const frame::BYTES,
+        after_general = const frame::RIP - frame::AFTER_GENERAL,
+    )
 }
 
 /// CR2 still holds the address of the page fault, if one was that could not be delivered: below an overflown stack, for one.
@@ -358,19 +424,44 @@ extern "C" fn debug_from_kernel(context: &mut abi::UserContext) -> bool {
         block.note_step();
     }
     context.rflags &= !TRAP_FLAG;
-    interrupted_an_nmi(context)
+    interrupted_its_like(context)
 }
 
 extern "C" fn machine_check_handler(context: &mut abi::UserContext) -> bool {
     hooks::machine_check(context);
-    interrupted_an_nmi(context)
+    interrupted_its_like(context)
 }
 
-/// Whether the interrupted code is an NMI's: its handler, which is noted in the block, or the assembly around that.
-fn interrupted_an_nmi(context: &abi::UserContext) -> bool {
+/// Whether the interrupted code is this file's: a handler, which is counted in the block, or the assembly around one. That need not be an
+/// NMI's to have interrupted one: a #MC may come inside a #DB inside an NMI. In all of this code RSP is on an IST stack and SS is null,
+/// so that the way back that is right inside an NMI is right here. (In the part of [`debug`] that came from user mode they are not.)
+fn interrupted_its_like(context: &abi::UserContext) -> bool {
     unsafe extern "C" {
         static switchyard_nmi_end: u8;
+        static switchyard_double_fault_end: u8;
+        static switchyard_machine_check_end: u8;
+        static switchyard_debug_from_user: u8;
+        static switchyard_debug_in_kernel_end: u8;
     }
-    let assembly = nmi as *const () as u64..&raw const switchyard_nmi_end as u64;
-    cpu::block().in_nmi() || assembly.contains(&context.rip)
+    let assembly = [
+        (nmi as *const (), &raw const switchyard_nmi_end),
+        (
+            double_fault as *const (),
+            &raw const switchyard_double_fault_end,
+        ),
+        (
+            machine_check as *const (),
+            &raw const switchyard_machine_check_end,
+        ),
+        (debug as *const (), &raw const switchyard_debug_from_user),
+        (
+            debug_in_kernel as *const (),
+            &raw const switchyard_debug_in_kernel_end,
+        ),
+    ];
+    // The handler that asks is counted, too.
+    cpu::block().paranoid_depth() > 1
+        || assembly
+            .iter()
+            .any(|(start, end)| (*start as u64..*end as u64).contains(&context.rip))
 }

@@ -6,6 +6,7 @@
 mod bochs;
 mod boot;
 mod context;
+mod entries;
 mod foreign;
 mod lab;
 mod loader;
@@ -64,6 +65,7 @@ fn all() -> Vec<Job> {
     jobs.extend(suite::x2apic_jobs());
     jobs.extend(suite::floating_point_jobs());
     jobs.extend(torture::jobs());
+    jobs.extend(entries::jobs());
     jobs.extend(nmi::jobs());
     jobs.extend(shell::jobs());
     jobs.extend(silent::jobs());

@@ -134,8 +134,9 @@ fn settle_affinity(cpu: &Cpu, thread: ThreadPtr) {
     marks.misplace(true);
     match place(cpu, thread) {
         Place::Running => cpu.block().request(Pending::THREAD),
-        // It notices when it is made ready, or comes.
-        Place::Leaving => {}
+        // Its wait may last, and somebody waits for it to be where it may be: it is looked at again when it has left. That is the next
+        // time that this CPU looks into its inbox, which it does on another stack.
+        Place::Leaving => super::wake::ask(thread, crate::thread::ask::LOOK),
         Place::Queued => {
             // SAFETY: this is the CPU; the borrow ends with the statement.
             unsafe { cpu.run_queue() }.remove(thread);

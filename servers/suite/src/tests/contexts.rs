@@ -195,9 +195,10 @@ fn flags_in_a_context_are_only_those_of_user_code(_: &'static World) -> Verdict 
 fn contexts_are_for_threads_that_do_not_run(_: &'static World) -> Verdict {
     let itself = must!(Thread::current());
     let bare = must!(Bare::new(code!("2:", "jmp 2b"), &bare::pattern()));
-    let place = UserContext::default();
-    let at = &raw const place as u64;
     let bytes = size_of::<UserContext>() as u64;
+    // Room for the largest.
+    let place = alloc::vec![0_u64; rt::fpu_state_bytes() / 8 + size_of::<UserContext>() / 8];
+    let at = place.as_ptr() as u64;
     for (part, bytes) in [
         (ContextPart::Registers, bytes),
         (ContextPart::Debug, size_of::<DebugRegisters>() as u64),

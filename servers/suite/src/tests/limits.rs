@@ -27,7 +27,7 @@ pub const ROLES: &[Role] = &[Role {
     run: use_up,
 }];
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn handles_run_out_with_an_error(_: &'static World) -> Verdict {
     let mut handles = Vec::new();

@@ -50,7 +50,7 @@ pub const ROLES: &[Role] = &[
 ];
 
 const PAGE: u64 = 4096;
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn new_memory_is_zero(_: &'static World) -> Verdict {
     for pages in [1, 3, 64, 700] {

@@ -19,7 +19,7 @@ use crate::{check, code, fail, must, same};
 /// Where the program has the page.
 pub(super) const SHARED: u64 = 0x60_0000;
 /// How long anything may take that is about to happen.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The end of [`PATIENCE`], from now.
 pub(super) fn soon() -> Deadline {

@@ -48,7 +48,7 @@ pub const ROLES: &[Role] = &[
     },
 ];
 
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn soon() -> Deadline {
     time::after(PATIENCE)

@@ -23,7 +23,7 @@ tests! {
 }
 
 const PAGE: u64 = 4096;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn soon() -> Deadline {
     time::after(PATIENCE)

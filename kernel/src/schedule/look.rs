@@ -3,14 +3,16 @@
 //! There is one question for all of them, and one answer: the thread's marks and settings as they are now, whoever set them
 //! and however often. So changes that come together, or overtake each other, end up right.
 
+use core::sync::atomic::Ordering;
+
 use abi::Error;
 use arch::cpu::Pending;
 
-use super::wake::end_wait;
+use super::wake::{end_wait, send};
 use super::{aside, migrate};
 use crate::cpu::Cpu;
 use crate::ipc::WaitOn;
-use crate::thread::ThreadPtr;
+use crate::thread::{ThreadPtr, ask};
 
 /// Where a thread of this CPU is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,7 +66,7 @@ pub(super) fn look(cpu: &Cpu, thread: ThreadPtr) {
     settle_affinity(cpu, thread);
     if !thread.get().home.is(cpu.index()) {
         // Its new home looks at the rest, and tells who waits.
-        return super::wake::ask(thread, crate::thread::ask::LOOK);
+        return super::wake::ask(thread, ask::LOOK);
     }
     if marks.is_suspended() {
         suspend(cpu, thread);
@@ -136,7 +138,11 @@ fn settle_affinity(cpu: &Cpu, thread: ThreadPtr) {
         Place::Running => cpu.block().request(Pending::THREAD),
         // Its wait may last, and somebody waits for it to be where it may be: it is looked at again when it has left. That is the next
         // time that this CPU looks into its inbox, which it does on another stack.
-        Place::Leaving => super::wake::ask(thread, crate::thread::ask::LOOK),
+        Place::Leaving => {
+            thread.get().asked.fetch_or(ask::LOOK, Ordering::SeqCst);
+            send(cpu, thread, cpu.index());
+            cpu.block().request(Pending::INBOX);
+        }
         Place::Queued => {
             // SAFETY: this is the CPU; the borrow ends with the statement.
             unsafe { cpu.run_queue() }.remove(thread);

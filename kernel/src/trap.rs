@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 
 use abi::info::ThreadEnd;
 use abi::{Error, FaultKind, UserContext};
-use arch::cpu::halt_forever;
+use arch::cpu::{halt_forever, skip_halt};
 use arch::paging::Access;
 use arch::platform::machine_check::{MachineCheck, take_machine_check};
 use arch::platform::{apic, pic};
@@ -96,6 +96,7 @@ pub(crate) fn from_user(context: &mut UserContext) {
 #[unsafe(no_mangle)]
 extern "C" fn switchyard_kernel_trap(context: &mut UserContext) {
     if context.vector >= FIRST_INTERRUPT {
+        skip_halt(context);
         if let Some(cpu) = cpu::try_this() {
             cpu.seen.return_to_if_away();
         }
@@ -144,6 +145,7 @@ extern "C" fn switchyard_nmi(_context: &mut UserContext) {
 /// code that was interrupted; any other is the end.
 #[unsafe(no_mangle)]
 extern "C" fn switchyard_machine_check(context: &mut UserContext) {
+    skip_halt(context);
     // SAFETY: this is the handler of #MC.
     let verdict = unsafe { take_machine_check() };
     match (verdict, cpu::try_this()) {

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::qmp::Qmp;
+
 /// How long the stub may take to open its socket, or to answer while the machine stands still.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -122,6 +124,21 @@ pub struct Gdb {
 }
 
 impl Gdb {
+    /// Has a running QEMU open its stub, and connects to it; that stops the machine.
+    ///
+    /// # Errors
+    /// If QEMU refuses.
+    pub fn attach(qmp: &mut Qmp) -> Result<Self> {
+        let scratch = tempfile::tempdir().context("temporary folder")?;
+        let socket = scratch.path().join("gdb");
+        let said = qmp.monitor(&format!(
+            "gdbserver unix:{},server=on,wait=off",
+            socket.display()
+        ))?;
+        ensure!(!said.contains("Could not"), "QEMU's gdbserver says: {said}");
+        Self::connect(&socket)
+    }
+
     /// Connects to the socket of a QEMU that was started; that stops the machine.
     ///
     /// # Errors

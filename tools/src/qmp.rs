@@ -66,6 +66,15 @@ impl Qmp {
         }
     }
 
+    /// A command of QEMU's monitor for people, and what it says.
+    ///
+    /// # Errors
+    /// As for [`command`](Self::command).
+    pub fn monitor(&mut self, line: &str) -> Result<String> {
+        let said = self.command("human-monitor-command", &json!({ "command-line": line }))?;
+        Ok(said.as_str().unwrap_or_default().to_owned())
+    }
+
     /// Whether a QEMU that has ended did so because the guest reset the machine.
     pub fn saw_reset(&mut self) -> bool {
         while let Ok(event) = self.line() {

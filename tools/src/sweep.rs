@@ -58,7 +58,7 @@ const RF: u64 = 1 << 16;
 
 /// A bank's status that says: valid, uncorrected, enabled, with address and more, signalled, and nothing corrupt (Intel SDM vol. 3B
 /// §16.3.2.2); and the global status: RIP is valid, a machine check is in progress.
-const CONTAINED: &str = "mce 0 1 0xbd00000000000000 0x5 0x1000 0x8c";
+pub const CONTAINED: &str = "mce 0 1 0xbd00000000000000 0x5 0x1000 0x8c";
 
 /// Where nothing is mapped, for RIP, and for RSP.
 const WILD_RIP: u64 = 0x10;
@@ -416,17 +416,9 @@ impl<'a> Sweep<'a> {
     }
 
     fn machine_check(&mut self) -> Result<()> {
-        let said = self.monitor(CONTAINED)?;
+        let said = self.qmp.monitor(CONTAINED)?;
         ensure!(said.trim().is_empty(), "QEMU's mce says: {said}");
         Ok(())
-    }
-
-    /// A command of QEMU's monitor, and what it says.
-    fn monitor(&mut self, command: &str) -> Result<String> {
-        let said = self
-            .qmp
-            .command("human-monitor-command", &json!({"command-line": command}))?;
-        Ok(said.as_str().unwrap_or_default().to_owned())
     }
 
     fn double_fault(&mut self, place: &Place, registers: &Registers) -> Result<()> {
@@ -444,7 +436,7 @@ impl<'a> Sweep<'a> {
     /// No stack for the kernel when user code faults.
     fn double_fault_of_user_code(&mut self, place: String, registers: &Registers) -> Result<()> {
         self.report.injected[Event::DoubleFault as usize] += 1;
-        let said = self.monitor("info registers")?;
+        let said = self.qmp.monitor("info registers")?;
         let segment = said.lines().find_map(|line| line.strip_prefix("TR ="));
         let base = segment.and_then(|rest| rest.split_whitespace().nth(1));
         let base = base.and_then(|base| u64::from_str_radix(base, 16).ok());

@@ -3,6 +3,7 @@
 mod block;
 mod features;
 mod gdt;
+mod halt;
 mod idt;
 mod init;
 mod msr;
@@ -16,6 +17,7 @@ pub use block::{
 };
 pub use features::{Features, features};
 pub use gdt::{CPU_NUMBER, KERNEL_CODE, KERNEL_DATA, USER_CODE32, USER_CODE64, USER_DATA};
+pub use halt::{halt_until_interrupt, skip_halt};
 pub(crate) use init::{CR0, CR0_TASK_SWITCHED};
 pub use init::{ControlState, InitError, cpu_init, detect};
 pub use msr::Msr;
@@ -41,20 +43,11 @@ pub fn set_lock_mask(mask: u64) {
     block().lock_mask.set(mask);
 }
 
-/// Lets interrupts in and stops the CPU until one comes, then shuts them out again.
-///
-/// `sti` holds interrupts back for one more instruction (Intel SDM vol. 2B, STI), so none can slip in between it and `hlt`
-/// and leave the CPU asleep with work to do. The caller tested for work with interrupts off.
-#[inline]
-pub fn halt_until_interrupt() {
-    // SAFETY: the handlers that run meanwhile keep every register; memory may change, so no `nomem`.
-    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
-}
-
 /// Lets interrupts that wait be served now, then shuts them out again. For kernel threads of control that hold nothing.
 #[inline]
 pub fn allow_pending_interrupts() {
-    // SAFETY: as for `halt_until_interrupt`; the `nop` ends the shadow of `sti`, so that one waiting interrupt at least is taken.
+    // SAFETY: the handlers that run meanwhile keep every register; memory may change, so no `nomem`. The `nop` ends the shadow of
+    // `sti`, so that one waiting interrupt at least is taken.
     unsafe { asm!("sti", "nop", "cli", options(nostack)) };
 }
 

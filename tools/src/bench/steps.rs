@@ -21,7 +21,6 @@ use iced_x86::{
     Register,
 };
 use serde::Serialize;
-use serde_json::json;
 
 use crate::gdb::{Gdb, Registers};
 use crate::machine::{Machine, Spec};
@@ -71,14 +70,10 @@ impl Steps {
 /// # Errors
 /// If the machine or the debugger fails, or an operation does not come or has no end.
 pub fn follow(spec: &Spec, kernel: &Path, program: &Path, operations: usize) -> Result<Vec<Steps>> {
-    let scratch = tempfile::tempdir().context("temporary folder")?;
-    let socket = scratch.path().join("gdb");
     let (sender, _events) = mpsc::channel();
     let mut machine = Machine::start(spec, sender)?;
     let qmp = machine.qmp().context("QEMU opened no control channel")?;
-    let command = format!("gdbserver unix:{},server=on,wait=off", socket.display());
-    qmp.command("human-monitor-command", &json!({ "command-line": command }))?;
-    let mut gdb = Gdb::connect(&socket)?;
+    let mut gdb = Gdb::attach(qmp)?;
     let followed = Follower::new(kernel, program)
         .and_then(|mut follower| (0..operations).map(|_| follower.follow(&mut gdb)).collect());
     machine.kill();

@@ -10,9 +10,8 @@ use std::fmt::Write as _;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use iced_x86::Mnemonic;
-use serde_json::json;
 
 use super::lab::Lab;
 use super::matrix::{INTEL, MAX, MITIGATED};
@@ -330,14 +329,8 @@ fn sweep(
     text: &EntryText,
     wanted: impl Fn(&Place) -> bool,
 ) -> Result<Report> {
-    let scratch = tempfile::tempdir().context("temporary folder")?;
-    let socket = scratch.path().join("gdb");
     let qmp = machine.qmp().context("QEMU opened no control channel")?;
-    let command = format!("gdbserver unix:{},server=on,wait=off", socket.display());
-    let said = qmp.command("human-monitor-command", &json!({ "command-line": command }))?;
-    let said = said.as_str().unwrap_or_default();
-    ensure!(!said.contains("Could not"), "QEMU's gdbserver says: {said}");
-    let mut gdb = Gdb::connect(&socket)?;
+    let mut gdb = Gdb::attach(qmp)?;
     let report = Sweep::new(&mut gdb, qmp, text, wanted)?.run(SWEEP)?;
     // A machine that has ended takes no leave.
     let _ = gdb.detach();

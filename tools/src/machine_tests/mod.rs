@@ -8,6 +8,7 @@ mod boot;
 mod context;
 mod entries;
 mod foreign;
+mod halt;
 mod lab;
 mod loader;
 mod matrix;
@@ -67,6 +68,7 @@ fn all() -> Vec<Job> {
     jobs.extend(torture::jobs());
     jobs.extend(entries::jobs());
     jobs.extend(nmi::jobs());
+    jobs.extend(halt::jobs());
     jobs.extend(shell::jobs());
     jobs.extend(silent::jobs());
     jobs.extend(piped::jobs());

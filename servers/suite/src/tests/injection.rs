@@ -2,7 +2,7 @@
 //! entries with a debugger.
 //!
 //! Alone these tests show little, so they are not among those that run by themselves: the host program asks for them by an argument
-//! (`injection NAME`), and does its part when they say that they have begun. Both go through all ways into the kernel and out of it
+//! (`injection NAME`), and does its part when they say that they have begun. Two of them go through all ways into the kernel and out of it
 //! with every general register, the flags, and the FS and GS bases known.
 
 use abi::info::{ProcessInfo, ProcessState};
@@ -28,6 +28,7 @@ use crate::{check, code, must, same};
 tests! {
     registers_survive_a_storm_of_nmis: 150,
     registers_survive_events_at_each_instruction_of_the_entries: 600,
+    sleeps_end_although_something_comes_before_the_halt: 120,
 }
 
 /// The line by which a test says that the outside may begin.
@@ -36,6 +37,9 @@ const BEGINS: &str = "injection: begin\n";
 const NMIS: u64 = 2_000;
 /// How long the storm may last at most.
 const STORM: Duration = Duration::from_secs(110);
+/// How often and how long that test sleeps.
+const SLEEPS: u32 = 100;
+const SLEEP: Duration = Duration::from_millis(20);
 /// Laps through all the ways: an outside that stops at each instruction needs a few to have done everything there.
 const LAPS: u64 = 6;
 
@@ -99,6 +103,16 @@ fn registers_survive_events_at_each_instruction_of_the_entries(world: &'static W
     for cpu in must!(world.system.cpus()) {
         let line = format!("injection: CPU {} took {} NMIs\n", cpu.index, cpu.nmis);
         must!(world.log.write(&line));
+    }
+    Ok(())
+}
+
+/// The outside injects something between `sti` and `hlt` of the idle CPU, when the interrupt that ends the sleep waits already: a
+/// CPU that halts then is woken by nobody.
+fn sleeps_end_although_something_comes_before_the_halt(world: &'static World) -> Verdict {
+    must!(world.log.write(BEGINS));
+    for _ in 0..SLEEPS {
+        must!(time::sleep(SLEEP));
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The switch of registers: one stack is left, another one goes on.
 //!
 //! The last step of `switch_to`. Its instructions are in a file of their own because they need no machine: the kernel's routine in
-//! `switch.rs` and the one here are the same text, and this one is tested and timed in an ordinary process. Only what a C function must
+//! `switch/mod.rs` and the one here are the same text, and this one is tested and timed in an ordinary process. Only what a C function must
 //! keep is saved; the caller has saved the rest already, as for any call. Vector registers and control words are not here: the kernel
 //! uses none, and a thread's own are the FPU's affair (`fpu`).
 

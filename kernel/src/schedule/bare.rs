@@ -12,7 +12,8 @@ use core::sync::atomic::Ordering;
 use abi::Deadline;
 use arch::cpu::{CpuBlock, Pending};
 use arch::switch::{
-    Concerns, Switched, concerns, switch_by_msrs, switch_plainly, switch_to, switch_with_fpu,
+    Concerns, Switched, ThreadState, concerns, switch_by_msrs, switch_plainly, switch_to,
+    switch_with_fpu,
 };
 use arch::time;
 use sched::{Slice, Turn};
@@ -47,76 +48,67 @@ pub fn yield_now() -> Switched {
     let concerns = concerns(&current.get().machine.state, &next.get().machine.state)
         .and(next.get().marks.word());
     if !concerns.are_none() {
-        return yield_with(concerns, block, current, next, priority);
+        return yield_with(current, next, block, priority, concerns);
     }
-    if take_turns(cpu, current, next, priority) {
-        // SAFETY: interrupts are off and no lock is held. The one that leaves is this CPU's current thread; the other
-        // belongs to this CPU and runs nowhere. A thread that ends is reclaimed only after this CPU's next quiescent point.
-        unsafe {
-            switch_plainly(
-                block,
-                &current.get().machine.state,
-                &next.get().machine.state,
-            )
-        }
-    } else {
-        yield_with_more_to_do(cpu, current)
-    }
+    // SAFETY: both are what `yield_by` asks for, and have nothing to carry.
+    yield_by(current, next, block, priority, |current, next| unsafe {
+        switch_plainly(block, current, next)
+    })
 }
 
 /// [`yield_now`] if the switch has more to carry than most.
 #[inline(never)]
 fn yield_with(
-    concerns: Concerns,
-    block: &'static CpuBlock,
     current: ThreadPtr,
     next: ThreadPtr,
+    block: &'static CpuBlock,
     priority: sched::EffectivePriority,
+    concerns: Concerns,
 ) -> Switched {
-    let cpu = cpu::of(block);
-    if !concerns.are_fpu_alone() {
-        return if concerns.are_few() {
-            yield_by_msrs(concerns, block, current, next, priority)
-        } else {
-            yield_with_more_to_do(cpu, current)
-        };
-    }
-    if take_turns(cpu, current, next, priority) {
-        // SAFETY: as in `yield_now`.
-        unsafe {
-            switch_with_fpu(
-                block,
-                &current.get().machine.state,
-                &next.get().machine.state,
-            )
-        }
+    if concerns.are_fpu_alone() {
+        // SAFETY: as in `yield_now`, and floating-point state is all that there is.
+        yield_by(current, next, block, priority, |current, next| unsafe {
+            switch_with_fpu(block, current, next)
+        })
+    } else if concerns.are_few() {
+        yield_by_msrs(current, next, block, priority, concerns)
     } else {
-        yield_with_more_to_do(cpu, current)
+        yield_with_more_to_do(current, cpu::of(block))
     }
 }
 
 /// [`yield_now`] on a CPU without FSGSBASE.
 #[inline(never)]
 fn yield_by_msrs(
-    concerns: Concerns,
-    block: &'static CpuBlock,
     current: ThreadPtr,
     next: ThreadPtr,
+    block: &'static CpuBlock,
     priority: sched::EffectivePriority,
+    concerns: Concerns,
+) -> Switched {
+    // SAFETY: as in `yield_now`, and there is nothing but what `concerns` says.
+    yield_by(current, next, block, priority, |current, next| unsafe {
+        switch_by_msrs(block, current, next, concerns)
+    })
+}
+
+/// The running thread and `next`, the first ready one of this priority, change places, by one of the short ways of a switch.
+///
+/// That is given what the safe way needs: interrupts are off and no lock is held, the first is this CPU's current thread, and the second
+/// belongs to this CPU and runs nowhere. A thread that ends is reclaimed only after this CPU's next quiescent point.
+#[inline(always)]
+fn yield_by(
+    current: ThreadPtr,
+    next: ThreadPtr,
+    block: &'static CpuBlock,
+    priority: sched::EffectivePriority,
+    switch: impl FnOnce(&ThreadState, &ThreadState) -> Switched,
 ) -> Switched {
     let cpu = cpu::of(block);
     if take_turns(cpu, current, next, priority) {
-        // SAFETY: as in `yield_now`.
-        unsafe {
-            switch_by_msrs(
-                block,
-                &current.get().machine.state,
-                &next.get().machine.state,
-                concerns,
-            )
-        }
+        switch(&current.get().machine.state, &next.get().machine.state)
     } else {
-        yield_with_more_to_do(cpu, current)
+        yield_with_more_to_do(current, cpu)
     }
 }
 
@@ -151,7 +143,7 @@ fn take_turns(
 /// A yield when nobody else of the priority is ready, or the switch has more to do than most.
 #[cold]
 #[inline(never)]
-fn yield_with_more_to_do(cpu: &Cpu, current: ThreadPtr) -> Switched {
+fn yield_with_more_to_do(current: ThreadPtr, cpu: &Cpu) -> Switched {
     let priority = current.get().priority();
     // SAFETY: this is the CPU; the borrow ends before the switch.
     let run = unsafe { cpu.run_queue() };
@@ -326,7 +318,7 @@ pub(super) fn switch_from_idle(cpu: &Cpu, next: ThreadPtr) {
 
 /// Notes that `next` runs from `now` on, and sets the timer for the end of its turn if somebody waits for that.
 #[inline]
-fn come(cpu: &Cpu, next: ThreadPtr, now: u64) -> &'static arch::switch::ThreadState {
+fn come(cpu: &Cpu, next: ThreadPtr, now: u64) -> &'static ThreadState {
     let thread = next.get();
     thread.run_time.begin(now);
     thread.switches.add(1);

@@ -332,7 +332,10 @@ mod tests {
             own_file("/home/user/switchyard/kernel/src/schedule/bare.rs"),
             Some("kernel/src/schedule/bare.rs")
         );
-        assert_eq!(own_file("arch/src/switch.rs"), Some("arch/src/switch.rs"));
+        assert_eq!(
+            own_file("arch/src/exchange.rs"),
+            Some("arch/src/exchange.rs")
+        );
         assert_eq!(own_file("/rustc/0123/library/core/src/cell.rs"), None);
         assert_eq!(
             own_file("/home/user/.cargo/registry/src/index/spin-0.9/src/once.rs"),

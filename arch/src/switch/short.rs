@@ -1,0 +1,189 @@
+//! The short ways of a switch: for callers that have asked first what there is to carry.
+//!
+//! [`concerns`] ors what each of the two threads has to carry into one word. Who finds that there is nothing, or nothing but
+//! floating-point state, or bases by MSRs, has the switch done by the way that is made for it; everybody else, and every other case, goes by
+//! [`switch_to`], which does the same in the same order.
+//!
+//! Each way is part of its caller and ends in a jump to [`exchange_stacks`](super::exchange_stacks), as do the functions that rare cases leave by. So a caller for
+//! which the switch is the last thing to do needs no callee-saved register of its own: that routine saves them, once.
+//!
+//! What may go wrong: something that changes between the question and the switch. Nothing can: interrupts are off, and both threads are this
+//! CPU's.
+
+use super::selectors::{self, exchange_bases, exchange_bases_by_msr};
+use super::{Switched, ThreadState, exchange_threads, switch_to};
+use crate::cpu::CpuBlock;
+use crate::extras;
+use crate::fpu::{self, Exchange};
+use crate::tlb;
+
+/// What a switch has to carry besides bases and general registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Concerns(u32);
+
+impl Concerns {
+    /// Nothing: [`switch_plainly`] will do.
+    #[inline(always)]
+    pub fn are_none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// These, and the caller's own reasons to take a longer way, if `more` is not 0; a bit of its lower half is set then.
+    #[inline(always)]
+    #[must_use]
+    pub fn and(self, more: u32) -> Concerns {
+        Concerns(self.0 | more)
+    }
+
+    /// Floating-point state and nothing else: [`switch_with_fpu`] will do.
+    #[inline(always)]
+    pub fn are_fpu_alone(self) -> bool {
+        self.0 == extras::FPU
+    }
+
+    /// Floating-point state, bases by MSRs, or both, and nothing else: [`switch_by_msrs`] will do.
+    #[inline(always)]
+    pub fn are_few(self) -> bool {
+        self.0 & !(extras::FPU | extras::BASES_BY_MSR) == 0
+    }
+
+    #[inline(always)]
+    pub(super) fn need(self, kinds: u32) -> bool {
+        self.0 & kinds != 0
+    }
+}
+
+/// What a switch from `previous`, the current thread, to `next` has to carry: the words of both and the selectors, or-ed. A selector
+/// may look like kinds of the long way, which it needs itself.
+#[inline(always)]
+pub fn concerns(previous: &ThreadState, next: &ThreadState) -> Concerns {
+    Concerns(selectors::in_use() | previous.extras.kinds() | next.extras.kinds())
+}
+
+/// [`switch_to`] for two threads whose [`concerns`] were none just now.
+///
+/// # Safety
+/// As for [`switch_to`], and as said; `block` is this CPU's.
+#[inline(always)]
+pub unsafe fn switch_plainly(
+    block: &CpuBlock,
+    previous: &ThreadState,
+    next: &ThreadState,
+) -> Switched {
+    // SAFETY: the caller's promises are those of the parts.
+    unsafe {
+        exchange_bases(previous, next);
+        exchange_spaces_and_threads(block, previous, next)
+    }
+}
+
+/// [`switch_to`] for two threads whose [`concerns`] were few: the short way of a CPU without FSGSBASE.
+///
+/// # Safety
+/// As for [`switch_to`], and as said; `block` is this CPU's.
+#[inline(always)]
+pub unsafe fn switch_by_msrs(
+    block: &CpuBlock,
+    previous: &ThreadState,
+    next: &ThreadState,
+    concerns: Concerns,
+) -> Switched {
+    // SAFETY: the caller's promises are those of the parts.
+    unsafe {
+        if concerns.need(extras::FPU) {
+            match fpu::exchange_steadily(block, previous, next) {
+                Exchange::Done => {}
+                Exchange::Undecided => return decide_and_switch(previous, next),
+                Exchange::Refused => return refuse_and_switch(block, previous, next),
+            }
+        }
+        exchange_bases_by_msr(previous, next);
+        exchange_spaces_and_threads(block, previous, next)
+    }
+}
+
+/// What comes after the bases.
+///
+/// # Safety
+/// As for [`switch_to`]; `block` is this CPU's.
+#[inline(always)]
+unsafe fn exchange_spaces_and_threads(
+    block: &CpuBlock,
+    previous: &ThreadState,
+    next: &ThreadState,
+) -> Switched {
+    // SAFETY: the caller's promises are those of the parts.
+    unsafe {
+        let space = &*next.space;
+        if !tlb::is_active(block, space) {
+            if block.is_careful() {
+                return activate_and_exchange(block, previous, next);
+            }
+            tlb::activate_simply(block, space);
+        }
+        exchange_threads(block, previous, next)
+    }
+}
+
+/// [`switch_to`] for two threads whose [`concerns`] were floating-point state alone.
+///
+/// # Safety
+/// As for [`switch_to`], and as said; `block` is this CPU's.
+#[inline(always)]
+pub unsafe fn switch_with_fpu(
+    block: &CpuBlock,
+    previous: &ThreadState,
+    next: &ThreadState,
+) -> Switched {
+    // SAFETY: the caller's promises are those of the parts.
+    unsafe {
+        match fpu::exchange_steadily(block, previous, next) {
+            Exchange::Done => switch_plainly(block, previous, next),
+            Exchange::Undecided => decide_and_switch(previous, next),
+            Exchange::Refused => refuse_and_switch(block, previous, next),
+        }
+    }
+}
+
+/// [`switch_with_fpu`] when something is to be decided.
+///
+/// # Safety
+/// As for that.
+#[inline(never)]
+unsafe fn decide_and_switch(previous: &ThreadState, next: &ThreadState) -> Switched {
+    // SAFETY: the caller's promise.
+    unsafe { switch_to(previous, next) }
+}
+
+/// [`switch_with_fpu`] when the CPU refuses the state of the one that comes: that is noted, and all else is done as ever.
+///
+/// # Safety
+/// As for that.
+#[cold]
+#[inline(never)]
+unsafe fn refuse_and_switch(
+    block: &CpuBlock,
+    previous: &ThreadState,
+    next: &ThreadState,
+) -> Switched {
+    fpu::refuse(block, next);
+    // SAFETY: the caller's promise.
+    unsafe { switch_to(previous, next) }
+}
+
+/// The end of [`switch_plainly`] where a change of spaces is more than a change of root.
+///
+/// # Safety
+/// As for that.
+#[inline(never)]
+unsafe fn activate_and_exchange(
+    block: &CpuBlock,
+    previous: &ThreadState,
+    next: &ThreadState,
+) -> Switched {
+    // SAFETY: the caller's promises are those of the parts.
+    unsafe {
+        tlb::activate_on(block, &*next.space);
+        exchange_threads(block, previous, next)
+    }
+}

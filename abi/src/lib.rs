@@ -17,6 +17,7 @@ pub mod compat;
 mod context;
 mod cpu_set;
 mod error;
+pub mod general;
 mod handle;
 pub mod info;
 pub mod ipc_area;

@@ -13,6 +13,9 @@ use rt::{Memory, Notification, Process, Thread};
 
 use crate::world;
 
+/// Numbers of the registers; [`RSP`](reg::RSP) is preset to the top of the stack.
+pub use abi::general as reg;
+
 /// Where the code is.
 pub const CODE: u64 = 0x40_0000;
 /// One past the stack; what follows is unmapped.
@@ -55,23 +58,9 @@ macro_rules! code32 {
     };
 }
 
-/// Numbers of the registers as machine code has them; [`RSP`](reg::RSP) is preset to the top of the stack.
-pub mod reg {
-    pub const RAX: usize = 0;
-    pub const RCX: usize = 1;
-    pub const RDX: usize = 2;
-    pub const RBX: usize = 3;
-    pub const RSP: usize = 4;
-    pub const RBP: usize = 5;
-    pub const RSI: usize = 6;
-    pub const RDI: usize = 7;
-    pub const R8: usize = 8;
-    pub const R13: usize = 13;
-}
-
 /// The general registers before the code runs, in machine-code order.
-pub fn pattern() -> [u64; 16] {
-    let mut values = [0; 16];
+pub fn pattern() -> [u64; reg::COUNT] {
+    let mut values = [0; reg::COUNT];
     for (number, value) in values.iter_mut().enumerate() {
         *value = 0xC0DE_0000_0000_0000 | (number as u64) << 32 | 0x5A5A_0000 | number as u64;
     }
@@ -80,7 +69,7 @@ pub fn pattern() -> [u64; 16] {
 }
 
 /// Machine code that loads all general registers: `mov r64, imm64` (Intel SDM vol. 2B, MOV) sixteen times.
-fn preamble(values: &[u64; 16]) -> Vec<u8> {
+fn preamble(values: &[u64; reg::COUNT]) -> Vec<u8> {
     let mut code = Vec::new();
     for (number, value) in values.iter().enumerate() {
         code.push(if number < 8 { 0x48 } else { 0x49 });
@@ -91,14 +80,14 @@ fn preamble(values: &[u64; 16]) -> Vec<u8> {
 }
 
 /// The general registers before 32-bit code runs, in machine-code order.
-pub fn pattern32() -> [u32; 8] {
+pub fn pattern32() -> [u32; reg::COUNT_32] {
     let mut values = core::array::from_fn(|number| 0x5A5A_C000 | (number as u32) << 4);
     values[reg::RSP] = STACK_TOP as u32 - 64;
     values
 }
 
 /// The same in 32-bit code: `mov r32, imm32` eight times.
-fn preamble32(values: &[u32; 8]) -> Vec<u8> {
+fn preamble32(values: &[u32; reg::COUNT_32]) -> Vec<u8> {
     let mut code = Vec::new();
     for (number, value) in values.iter().enumerate() {
         code.push(0xB8 + number as u8);
@@ -137,7 +126,7 @@ impl Bare {
     ///
     /// # Errors
     /// Those of the calls that it takes.
-    pub fn new(code: &[u8], registers: &[u64; 16]) -> rt::Result<Bare> {
+    pub fn new(code: &[u8], registers: &[u64; reg::COUNT]) -> rt::Result<Bare> {
         Bare::with(Mode::Long, |_| preamble(registers), code)
     }
 
@@ -158,7 +147,7 @@ impl Bare {
     ///
     /// # Errors
     /// Those of the calls that it takes.
-    pub fn new32(code: &[u8], registers: &[u32; 8]) -> rt::Result<Bare> {
+    pub fn new32(code: &[u8], registers: &[u32; reg::COUNT_32]) -> rt::Result<Bare> {
         Bare::with(Mode::Compat, |_| preamble32(registers), code)
     }
 

@@ -29,6 +29,8 @@ mod servers;
 #[cfg(target_env = "musl")]
 mod shop;
 #[cfg(target_env = "musl")]
+mod worker;
+#[cfg(target_env = "musl")]
 mod worker32;
 #[cfg(target_env = "musl")]
 mod worker64;

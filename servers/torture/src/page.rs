@@ -5,30 +5,12 @@
 //! is in tables that Rust makes; the thread's machine code (`worker64.rs`, `worker32.rs`) only loads, disturbs, stores and compares.
 //! It finds the page behind its own text, by offsets that are taken from here.
 
-/// General registers in machine-code order (rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8 to r15), then the flags.
-pub const GENERAL: usize = 17;
+pub use abi::general as reg;
+
+/// General registers by their numbers, then the flags.
+pub const GENERAL: usize = reg::COUNT + 1;
 /// Place of the flags among them.
-pub const FLAGS: usize = 16;
-/// Places of registers by their numbers in machine code.
-#[allow(missing_docs, reason = "they are their names")]
-pub mod reg {
-    pub const RAX: usize = 0;
-    pub const RCX: usize = 1;
-    pub const RDX: usize = 2;
-    pub const RBX: usize = 3;
-    pub const RSP: usize = 4;
-    pub const RBP: usize = 5;
-    pub const RSI: usize = 6;
-    pub const RDI: usize = 7;
-    pub const R8: usize = 8;
-    pub const R9: usize = 9;
-    pub const R10: usize = 10;
-    pub const R11: usize = 11;
-    pub const R12: usize = 12;
-    pub const R13: usize = 13;
-    pub const R14: usize = 14;
-    pub const R15: usize = 15;
-}
+pub const FLAGS: usize = reg::COUNT;
 
 /// Bytes of a thread's text; its page follows.
 pub const TEXT_BYTES: u64 = 0x2000;

@@ -253,48 +253,16 @@ pub const WATCHES: [Watch; 5] = [
 
 /// Puts an image into a context.
 fn put(context: &mut UserContext, image: &[u64; GENERAL]) {
-    [
-        context.rax,
-        context.rcx,
-        context.rdx,
-        context.rbx,
-        context.rsp,
-        context.rbp,
-        context.rsi,
-        context.rdi,
-        context.r8,
-        context.r9,
-        context.r10,
-        context.r11,
-        context.r12,
-        context.r13,
-        context.r14,
-        context.r15,
-        context.rflags,
-    ] = *image;
+    let [general @ .., flags] = image;
+    context.set_general(general);
+    context.rflags = *flags;
 }
 
 /// The image in a context.
 pub fn image_of(context: &UserContext) -> [u64; GENERAL] {
-    [
-        context.rax,
-        context.rcx,
-        context.rdx,
-        context.rbx,
-        context.rsp,
-        context.rbp,
-        context.rsi,
-        context.rdi,
-        context.r8,
-        context.r9,
-        context.r10,
-        context.r11,
-        context.r12,
-        context.r13,
-        context.r14,
-        context.r15,
-        context.rflags,
-    ]
+    let mut image = [context.rflags; GENERAL];
+    image[..FLAGS].copy_from_slice(&context.general());
+    image
 }
 
 /// The kinds of steps, in words.

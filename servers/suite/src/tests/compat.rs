@@ -133,17 +133,7 @@ const START: u64 = CODE + PREAMBLE32_BYTES;
 /// Says so unless a report shows these registers, and nothing in their upper halves.
 fn shows(info: &ProcessInfo, values: &[u32; 8]) -> Verdict {
     let context = &info.context;
-    let shown = [
-        context.rax,
-        context.rcx,
-        context.rdx,
-        context.rbx,
-        context.rsp,
-        context.rbp,
-        context.rsi,
-        context.rdi,
-    ];
-    same!(shown, values.map(u64::from));
+    same!(context.general()[..reg::COUNT_32], values.map(u64::from));
     same!(
         (context.cs, context.ss, context.ds, context.es),
         (0x1B, 0x23, 0x23, 0x23)

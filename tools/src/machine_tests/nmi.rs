@@ -27,6 +27,8 @@ const LIMIT: Duration = Duration::from_mins(4);
 const MANIFEST: &str = "tests-nmi";
 /// What the test inside says when it has begun.
 pub const BEGUN: &str = "injection: begin";
+/// What it says when it has had enough; it waits then until no more come.
+const ENOUGH: &str = "injection: enough";
 /// Pause between two NMIs: time for a CPU on a busy host to do something else.
 const PAUSE: Duration = Duration::from_micros(500);
 
@@ -97,9 +99,9 @@ fn inject(
         }
         feeder = played.feeder;
         let qmp = machine.qmp().context("QEMU opened no control channel")?;
-        // After the suite's last line QEMU ends at any moment, and with it the channel.
-        let over = feeder.transcript().says("suite done");
-        if over || qmp.command("inject-nmi", &json!({})).is_err() {
+        // A command that comes while the machine is being switched off has QEMU hang in its own cleaning up.
+        let enough = feeder.transcript().says(ENOUGH);
+        if enough || qmp.command("inject-nmi", &json!({})).is_err() {
             let rest = deadline.saturating_duration_since(Instant::now());
             return Ok((play_on(machine, events, feeder, rest, |_| false)?, sent));
         }

@@ -5,7 +5,7 @@
 //! (`injection NAME`), and does its part when they say that they have begun. Two of them go through all ways into the kernel and out of it
 //! with every general register, the flags, and the FS and GS bases known.
 
-use abi::info::{ProcessInfo, ProcessState};
+use abi::info::{CpuInfo, ProcessInfo, ProcessState};
 use abi::{Call, Error, FaultKind};
 use alloc::format;
 use alloc::sync::Arc;
@@ -33,6 +33,10 @@ tests! {
 
 /// The line by which a test says that the outside may begin.
 const BEGINS: &str = "injection: begin\n";
+/// The line by which the storm is called off.
+const ENOUGH: &str = "injection: enough\n";
+/// For how long no NMI may come when it is over.
+const CALM: Duration = Duration::from_millis(500);
 /// NMIs that each CPU must have taken before the storm is over.
 const NMIS: u64 = 2_000;
 /// How long the storm may last at most.
@@ -79,7 +83,9 @@ fn registers_survive_a_storm_of_nmis(world: &'static World) -> Verdict {
         let laps = must!(thread.join(time::after(Duration::from_secs(30))))?;
         check!(laps > 0, "a thread did not come round");
     }
-    for cpu in must!(world.system.cpus()) {
+    must!(world.log.write(ENOUGH));
+    let cpus = calm(world)?;
+    for cpu in cpus {
         let line = format!("injection: CPU {} took {} NMIs\n", cpu.index, cpu.nmis);
         must!(world.log.write(&line));
         check!(
@@ -90,6 +96,21 @@ fn registers_survive_a_storm_of_nmis(world: &'static World) -> Verdict {
         );
     }
     Ok(())
+}
+
+/// Waits until no more NMIs come: the outside must have stopped before the machine is switched off.
+fn calm(world: &'static World) -> Result<Vec<CpuInfo>, Why> {
+    let begin = time::now();
+    let mut before = must!(world.system.cpus());
+    loop {
+        must!(time::sleep(CALM));
+        let now = must!(world.system.cpus());
+        if now.iter().zip(&before).all(|(a, b)| a.nmis == b.nmis) {
+            return Ok(now);
+        }
+        check!(crate::clock::since(begin) < STORM, "the NMIs do not stop");
+        before = now;
+    }
 }
 
 fn registers_survive_events_at_each_instruction_of_the_entries(world: &'static World) -> Verdict {

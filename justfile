@@ -1,7 +1,7 @@
 # Every recipe a person runs. `./justw RECIPE` works with nothing prepared; `just RECIPE` where `just` is installed.
 # Variables go before the recipe: `./justw cpus=8 mem=1G qemu-smp`.
 
-# CPUs of the machine
+# CPUs of the machine; more than 255 need cpu=max,+x2apic
 cpus := "4"
 # its memory, in QEMU's notation
 mem := "512M"

@@ -15,6 +15,8 @@ use anyhow::{Context, Result, ensure};
 use crate::machine::Qemu;
 use crate::setup;
 
+/// Where it is unpacked, from the workspace's root.
+pub const FOLDER: &str = ".tools/qemu10";
 /// First major version whose TCG has x2APIC.
 const FIRST: u32 = 9;
 const RELEASE: &str = "bookworm";

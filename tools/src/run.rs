@@ -14,7 +14,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::accel::Accel;
 use crate::ending::Ending;
@@ -24,6 +24,7 @@ use crate::image::{self, Plan};
 use crate::keys::Keys;
 use crate::machine::{Event, Machine, OnReset, Qemu, Spec, Start};
 use crate::noise::{Filter, firmware_gave_up};
+use crate::qemu10;
 use crate::terminal::Raw;
 use crate::workspace::Workspace;
 
@@ -38,11 +39,16 @@ pub enum Way {
     Direct,
 }
 
+/// More CPUs than the kernel has numbers for (`abi::CpuSet`) are of no use.
+const MOST_CPUS: i64 = 512;
+/// More than the ids of a local APIC in its older mode tell apart.
+const MOST_WITHOUT_X2APIC: u32 = 255;
+
 /// The machine a person asks for.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Number of CPUs
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=255))]
+    /// Number of CPUs; more than 255 need x2APIC (`--cpu max,+x2apic`)
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=MOST_CPUS))]
     pub cpus: u32,
     /// Memory, in QEMU's notation
     #[arg(long, default_value = "512M")]
@@ -90,9 +96,15 @@ impl Options {
     /// The machine these options ask for.
     ///
     /// # Errors
-    /// If an option is not understood.
-    pub fn spec(&self, start: Start, on_reset: OnReset) -> Result<Spec> {
+    /// If an option is not understood, or there is no QEMU here that can be such a machine.
+    pub fn spec(&self, ws: &Workspace, start: Start, on_reset: OnReset) -> Result<Spec> {
         let (accel, why) = Accel::choose(&self.accel)?;
+        let qemu = if needs_x2apic(self.cpus, &self.cpu, accel)? {
+            qemu10::get(&ws.root.join(qemu10::FOLDER))
+                .with_context(|| format!("{} CPUs need a QEMU with x2APIC under TCG", self.cpus))?
+        } else {
+            Qemu::system()
+        };
         eprintln!(
             "qemu: {} CPUs ({}), {}, {} ({why})",
             self.cpus,
@@ -101,7 +113,7 @@ impl Options {
             accel.name()
         );
         Ok(Spec {
-            qemu: Qemu::system(),
+            qemu,
             start,
             cpus: self.cpus,
             mem: self.mem.clone(),
@@ -115,6 +127,22 @@ impl Options {
             on_reset,
         })
     }
+}
+
+/// Whether so many CPUs of a model need a QEMU whose TCG has x2APIC. With KVM every QEMU has it, in all models that KVM is used with.
+///
+/// # Errors
+/// If the CPUs are too many for a model that is not asked to have it.
+fn needs_x2apic(cpus: u32, cpu: &str, accel: Accel) -> Result<bool> {
+    if cpus <= MOST_WITHOUT_X2APIC || accel == Accel::Kvm {
+        return Ok(false);
+    }
+    ensure!(
+        cpu.split(',')
+            .any(|word| matches!(word, "+x2apic" | "x2apic" | "x2apic=on")),
+        "{cpus} CPUs: more than {MOST_WITHOUT_X2APIC} need x2APIC, which cpu={cpu} does not ask for (cpu={cpu},+x2apic)"
+    );
+    Ok(true)
 }
 
 /// Name of the plain product's image.
@@ -154,11 +182,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let start = options.start(&ws)?;
     let stop = stop_flag()?;
     if stdin().is_terminal() {
-        let spec = options.spec(start, OnReset::Boot)?;
+        let spec = options.spec(&ws, start, OnReset::Boot)?;
         eprintln!("qemu: keys go to the machine; Ctrl-A X ends it");
         at_terminal(&spec, &stop)
     } else {
-        piped(&options.spec(start, OnReset::End)?, &stop)
+        piped(&options.spec(&ws, start, OnReset::End)?, &stop)
     }
 }
 
@@ -373,9 +401,24 @@ fn report(machine: &mut Machine, judge: impl FnOnce(Ending) -> (u8, String)) -> 
 mod tests {
     use std::time::Duration;
 
-    use super::{END_LIMIT, GRACE, Verdict, verdict};
+    use super::{END_LIMIT, GRACE, Verdict, needs_x2apic, verdict};
+    use crate::accel::Accel;
 
     const MOMENT: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn more_cpus_than_a_local_apic_tells_apart_need_x2apic() {
+        assert!(!needs_x2apic(255, "max", Accel::Tcg).unwrap());
+        assert!(needs_x2apic(256, "max,+x2apic", Accel::Tcg).unwrap());
+        assert!(!needs_x2apic(288, "max", Accel::Kvm).unwrap());
+        for cpu in ["max", "max,-x2apic", "qemu64,x2apic=off"] {
+            let error = needs_x2apic(256, cpu, Accel::Tcg).unwrap_err().to_string();
+            assert!(
+                error.contains("256 CPUs: more than 255 need x2APIC"),
+                "{error}"
+            );
+        }
+    }
 
     #[test]
     fn end_of_input_at_the_prompt_is_the_end() {

@@ -26,7 +26,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// If something can't be built or started, the prompt does not come back, or the picture can't be taken or written.
 pub fn run(options: &Options, path: &Path) -> Result<()> {
     let ws = Workspace::find()?;
-    let spec = options.spec(options.start(&ws)?, OnReset::End)?;
+    let spec = options.spec(&ws, options.start(&ws)?, OnReset::End)?;
     let (sender, events) = mpsc::channel();
     let mut machine = Machine::start(&spec, sender)?;
     let played = play_on(

@@ -224,7 +224,10 @@ impl Parameters {
         }
     }
 
-    /// Copies the code to `page` and these parameters behind it, the ticket last.
+    /// Copies the code to `page`, unless it is there, and these parameters behind it, the ticket last.
+    ///
+    /// Code that is written anew is translated anew by an emulator, which tells all of its CPUs: for the last of three hundred CPUs
+    /// that took longer than everything else.
     ///
     /// # Safety
     /// `page` must be the reserved page, as the direct map shows it, and no CPU must be running in it except late ones.
@@ -236,12 +239,15 @@ impl Parameters {
         let parameters = unsafe { page.add(code_bytes).cast::<Parameters>() };
         let without = Parameters { ticket: 0, ..self };
         // SAFETY: the code and its parameters are less than a page, which is writable and reserved. Writes are volatile
-        // and in this order, which other CPUs see too (Intel SDM vol. 3A §9.2.2). A late CPU may run the code that is
-        // overwritten with the same bytes.
+        // and in this order, which other CPUs see too (Intel SDM vol. 3A §9.2.2). A late CPU may run the code: it is complete
+        // then, and not written.
         unsafe {
             (&raw mut (*parameters.as_ptr()).ticket).write_volatile(0);
             for byte in 0..code_bytes {
-                page.add(byte).write_volatile(code.add(byte).read());
+                let (place, wanted) = (page.add(byte), code.add(byte).read());
+                if place.read_volatile() != wanted {
+                    place.write_volatile(wanted);
+                }
             }
             parameters.write_volatile(without);
             core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);

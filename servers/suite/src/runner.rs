@@ -37,6 +37,7 @@ pub fn run(argument: &str) -> u64 {
         ("test", name) => run_one(world, name),
         ("role", rest) => roles::run(world, rest),
         ("injection", filter) => run_all(world, tests::INJECTED, filter),
+        ("many-cpus", filter) => run_all(world, tests::MANY_CPUS, filter),
         ("floating-point", filter) => run_all(world, tests::FLOATING_POINT, filter),
         _ => run_all(world, tests::ALL, argument),
     }

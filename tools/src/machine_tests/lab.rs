@@ -159,7 +159,7 @@ impl Lab {
     /// If there is none to be had here, and why.
     pub fn qemu10(&self) -> Result<&Qemu> {
         once(&self.qemu10, || {
-            qemu10::get(&self.ws.root.join(".tools/qemu10"))
+            qemu10::get(&self.ws.root.join(qemu10::FOLDER))
         })
     }
 

@@ -14,6 +14,7 @@ mod injection;
 mod ipc;
 mod landing;
 mod limits;
+mod many;
 mod memory;
 mod messages;
 mod moving;
@@ -64,6 +65,7 @@ pub const ALL: &[&[Test]] = &[
     schedule::TESTS,
     suspending::TESTS,
     moving::TESTS,
+    many::TESTS,
     grinder::TESTS,
 ];
 
@@ -75,6 +77,9 @@ pub const FLOATING_POINT: &[&[Test]] = &[
     fpu_cost::TESTS,
     contexts::TESTS,
 ];
+
+/// What is worth its time on machines of some hundred CPUs.
+pub const MANY_CPUS: &[&[Test]] = &[many::TESTS];
 
 /// The tests that need somebody outside of the machine.
 pub const INJECTED: &[&[Test]] = &[injection::TESTS];

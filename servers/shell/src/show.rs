@@ -2,6 +2,8 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use abi::info::{CpuInfo, MachineInfo, MemoryInfo, ThreadInfo, ThreadState};
@@ -9,56 +11,76 @@ use abi::info::{CpuInfo, MachineInfo, MemoryInfo, ThreadInfo, ThreadState};
 use crate::table::{Align, Table};
 use crate::units;
 
-/// CPUs.
+/// CPUs: what their threads do, what interrupts them, and what they did about floating-point state. A table for each, as one of all
+/// would be wider than a terminal.
 pub fn cpus(list: &[CpuInfo]) -> String {
-    let right = Align::Right;
-    let mut table = Table::new(&[
-        ("CPU", right),
-        ("APIC ID", right),
-        ("BUSY", right),
-        ("TIME BUSY", right),
-        ("SWITCHES", right),
-        ("TICKS", right),
-        ("INTERRUPTS", right),
-        ("IPIS", right),
-        ("NMIS", right),
-        ("IN", right),
-        ("OUT", right),
-        ("STOLEN", right),
-        ("READY", right),
-        ("FPU SAVES", right),
-        ("RESTORES", right),
-        ("#NM", right),
-        ("SKIPPED", right),
-        ("PRELOADS", right),
-        ("SCRUBS", right),
-        ("CR0 WRITES", right),
-    ]);
-    for cpu in list {
-        table.row([
-            cpu.index.to_string(),
-            cpu.apic_id.to_string(),
-            units::percent(cpu.busy_ns, cpu.up_ns),
-            units::nanoseconds(cpu.busy_ns),
-            cpu.switches.to_string(),
-            cpu.timer_ticks.to_string(),
-            cpu.interrupts.to_string(),
-            cpu.ipis_sent.to_string(),
-            cpu.nmis.to_string(),
-            cpu.migrations_in.to_string(),
-            cpu.migrations_out.to_string(),
-            cpu.steals.to_string(),
-            cpu.runnable.to_string(),
-            cpu.fpu.saves.to_string(),
-            cpu.fpu.restores.to_string(),
-            cpu.fpu.traps.to_string(),
-            cpu.fpu.skipped.to_string(),
-            cpu.fpu.preloads.to_string(),
-            cpu.fpu.scrubs.to_string(),
-            cpu.fpu.ts_changes.to_string(),
-        ]);
-    }
-    table.finish()
+    let of = |headings: &[&str], cells: &dyn Fn(&CpuInfo) -> Vec<String>| {
+        let headings: Vec<_> = headings.iter().map(|&text| (text, Align::Right)).collect();
+        let mut table = Table::new(&headings);
+        for cpu in list {
+            table.row(cells(cpu));
+        }
+        table.finish()
+    };
+    let threads = [
+        "CPU",
+        "APIC ID",
+        "BUSY",
+        "TIME BUSY",
+        "SWITCHES",
+        "READY",
+        "IN",
+        "OUT",
+        "STOLEN",
+    ];
+    let interrupts = ["CPU", "TICKS", "INTERRUPTS", "IPIS", "NMIS"];
+    let fpu = [
+        "CPU",
+        "FPU SAVES",
+        "RESTORES",
+        "#NM",
+        "SKIPPED",
+        "PRELOADS",
+        "SCRUBS",
+        "CR0 WRITES",
+    ];
+    [
+        of(&threads, &|cpu| {
+            vec![
+                cpu.index.to_string(),
+                cpu.apic_id.to_string(),
+                units::percent(cpu.busy_ns, cpu.up_ns),
+                units::nanoseconds(cpu.busy_ns),
+                cpu.switches.to_string(),
+                cpu.runnable.to_string(),
+                cpu.migrations_in.to_string(),
+                cpu.migrations_out.to_string(),
+                cpu.steals.to_string(),
+            ]
+        }),
+        of(&interrupts, &|cpu| {
+            vec![
+                cpu.index.to_string(),
+                cpu.timer_ticks.to_string(),
+                cpu.interrupts.to_string(),
+                cpu.ipis_sent.to_string(),
+                cpu.nmis.to_string(),
+            ]
+        }),
+        of(&fpu, &|cpu| {
+            vec![
+                cpu.index.to_string(),
+                cpu.fpu.saves.to_string(),
+                cpu.fpu.restores.to_string(),
+                cpu.fpu.traps.to_string(),
+                cpu.fpu.skipped.to_string(),
+                cpu.fpu.preloads.to_string(),
+                cpu.fpu.scrubs.to_string(),
+                cpu.fpu.ts_changes.to_string(),
+            ]
+        }),
+    ]
+    .join("\n")
 }
 
 /// Threads.

@@ -180,12 +180,17 @@ fn tables_have_units_and_line_up() {
     assert_eq!(
         answer("cpus"),
         concat!(
-            "CPU  APIC ID    BUSY  TIME BUSY  SWITCHES  TICKS  INTERRUPTS  IPIS  NMIS  IN  OUT  STOLEN  READY",
-            "  FPU SAVES  RESTORES  #NM  SKIPPED  PRELOADS  SCRUBS  CR0 WRITES\n",
-            "  0        0  25.0 %  250.00 ms     12345     44         678     9  1234  31   30      12      1",
-            "         31        32   33       34        35      36          37\n",
-            "  1       16  25.0 %  250.00 ms     12345     44         678     9  1234  31   30      12      1",
-            "         31        32   33       34        35      36          37\n",
+            "CPU  APIC ID    BUSY  TIME BUSY  SWITCHES  READY  IN  OUT  STOLEN\n",
+            "  0        0  25.0 %  250.00 ms     12345      1  31   30      12\n",
+            "  1       16  25.0 %  250.00 ms     12345      1  31   30      12\n",
+            "\n",
+            "CPU  TICKS  INTERRUPTS  IPIS  NMIS\n",
+            "  0     44         678     9  1234\n",
+            "  1     44         678     9  1234\n",
+            "\n",
+            "CPU  FPU SAVES  RESTORES  #NM  SKIPPED  PRELOADS  SCRUBS  CR0 WRITES\n",
+            "  0         31        32   33       34        35      36          37\n",
+            "  1         31        32   33       34        35      36          37\n",
         )
     );
     let ps = answer("ps");

@@ -32,7 +32,7 @@ const SCRIPT: [(&str, Check); 16] = [
             ],
         )
     }),
-    ("cpus", one_line_a_cpu),
+    ("cpus", three_tables_of_cpus),
     ("ps", |a, _| {
         all_of(a, &["init", "console", "names", "shell"])
     }),
@@ -231,6 +231,20 @@ fn second_column(answer: &[String], cpus: u32, value: &str) -> Option<String> {
 }
 
 /// For each index from 0 on a line that begins with it, and no more such lines.
+/// Their columns must be no wider than a terminal is.
+fn three_tables_of_cpus(answer: &[String], cpus: u32) -> Option<String> {
+    const TERMINAL: usize = 80;
+    let wide = answer.iter().find(|line| line.len() > TERMINAL);
+    let tables: Vec<&[String]> = answer
+        .chunk_by(|_, next| !next.starts_with("CPU "))
+        .collect();
+    match (wide, tables.len()) {
+        (Some(line), _) => Some(format!("this is too wide for a terminal: {line}")),
+        (None, 3) => tables.iter().find_map(|table| one_line_a_cpu(table, cpus)),
+        (None, found) => Some(format!("it has {found} tables")),
+    }
+}
+
 fn one_line_a_cpu(answer: &[String], cpus: u32) -> Option<String> {
     let indices: Vec<u32> = answer
         .iter()
@@ -262,6 +276,16 @@ mod tests {
     fn log_is_no_answer() {
         let lines = lines("switchyard> cpus\n0 busy\n[    1.500000] names: 5\n1 idle");
         assert_eq!(answers(&lines)[0].1, ["0 busy", "1 idle"]);
+    }
+
+    #[test]
+    fn three_narrow_tables_of_all_cpus_are_wanted() {
+        let good = "CPU  A\n0  1\n1  1\n\nCPU  B\n0  1\n1  1\nCPU  C\n0  1\n1  1";
+        assert_eq!(three_tables_of_cpus(&lines(good), 2), None);
+        assert!(three_tables_of_cpus(&lines(good), 3).is_some());
+        assert!(three_tables_of_cpus(&lines(&good[..10]), 2).is_some());
+        let wide = good.replace('A', &"A".repeat(80));
+        assert!(three_tables_of_cpus(&lines(&wide), 2).is_some());
     }
 
     #[test]

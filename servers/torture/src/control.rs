@@ -13,7 +13,7 @@ use torture::page::count;
 use torture::plan::Use;
 use torture::random::Random;
 
-use crate::life::{End, Place};
+use crate::life::{End, Held, Place};
 use crate::shop::{Shape, Shop};
 
 /// Places that the ended notification has bits for.
@@ -36,10 +36,8 @@ pub struct Tally {
     pub moves: u64,
     /// Single threads of a pair killed, and made anew in the same process.
     pub replaced: u64,
-    /// Threads suspended and resumed.
-    pub holds: u64,
-    /// Of those: states that were taken out and put back.
-    pub turns: u64,
+    /// What was done to threads while they were suspended.
+    pub held: Held,
     /// Threads that came to another CPU, as the kernel counts them.
     pub migrations: u64,
     /// FPU states saved, restored and left where they were.
@@ -52,8 +50,8 @@ pub struct Tally {
     pub traps: u64,
     /// Lives begun.
     pub lives: u64,
-    /// Lives that ended by each way: killed, exit, invalid instruction, port, breakpoint.
-    pub ends: [u64; 5],
+    /// Lives that ended by each way: killed, exit, invalid instruction, port, breakpoint, load of SS.
+    pub ends: [u64; 6],
     /// Sum of the threads' own counts.
     pub counts: [u64; count::ALL],
     /// Steps of 32-bit threads.
@@ -72,13 +70,20 @@ impl Tally {
             ("invalid instructions", self.ends[2] > 0),
             ("ports refused", self.ends[3] > 0),
             ("breakpoints hit", self.ends[4] > 0),
+            ("loads of SS refused", self.ends[5] > 0),
+            ("own stack segments", self.counts[count::STACKS] > 0),
+            ("waits for nothing", self.counts[count::WAIT] > 0),
+            ("waits ended", self.counts[count::CANCELLED] > 0),
+            ("registers changed behind a wait", self.held.rewritten > 0),
+            ("fresh pages touched", self.counts[count::TOUCH] > 0),
+            ("fresh pages taken away", self.held.renewed > 0),
             ("lives made anew", self.lives > 2 * MOST_PLACES as u64),
             ("preemptions", self.counts[count::PREEMPTED] > 0),
             ("migrations", moves),
             ("threads moved", self.moves > 0),
             ("single threads killed", self.replaced > 0),
-            ("threads suspended", self.holds > 0),
-            ("states taken out and put back", self.turns > 0),
+            ("threads suspended", self.held.suspended > 0),
+            ("states taken out and put back", self.held.turned > 0),
             ("yields", self.counts[count::YIELDS] > 0),
             ("FPU states looked at", self.counts[count::FPU_LOOKS] > 0),
             ("FPU states changed", self.counts[count::FPU_LOADS] > 0),
@@ -104,12 +109,12 @@ impl Tally {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = &self.counts;
-        let [killed, exits, invalid, ports, breakpoints] = self.ends;
+        let [killed, exits, invalid, ports, breakpoints, stacks] = self.ends;
         write!(
             f,
             "{} switches in {} ms; {} steps ({} of 32-bit code), {} yields, {} preemptions in loops; \
              {} moves, {} migrations ({} seen), {} suspended, {} states turned over; {} single threads killed; {} lives: {killed} killed, {exits} exits, {invalid} invalid instructions, {ports} ports refused, \
-             {breakpoints} breakpoints hit; ",
+             {breakpoints} breakpoints hit, {stacks} loads of SS refused; ",
             self.switches,
             self.took.as_millis(),
             counts[count::ROUNDS],
@@ -119,14 +124,15 @@ impl fmt::Display for Tally {
             self.moves,
             self.migrations,
             counts[count::MIGRATED],
-            self.holds,
-            self.turns,
+            self.held.suspended,
+            self.held.turned,
             self.replaced,
             self.lives,
         )?;
         write!(
             f,
-            "{} short calls and yields in a row, {} by int 0x80, {} long, {} sleeps, {} messages, {} ports used, {} loops; ",
+            "{} short calls and yields in a row, {} by int 0x80, {} long, {} sleeps, {} messages, {} ports used, {} loops; \
+             {} waits for nothing, {} waits ended, {} registers changed behind one; {} touches of fresh pages, {} taken away; {} own stack segments; ",
             counts[count::SHORT],
             counts[count::INTERRUPT],
             counts[count::LONG],
@@ -134,6 +140,12 @@ impl fmt::Display for Tally {
             counts[count::MESSAGE],
             counts[count::PORT],
             counts[count::SPIN],
+            counts[count::WAIT],
+            counts[count::CANCELLED],
+            self.held.rewritten,
+            counts[count::TOUCH],
+            self.held.renewed,
+            counts[count::STACKS],
         )?;
         write!(
             f,
@@ -365,6 +377,7 @@ impl Crowd<'_> {
                 End::Invalid => 2,
                 End::Port => 3,
                 End::Breakpoint => 4,
+                End::Stack => 5,
             };
             self.tally.ends[place] += 1;
         }
@@ -383,11 +396,7 @@ impl Crowd<'_> {
             1 => place.tell(random, None),
             2 => self.tally.replaced += u64::from(place.replace(self.shop, random)?),
             3..5 => self.tally.moves += u64::from(place.move_about(self.shop, random)?),
-            _ => {
-                let (held, turned) = place.hold(random)?;
-                self.tally.holds += u64::from(held);
-                self.tally.turns += u64::from(turned);
-            }
+            _ => self.tally.held += place.hold(self.shop, random)?,
         }
         Ok(())
     }

@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 use crate::fpu::Layout;
 use crate::judge::{GENERAL32, general_name};
 use crate::page::{FLAGS, Page, reg};
-use crate::plan::{Birth, END_PORT, END_WATCHED};
-use crate::segments::NO_PROBE;
+use crate::plan::{BIRTH, Birth, END_EXIT, END_PORT, END_STACK, END_WATCHED};
+use crate::segments::{DATA, NO_PROBE};
 
 /// What is damaged.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,6 +22,18 @@ pub enum Damage {
     Base(usize),
     /// The limit of a descriptor.
     Slot(usize),
+    /// SS.
+    Stack,
+    /// The base of SS.
+    StackBase,
+    /// A bit of the first word of every fresh page.
+    Fresh(u32),
+    /// A notification that nobody signals is signalled.
+    Bell,
+    /// A wait ends although nobody is known to have ended it.
+    Wait,
+    /// SS is loaded with what it may have, where it should not be.
+    StackTaken,
     /// A bit of a byte of the FPU area.
     Fpu(usize, u32),
     /// The breakpoint is not set.
@@ -32,6 +44,12 @@ pub enum Damage {
     Cpu,
 }
 
+/// What a life is called wrong by in which waits ended that nobody is known to have ended.
+pub const CANCELLED: &str = "waits that nobody ended";
+
+/// The slot that a thread has in any case if it has one.
+const LAST_SLOT: u64 = abi::segment::TLS_FIRST_SELECTOR as u64 + 16;
+
 impl Damage {
     /// All kinds that a machine can show.
     pub fn all(layout: &Layout, bits32: bool, cpus: u32) -> Vec<Damage> {
@@ -41,8 +59,13 @@ impl Damage {
                 all.push(Damage::General(register, 3 + register as u32));
             }
         }
-        // Carry, direction, alignment check.
-        all.extend([0, 10, 18].map(|bit| Damage::General(FLAGS, bit)));
+        // Those that user code can set.
+        all.extend([0, 2, 4, 6, 7, 10, 11, 14, 18, 21].map(|bit| Damage::General(FLAGS, bit)));
+        all.extend([Damage::Stack, Damage::Fresh(5), Damage::Bell]);
+        all.extend([Damage::Wait, Damage::StackTaken]);
+        if bits32 {
+            all.push(Damage::StackBase);
+        }
         all.extend((0..4).map(Damage::Selector));
         all.extend([2, 3].map(Damage::Base));
         all.extend((0..3).map(Damage::Slot));
@@ -64,6 +87,8 @@ impl Damage {
         match self {
             Damage::Breakpoint => Some(END_WATCHED),
             Damage::Port => Some(END_PORT),
+            Damage::StackTaken => Some(END_STACK),
+            Damage::Wait => Some(END_EXIT),
             _ => None,
         }
     }
@@ -76,6 +101,12 @@ impl Damage {
             Damage::Selector(index) => (SEGMENTS[*index].to_string(), None),
             Damage::Base(index) => (SEGMENTS[*index].to_string() + " base", None),
             Damage::Slot(slot) => (alloc::format!("limit of slot {slot}"), None),
+            Damage::Stack => ("ss".to_string(), None),
+            Damage::StackBase => ("ss base".to_string(), Some(5)),
+            Damage::Fresh(bit) => (general_name(reg::RCX).to_string(), Some(*bit)),
+            Damage::Bell => (general_name(reg::RAX).to_string(), None),
+            Damage::Wait => (CANCELLED.to_string(), None),
+            Damage::StackTaken => (crate::plan::how_text(9).to_string(), None),
             Damage::Fpu(byte, bit) => {
                 let (name, begin) = layout.register(*byte);
                 (name, Some(8 * (byte - begin) as u32 + bit))
@@ -146,6 +177,20 @@ impl Damage {
                     *descriptor ^= 4;
                 }
             }
+            Damage::Stack => {
+                let own = birth.context.ss != DATA;
+                birth.context.ss = if own { DATA } else { LAST_SLOT };
+                // Where both find a word.
+                page.steps[BIRTH].stack.probe = page.anchors[3];
+            }
+            Damage::StackBase => page.steps[BIRTH].stack.word ^= 0x20,
+            Damage::StackTaken => {
+                let step = &mut page.steps[END_STACK];
+                step.load[reg::RAX] = step.load[reg::RAX] & !0xFFFF | step.stack.load;
+                step.want[reg::RAX] = step.load[reg::RAX];
+            }
+            // Done where the thread gets what it waits for, and its fresh pages, and is stopped.
+            Damage::Fresh(_) | Damage::Bell | Damage::Wait => {}
             Damage::Fpu(byte, bit) => {
                 for state in &mut page.fpu_load {
                     state.0[byte / 8] ^= 1 << (8 * (byte % 8) as u32 + bit);
@@ -216,7 +261,21 @@ mod tests {
                             Damage::Fpu(..) => page.fpu_load != page.fpu_want,
                             Damage::Base(_) | Damage::Slot(_) => birth != before.1,
                             // Seen by what happens only.
-                            Damage::Breakpoint | Damage::Port | Damage::Cpu => true,
+                            Damage::Breakpoint
+                            | Damage::Port
+                            | Damage::Cpu
+                            | Damage::Fresh(_)
+                            | Damage::Bell
+                            | Damage::Wait => true,
+                            Damage::Stack => birth.context.ss != page.steps[BIRTH].stack.want,
+                            Damage::StackBase => {
+                                let stack = page.steps[BIRTH].stack;
+                                stack.word != stack.probe.wrapping_add(stack.base) & 0xFFFF_FFFF
+                            }
+                            Damage::StackTaken => {
+                                page.steps[END_STACK].load[reg::RAX] & 0xFFFF
+                                    == page.steps[END_STACK].stack.load
+                            }
                         };
                         assert!(made, "{damage:?}, seed {seed}");
                         assert!(page.fpu_want == before.0);

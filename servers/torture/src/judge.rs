@@ -2,12 +2,12 @@
 
 use core::fmt::Write;
 
-use abi::UserContext;
+use abi::{Error, UserContext};
 use alloc::format;
 use alloc::string::{String, ToString};
 
 use crate::fpu::Layout;
-use crate::page::{FLAGS, GENERAL, Page, Segments, bad, reg};
+use crate::page::{FLAGS, GENERAL, Page, Segments, Stack, Step, bad, reg};
 use crate::plan::{bad_text, image_of};
 
 /// What was found wrong.
@@ -71,6 +71,26 @@ pub fn segments(selectors: &[u64; 4], bases: &[u64; 4], want: &Segments) -> Opti
         .map(|(name, found, want)| words(name, found, want, u64::MAX))
 }
 
+/// What of SS differs.
+pub fn stack(found: &[u64; 2], want: &Stack) -> Option<Wrong> {
+    [
+        ("ss", found[0], want.want),
+        ("ss base", found[1], want.word),
+    ]
+    .into_iter()
+    .find(|(_, found, want)| found != want)
+    .map(|(name, found, want)| words(name, found, want, u64::MAX))
+}
+
+/// What the general registers must be after a step, of which RAX says whether somebody ended it.
+pub fn wanted<'a>(step: &'a Step, found: &[u64; GENERAL]) -> &'a [u64; GENERAL] {
+    if step.waits != 0 && found[reg::RAX] == Error::Cancelled as u64 {
+        &step.cancelled
+    } else {
+        &step.want
+    }
+}
+
 /// The first register of the FPU that differs.
 pub fn fpu(layout: &Layout, page: &Page) -> Option<Wrong> {
     let want = page.fpu_want.get(page.held_fpu as usize)?;
@@ -107,7 +127,10 @@ pub fn page(layout: &Layout, page: &Page, bits32: bool, steps: u64) -> Wrong {
     let step = step_of(page, steps).and_then(|number| page.steps.get(number));
     let low = |value: u64| if bits32 { value & 0xFFFF_FFFF } else { value };
     let named = match page.bad {
-        bad::GENERAL => step.and_then(|step| general(&page.found, &step.want, &step.mask)),
+        bad::GENERAL => {
+            step.and_then(|step| general(&page.found, wanted(step, &page.found), &step.mask))
+        }
+        bad::STACK => step.and_then(|step| stack(&page.found_stack, &step.stack)),
         bad::SEGMENTS => page
             .segments_want
             .get(page.held_segments as usize)
@@ -133,7 +156,7 @@ pub fn page(layout: &Layout, page: &Page, bits32: bool, steps: u64) -> Wrong {
 /// The number of the step at hand.
 pub fn step_of(page: &Page, steps: u64) -> Option<usize> {
     let offset = page.step.checked_sub(steps)?;
-    Some((offset / size_of::<crate::page::Step>() as u64) as usize)
+    Some((offset / size_of::<Step>() as u64) as usize)
 }
 
 /// What is wrong with the registers in the report of a fault that ended the thread in its step `number`. RF is the fault's own.
@@ -152,8 +175,11 @@ pub fn report(page: &Page, number: usize, context: &UserContext, bits32: bool) -
     if bits32 {
         bases = want.words;
     }
-    general(&image_of(context), &page.steps[number].load, &mask)
+    let step = &page.steps[number];
+    let (ss, word) = (context.ss, step.stack.word);
+    general(&image_of(context), &step.load, &mask)
         .or_else(|| segments(&selectors, &bases, want))
+        .or_else(|| stack(&[ss, word], &step.stack))
 }
 
 /// A general register's name by its number.
@@ -181,6 +207,19 @@ mod tests {
         mask[reg::RSI] = !0xA0;
         let wrong = general(&found, &want, &mask).unwrap();
         assert_eq!((wrong.register.as_str(), wrong.bit), ("flags", 0));
+    }
+
+    #[test]
+    fn a_wait_that_somebody_ended_has_registers_of_its_own() {
+        let mut step = Step::ZERO;
+        let mut found = [0; GENERAL];
+        found[reg::RAX] = Error::Cancelled as u64;
+        step.want[reg::RBX] = 1;
+        step.cancelled[reg::RBX] = 2;
+        assert_eq!(wanted(&step, &found), &step.want);
+        step.waits = 1;
+        assert_eq!(wanted(&step, &found), &step.cancelled);
+        assert_eq!(wanted(&step, &[0; GENERAL]), &step.want);
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub struct Code {
     pub text: &'static [u8],
     /// Where a `syscall` returns to; in 32-bit code, where `__kernel_vsyscall` does.
     pub after_call: u64,
+    /// Where an `int 0x80` does.
+    pub after_interrupt: u64,
     /// Where a yield in a row returns to.
     pub after_yield: u64,
     /// The use of a port.
@@ -39,4 +41,6 @@ pub struct Code {
     pub after_watched: u64,
     /// The `ud2`.
     pub invalid: u64,
+    /// The load of SS that is refused.
+    pub stack: u64,
 }

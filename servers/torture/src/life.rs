@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use abi::info::{ProcessInfo, ProcessState};
 use abi::{FaultKind, UserContext, Watch};
 use rt::{Mapping, Memory, Process, Protection};
-use torture::damage::Damage;
+use torture::damage::{CANCELLED, Damage};
 use torture::judge;
 use torture::page::{self, Page, TEXT, count};
 use torture::plan;
@@ -23,6 +23,8 @@ use torture::{BAD, DONE};
 use crate::shop::{Gifts, Shape, Shop, Tortured};
 
 mod outside;
+
+pub use outside::Held;
 
 /// Exit code of processes that are killed.
 const KILLED: u64 = 0x0DEAD;
@@ -51,6 +53,8 @@ pub enum End {
     Port,
     /// By its breakpoint.
     Breakpoint,
+    /// By a load of SS that was refused.
+    Stack,
 }
 
 #[derive(Debug)]
@@ -208,9 +212,10 @@ impl Place {
                 plan::END_EXIT,
                 plan::END_INVALID,
                 plan::END_PORT,
+                plan::END_STACK,
                 plan::END_WATCHED,
             ];
-            random.pick(&all[..if watched { 4 } else { 3 }])
+            random.pick(&all[..all.len() - usize::from(!watched)])
         });
         life.fate = Fate::Step(index, step);
         // SAFETY: the word is in the page, which is mapped as long as the place lives. The thread only reads it, as a whole.
@@ -233,18 +238,21 @@ impl Place {
         for index in 0..self.shape.threads {
             self.count(index);
         }
-        self.judge(shop, &life, &info).map_err(|mut fault| {
-            let kind = if self.shape.bits32 {
-                "32-bit"
-            } else {
-                "64-bit"
-            };
-            fault.text = format!(
-                "place {}, life {}, {kind}, kept on CPU {:?}, {:?}: {}",
-                self.number, self.lives, self.shape.pinned, life.fate, fault.text
-            );
-            fault
-        })
+        let judged = self.judge(shop, &life, &info);
+        judged
+            .and_then(|end| self.waits(&life).map(|()| end))
+            .map_err(|mut fault| {
+                let kind = if self.shape.bits32 {
+                    "32-bit"
+                } else {
+                    "64-bit"
+                };
+                fault.text = format!(
+                    "place {}, life {}, {kind}, kept on CPU {:?}, {:?}: {}",
+                    self.number, self.lives, self.shape.pinned, life.fate, fault.text
+                );
+                fault
+            })
     }
 
     fn judge(&self, shop: &Shop, life: &Life, info: &ProcessInfo) -> Result<End, Fault> {
@@ -262,6 +270,33 @@ impl Place {
                 info.code
             ))),
         }
+    }
+
+    /// Whether as many waits of its threads were ended as somebody ended.
+    fn waits(&self, life: &Life) -> Result<(), Fault> {
+        for one in &life.threads {
+            let index = one.body.index;
+            // SAFETY: as in `count`.
+            let page = unsafe { &*self.page(index) };
+            let count = page.counters[count::CANCELLED];
+            // One that did not end by a step of its own may have come to its end before it looked.
+            let unseen = u64::from(!matches!(life.fate, Fate::Step(ended, _) if ended == index));
+            let text = format!(
+                "{count} waits of thread {index} were ended, at least {} by {} stops",
+                one.ended_waits, one.stops
+            );
+            if count > one.stops {
+                return Err(Fault {
+                    register: CANCELLED.to_string(),
+                    bit: 0,
+                    text: format!("{CANCELLED}: {text}"),
+                });
+            }
+            if count + unseen < one.ended_waits {
+                return Err(Fault::said(&text));
+            }
+        }
+        Ok(())
     }
 
     /// What its threads say of themselves.
@@ -315,6 +350,7 @@ impl Place {
                 None,
             ),
             (plan::END_PORT, _) => (End::Port, FaultKind::Protection, code.port, None),
+            (plan::END_STACK, _) => (End::Stack, FaultKind::Protection, code.stack, None),
             (plan::END_WATCHED, Some((slot, Watch::Execute))) => (
                 End::Breakpoint,
                 FaultKind::Debug,

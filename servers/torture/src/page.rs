@@ -27,8 +27,17 @@ pub const BOARD_STRIDE: u64 = 64;
 /// CPUs that have a word.
 pub const BOARD_CPUS: u32 = 64;
 
+/// Where the first thread of a process has its fresh pages; the next one's are a [`STRIDE`] behind.
+pub const FRESH: u64 = 0x2000_0000;
+/// Bytes of them, a power of two. Addresses of them have that bit clear, so that a walk through them ends where it began.
+pub const FRESH_BYTES: u64 = 64 * 4096;
+/// How far a step walks: two pages, one that is read first and one that is written first.
+pub const FRESH_STRIDE: u64 = 2 * 4096;
+/// How far below itself the page of a 32-bit thread is mapped a second time, for stack segments whose base is so far below 0.
+pub const BELOW: u64 = 0x12_3000;
+
 /// Steps that a thread has at most.
-pub const STEPS: usize = 32;
+pub const STEPS: usize = 24;
 /// Sets of segments, and FPU states, that it changes between.
 pub const SETS: usize = 4;
 /// FPU states that it changes between.
@@ -56,6 +65,10 @@ pub enum How {
     Watched = 6,
     /// `ud2`.
     Invalid = 7,
+    /// Reads a fresh page and writes it, then writes another fresh page and reads it.
+    Touch = 8,
+    /// Loads SS with what it may not have.
+    Stack = 9,
 }
 
 /// One disturbance.
@@ -76,10 +89,18 @@ pub struct Step {
     pub looks: u64,
     /// Which of [`Page::counters`] counts it.
     pub counter: u64,
+    /// SS before and after.
+    pub stack: Stack,
+    /// Not 0: it waits, and may be [`cancelled`](Self::cancelled).
+    pub waits: u64,
+    /// 32-bit code: what it waits for, which is put into the call's block; 0: nothing.
+    pub handle: u64,
     /// General registers before.
     pub load: [u64; GENERAL],
     /// General registers after.
     pub want: [u64; GENERAL],
+    /// General registers after a wait that somebody ended: then RAX says so.
+    pub cancelled: [u64; GENERAL],
     /// Their bits that count.
     pub mask: [u64; GENERAL],
 }
@@ -94,9 +115,40 @@ impl Step {
         fpu: 0,
         looks: 0,
         counter: 0,
+        stack: Stack::ZERO,
+        waits: 0,
+        handle: 0,
         load: [0; GENERAL],
         want: [0; GENERAL],
+        cancelled: [0; GENERAL],
         mask: [0; GENERAL],
+    };
+}
+
+/// SS before and after a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Stack {
+    /// The selector before.
+    pub load: u64,
+    /// The selector after.
+    pub want: u64,
+    /// 32-bit code: what the word at [`probe`](Self::probe) holds, which shows the base; 64-bit code: 0.
+    pub word: u64,
+    /// Offset of that word in the segment.
+    pub probe: u64,
+    /// What is to be taken off an address for an offset in the segment that is loaded.
+    pub base: u64,
+}
+
+impl Stack {
+    /// Zeros.
+    pub const ZERO: Stack = Stack {
+        load: 0,
+        want: 0,
+        word: 0,
+        probe: 0,
+        base: 0,
     };
 }
 
@@ -168,6 +220,8 @@ pub mod bad {
     pub const SURVIVED: u64 = 6;
     /// A call that prepares it failed.
     pub const PREPARE: u64 = 7;
+    /// SS or its base.
+    pub const STACK: u64 = 8;
 }
 
 /// Places of counters.
@@ -204,8 +258,16 @@ pub mod count {
     pub const SPIN: usize = 14;
     /// Ways over the place of the breakpoints.
     pub const WATCHED: usize = 15;
+    /// Calls that wait for what does not come.
+    pub const WAIT: usize = 16;
+    /// Waits that somebody ended.
+    pub const CANCELLED: usize = 17;
+    /// Touches of fresh pages.
+    pub const TOUCH: usize = 18;
+    /// Steps with a stack segment of its own.
+    pub const STACKS: usize = 19;
     /// How many there are.
-    pub const ALL: usize = 16;
+    pub const ALL: usize = 20;
 }
 
 /// The page.
@@ -256,6 +318,8 @@ pub struct Page {
     pub board: u64,
     /// The word that breakpoints watch.
     pub watched: u64,
+    /// Address of the next fresh pages.
+    pub fresh: u64,
     /// Its counts.
     pub counters: [u64; count::ALL],
     /// General registers as found.
@@ -264,6 +328,8 @@ pub struct Page {
     pub found_selectors: [u64; 4],
     /// Bases as found; right behind the selectors, as they are in [`Segments`].
     pub found_words: [u64; 4],
+    /// SS as found, and the word that shows its base; in the order of [`Stack::want`] and [`Stack::word`].
+    pub found_stack: [u64; 2],
     /// Limits of the descriptors as found; all ones: empty.
     pub found_limits: [u64; 3],
     /// What they must be.
@@ -315,10 +381,12 @@ impl Page {
         path: 0,
         board: 0,
         watched: 0,
+        fresh: 0,
         counters: [0; count::ALL],
         found: [0; GENERAL],
         found_selectors: [0; 4],
         found_words: [0; 4],
+        found_stack: [0; 2],
         found_limits: [0; 3],
         limits: [0; 3],
         segments_load: [Segments::ZERO; SETS],
@@ -341,6 +409,11 @@ const _: () = {
     assert!(PAGE_BYTES.is_multiple_of(4096));
     assert!(TEXT_BYTES + PAGE_BYTES <= STRIDE);
     assert!(TEXT + 4 * STRIDE <= BOARD);
+    assert!(FRESH_BYTES.is_power_of_two() && FRESH_BYTES.is_multiple_of(FRESH_STRIDE));
+    assert!(FRESH & FRESH_BYTES == 0 && STRIDE & FRESH_BYTES == 0 && FRESH_BYTES < STRIDE);
+    // The page, mapped a second time, lies below the text.
+    assert!(TEXT + TEXT_BYTES - BELOW + PAGE_BYTES <= TEXT);
+    assert!(core::mem::offset_of!(Stack, word) == core::mem::offset_of!(Stack, want) + 8);
     assert!(BOARD_STRIDE * BOARD_CPUS as u64 <= BOARD_BYTES);
     // The compared part of `Segments` is what the thread stores.
     assert!(core::mem::offset_of!(Segments, words) == 32);
@@ -349,6 +422,11 @@ const _: () = {
             == core::mem::offset_of!(Page, found_selectors) + 32
     );
 };
+
+/// Where the process's thread number `index` has its fresh pages.
+pub const fn fresh(index: usize) -> u64 {
+    FRESH + index as u64 * STRIDE
+}
 
 /// The address of something in the page of the process's thread number `index`.
 pub const fn address(index: usize, offset: usize) -> u64 {

@@ -8,7 +8,7 @@ use abi::{Call, DebugRegisters, UserContext, Watch, Width};
 use crate::Code;
 use crate::fpu::Layout;
 use crate::page::{
-    FLAGS, GENERAL, How, Page, STATES, STEPS, Step, address, bad, count, looks, reg,
+    FLAGS, GENERAL, How, Page, STATES, STEPS, Step, address, bad, count, fresh, looks, reg,
 };
 use crate::random::Random;
 use crate::segments::{Kit, Means, kit};
@@ -16,9 +16,11 @@ use crate::segments::{Kit, Means, kit};
 mod steps;
 
 /// The step that ends a thread by an exit.
-pub const END_EXIT: usize = STEPS - 5;
+pub const END_EXIT: usize = STEPS - 6;
 /// The step that ends it by an invalid instruction.
-pub const END_INVALID: usize = STEPS - 4;
+pub const END_INVALID: usize = STEPS - 5;
+/// The step that ends it by a selector that SS may not have.
+pub const END_STACK: usize = STEPS - 4;
 /// The step that ends it by a port that it may not use.
 pub const END_PORT: usize = STEPS - 3;
 /// The step that ends it by its breakpoint.
@@ -26,7 +28,7 @@ pub const END_WATCHED: usize = STEPS - 2;
 /// What its context was set to.
 pub const BIRTH: usize = STEPS - 1;
 /// Steps that it chooses from.
-const USED: usize = 24;
+const USED: usize = END_EXIT;
 
 /// A port that only diagnostics cards listen to, which some may use.
 pub const PORT: u16 = 0x80;
@@ -72,6 +74,8 @@ pub struct Body {
     pub ports: u64,
     /// Handle of a server that answers; 0: none.
     pub server: u64,
+    /// What nothing comes of.
+    pub silence: Silence,
     /// The breakpoint that it will end by, and what that watches.
     pub watch: Option<(usize, Watch)>,
     /// 32-bit code: `__kernel_vsyscall`.
@@ -80,10 +84,21 @@ pub struct Body {
     pub area: u64,
 }
 
+/// Handles of things that a wait for ends only when its time is up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Silence {
+    /// A notification that nobody signals.
+    pub bell: u64,
+    /// An endpoint, to receive from, that nobody sends to.
+    pub ear: u64,
+    /// An endpoint, to send to, that nobody receives from.
+    pub deaf: u64,
+}
+
 /// What of a thread is not in its page but in the kernel.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Birth {
-    /// Registers to begin with; RIP, CS and SS are its process's matter.
+    /// Registers to begin with; RIP and CS are its process's matter.
     pub context: UserContext,
     /// Debug registers.
     pub debug: DebugRegisters,
@@ -127,6 +142,7 @@ impl Planner<'_> {
         (page.started, page.bad, page.board) = (0, 0, 0);
         (page.held_segments, page.held_fpu) = (0, 0);
         (page.cpu, page.watched) = (u64::MAX, 0);
+        page.fresh = fresh(body.index);
         page.counters = [0; count::ALL];
         let kit = self.segments(page, random);
         for state in 0..STATES {
@@ -144,9 +160,13 @@ impl Planner<'_> {
                 self.step(number, page, random)
             };
             self.adorn(&mut step, kit.changes, random);
+            self.stack(&mut step, &kit, random);
             page.steps[number] = step;
         }
         self.endings(page, random);
+        for step in &mut page.steps[END_EXIT..BIRTH] {
+            self.stack(step, &kit, random);
+        }
         page.step = self.at(core::mem::offset_of!(Page, steps) + BIRTH * size_of::<Step>());
         self.birth(page, &kit, random)
     }
@@ -210,6 +230,7 @@ impl Planner<'_> {
             OTHER_PORT
         };
         page.steps[END_PORT] = self.port(port, random);
+        page.steps[END_STACK] = self.refused_stack(random);
         page.steps[END_WATCHED] = Self::blank(How::Watched, self.image(random), count::WATCHED);
     }
 
@@ -217,9 +238,11 @@ impl Planner<'_> {
         let image = self.image(random);
         let mut step = Self::blank(How::Birth, image, count::ROUNDS);
         step.looks = looks::SLOTS;
+        self.stack(&mut step, kit, random);
         page.steps[BIRTH] = step;
         let mut context = UserContext::default();
         put(&mut context, &image);
+        context.ss = step.stack.load;
         let set = &page.segments_load[0];
         let [ds, es, fs, gs] = set.selectors.map(|selector| selector as u16);
         (context.ds, context.es, context.fs, context.gs) = (ds, es, fs, gs);
@@ -276,6 +299,8 @@ pub fn how_text(how: u64) -> &'static str {
         5 => "yields in a row",
         6 => "the place of the breakpoints",
         7 => "an invalid instruction",
+        8 => "a touch of fresh pages",
+        9 => "a load of SS",
         _ => "nothing known",
     }
 }
@@ -290,6 +315,7 @@ pub fn bad_text(bad: u64) -> &'static str {
         bad::CPU => "the CPU",
         bad::SURVIVED => "an end that was none",
         bad::PREPARE => "a call that prepares",
+        bad::STACK => "SS",
         _ => "nothing known",
     }
 }
@@ -304,11 +330,13 @@ pub(crate) mod tests {
     const CODE: Code = Code {
         text: &[],
         after_call: 0x100,
+        after_interrupt: 0x180,
         after_yield: 0x200,
         port: 0x300,
         watched: 0x400,
         after_watched: 0x408,
         invalid: 0x500,
+        stack: 0x600,
     };
 
     pub(crate) fn layouts() -> [Layout; 3] {
@@ -342,6 +370,11 @@ pub(crate) mod tests {
                 pinned: Some(0),
                 ports: 7,
                 server: 9,
+                silence: Silence {
+                    bell: 10,
+                    ear: 11,
+                    deaf: 12,
+                },
                 watch: None,
                 vsyscall: 0xD000_0000,
                 area: 0xF000_0000,
@@ -375,7 +408,7 @@ pub(crate) mod tests {
     fn every_kind_of_step_is_there_from_the_start() {
         for seed in 0..50 {
             let (page, _) = filled(&layouts()[0], false, seed);
-            for how in 1..=6 {
+            for how in (1..=6).chain([8]) {
                 let used = &page.steps[..page.steps_used as usize];
                 assert!(
                     used.iter().any(|step| step.how == how),

@@ -47,6 +47,11 @@ pub fn damage_is_named(
 
 fn one(shop: &Shop, place: &mut Place, random: &mut Random, damage: &Damage) -> Result<(), String> {
     place.begin(shop, random, Some(damage))?;
+    if *damage == Damage::Wait {
+        place
+            .end_a_wait()
+            .map_err(|error| format!("no wait of it can be ended: {error}"))?;
+    }
     if let Some(step) = damage.ending() {
         place.tell(random, Some(step));
     }

@@ -2,12 +2,14 @@
 
 use abi::{CpuSet, DebugRegisters, Error, UserContext};
 use rt::process::Mode;
-use rt::{IoPorts, Memory, Notification, Priority, Process, Protection, Rights, System, Thread};
+use rt::{
+    Endpoint, IoPorts, Memory, Notification, Priority, Process, Protection, Rights, System, Thread,
+};
 use torture::Code;
 use torture::damage::Damage;
 use torture::fpu::Layout;
-use torture::page::{self, Page, TEXT, TEXT_BYTES};
-use torture::plan::{self, Birth, Body, Planner, Use};
+use torture::page::{self, BELOW, FRESH_BYTES, Page, TEXT, TEXT_BYTES};
+use torture::plan::{self, Birth, Body, Planner, Silence, Use};
 use torture::random::Random;
 
 use crate::servers::Servers;
@@ -34,6 +36,12 @@ pub struct Shop {
     text32: Memory,
     board: Memory,
     ports: IoPorts,
+    /// Nobody signals it.
+    bell: Notification,
+    /// Nobody sends to it.
+    ear: Endpoint,
+    /// Nobody receives from it.
+    deaf: Endpoint,
 }
 
 impl Shop {
@@ -60,6 +68,9 @@ impl Shop {
             code32,
             board: Memory::create(page::BOARD_BYTES)?,
             ports: IoPorts::create(system, plan::PORT, 1)?,
+            bell: Notification::create()?,
+            ear: Endpoint::create()?,
+            deaf: Endpoint::create()?,
         })
     }
 
@@ -96,9 +107,25 @@ impl Shop {
             server: process
                 .grant(&self.servers.clients[server], Rights::SEND)?
                 .0,
+            silence: self.silence(&process, damage)?,
             vsyscall: process.info()?.vsyscall,
         };
         Ok((process, gifts))
+    }
+
+    fn silence(&self, process: &Process, damage: Option<&Damage>) -> rt::Result<Silence> {
+        let bell = if damage == Some(&Damage::Bell) {
+            let bell = Notification::create()?;
+            bell.signal(1)?;
+            process.grant(&bell, Rights::WAIT)?
+        } else {
+            process.grant(&self.bell, Rights::WAIT)?
+        };
+        Ok(Silence {
+            bell: bell.0,
+            ear: process.grant(&self.ear, Rights::RECEIVE)?.0,
+            deaf: process.grant(&self.deaf, Rights::SEND)?.0,
+        })
     }
 
     /// Maps text and page of its thread number `index`.
@@ -121,6 +148,9 @@ impl Shop {
         process.map(text, base, 0, TEXT_BYTES, Protection::READ_EXECUTE)?;
         let (place, bytes) = (base + TEXT_BYTES, page::PAGE_BYTES);
         process.map(page, place, 0, bytes, Protection::READ_WRITE)?;
+        if shape.bits32 {
+            process.map(page, place - BELOW, 0, bytes, Protection::READ_WRITE)?;
+        }
         Ok(())
     }
 
@@ -143,6 +173,12 @@ impl Shop {
         damage: Option<&Damage>,
     ) -> rt::Result<Tortured> {
         let base = base(index);
+        let fresh = renew(process, index)?;
+        if let Some(Damage::Fresh(bit)) = damage {
+            for page in (0..FRESH_BYTES).step_by(4096) {
+                fresh.write(page, &(1_u64 << bit).to_le_bytes())?;
+            }
+        }
         // SAFETY: the process is not this one.
         let (thread, area) = unsafe { process.create_thread(base, base + TEXT_BYTES, 0) }?;
         let watch = match damage {
@@ -167,6 +203,7 @@ impl Shop {
             } else {
                 gifts.server
             },
+            silence: gifts.silence,
             watch: watch.then(|| (random.below(4) as usize, random.pick(&plan::WATCHES))),
             vsyscall: gifts.vsyscall,
             area,
@@ -194,8 +231,25 @@ impl Shop {
             body,
             debug: birth.debug,
             descriptors: birth.descriptors,
+            stops: 0,
+            ended_waits: 0,
+            last_ended: None,
         })
     }
+}
+
+/// Takes the fresh pages of a process's thread number `index` away, if it has them, and gives it others there, which are zero. The
+/// thread must not run.
+///
+/// # Errors
+/// Those of the calls that it takes.
+pub fn renew(process: &Process, index: usize) -> rt::Result<Memory> {
+    let memory = Memory::create(FRESH_BYTES)?;
+    let place = page::fresh(index);
+    // SAFETY: the process is not this one.
+    unsafe { process.unmap(place, FRESH_BYTES) }?;
+    process.map(&memory, place, 0, FRESH_BYTES, Protection::READ_WRITE)?;
+    Ok(memory)
 }
 
 /// Where the thread of a number has its text.
@@ -213,7 +267,6 @@ fn prepare(thread: &Thread, shape: &Shape, entry: u64, birth: &Birth) -> rt::Res
     let context = UserContext {
         rip: entry,
         cs: own.cs,
-        ss: own.ss,
         ..birth.context
     };
     // SAFETY: it is of another process.
@@ -231,6 +284,8 @@ pub struct Gifts {
     ports: u64,
     /// Handle of a server.
     server: u64,
+    /// Handles of what nothing comes of.
+    silence: Silence,
     /// `__kernel_vsyscall` of a 32-bit process.
     vsyscall: u64,
 }
@@ -246,6 +301,12 @@ pub struct Tortured {
     pub debug: DebugRegisters,
     /// Its descriptors.
     pub descriptors: [u64; 3],
+    /// How often it was stopped in a way that ends waits.
+    pub stops: u64,
+    /// How often it stood behind a wait that had been ended so.
+    pub ended_waits: u64,
+    /// Its count of steps at the last of those.
+    pub last_ended: Option<u64>,
 }
 
 /// What kind of threads live in a place.

@@ -2,8 +2,8 @@
 //! [page](torture::page), and the table of places behind it.
 
 /// Puts the lines of a text into a section of its own, between the labels `NAME_text` and `NAME_end`, and defines `code`, which gives
-/// it with its places. The lines have the labels `.LNAME_` and: `after_call`, `after_yield`, `port`, `watched`, `after_watched`,
-/// `invalid`. Behind the semicolon come numbers that only this text uses.
+/// it with its places. The lines have the labels `.LNAME_` and: `after_call`, `after_interrupt`, `after_yield`, `port`,
+/// `watched`, `after_watched`, `invalid`, `stack`. Behind the semicolon come numbers that only this text uses.
 macro_rules! machine_code {
     ($name:literal, $($line:expr,)+ ; $($own:ident = const $value:expr,)+) => {
         core::arch::global_asm!(
@@ -16,11 +16,26 @@ macro_rules! machine_code {
             ".balign 8",
             concat!($name, "_places:"),
             concat!(".quad ", $name, "_end - ", $name, "_text"),
-            concat!(".irp place, after_call, after_yield, port, watched, after_watched, invalid"),
+            concat!(".irp place, after_call, after_interrupt, after_yield, port, watched, after_watched, invalid, stack"),
             concat!(".quad .L", $name, "_\\place - ", $name, "_text"),
             ".endr",
             ".popsection",
             $($own = const $value,)+
+            stack_load = const core::mem::offset_of!($crate::page::Step, stack.load),
+            stack_want = const core::mem::offset_of!($crate::page::Step, stack.want),
+            user_data = const torture::segments::DATA,
+            stacks = const $crate::page::count::STACKS,
+            found_stack = const core::mem::offset_of!($crate::page::Page, found_stack),
+            bad_stack = const $crate::page::bad::STACK,
+            touch = const $crate::page::How::Touch as u64,
+            fresh = const core::mem::offset_of!($crate::page::Page, fresh),
+            fresh_stride = const $crate::page::FRESH_STRIDE,
+            fresh_half = const $crate::page::FRESH_STRIDE / 2,
+            fresh_bit = const $crate::page::FRESH_BYTES.ilog2(),
+            waits = const core::mem::offset_of!($crate::page::Step, waits),
+            cancelled = const core::mem::offset_of!($crate::page::Step, cancelled),
+            cancelled_status = const abi::Error::Cancelled as u64,
+            cancelled_count = const $crate::page::count::CANCELLED,
             stop = const core::mem::offset_of!($crate::page::Page, stop),
             started = const core::mem::offset_of!($crate::page::Page, started),
             random = const core::mem::offset_of!($crate::page::Page, random),
@@ -103,7 +118,7 @@ macro_rules! machine_code {
             #[link_name = concat!($name, "_text")]
             static TEXT: u8;
             #[link_name = concat!($name, "_places")]
-            static PLACES: [u64; 7];
+            static PLACES: [u64; 9];
         }
 
         /// The machine code, and what is where in it.
@@ -113,8 +128,8 @@ macro_rules! machine_code {
                 let text = core::slice::from_raw_parts(&raw const TEXT, PLACES[0] as usize);
                 (PLACES, text)
             };
-            let [_, after_call, after_yield, port, watched, after_watched, invalid] = places;
-            $crate::Code { text, after_call, after_yield, port, watched, after_watched, invalid }
+            let [_, after_call, after_interrupt, after_yield, port, watched, after_watched, invalid, stack] = places;
+            $crate::Code { text, after_call, after_interrupt, after_yield, port, watched, after_watched, invalid, stack }
         }
     };
 }

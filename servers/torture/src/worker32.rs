@@ -3,10 +3,16 @@
 //! 32-bit code has no addresses relative to EIP, so text and page are at one address, and there is one such thread to a process. All
 //! data are reached through SS, as DS and ES are among what is held. The registers' places in the page are those of 64-bit code, with
 //! nothing in the upper halves.
+//!
+//! SS is held as well, from right before the flags to right behind the store of all registers. Its own segment has a base, so the page is
+//! mapped a second time, where the same offsets lead with that base. That the base is right is seen by a word that with any other
+//! one would be another.
 
 use core::mem::offset_of;
 
-use crate::page::{self, Page, Segments};
+use abi::compat::block;
+
+use crate::page::{self, Page, Segments, Step};
 use crate::worker::machine_code;
 
 mod looks;
@@ -33,6 +39,8 @@ machine_code! {
     ".long .Ltorture32_yields - torture32_text",
     ".long .Ltorture32_watched - torture32_text",
     ".long .Ltorture32_invalid - torture32_text",
+    ".long .Ltorture32_touch - torture32_text",
+    ".long .Ltorture32_stack - torture32_text",
     //
     ".Ltorture32_next:",
     "cmp dword ptr ss:[{page} + {started}], 0",
@@ -107,6 +115,30 @@ machine_code! {
     "mov edx, ss:[{page} + {deadline}]",
     "mov ss:[edx], eax",
     "mov ss:[edx + 4], ecx",
+    // What a wait is for, a message without anything, and no reply.
+    "mov eax, ss:[ebx + {handle}]",
+    "mov ecx, ss:[ebx + {handle} + 4]",
+    "mov ss:[edx - {block_handle}], eax",
+    "mov ss:[edx - {block_handle} + 4], ecx",
+    "xor eax, eax",
+    "mov ss:[edx - {block_tag}], eax",
+    "mov ss:[edx - {block_tag} + 4], eax",
+    "mov ss:[edx + {block_reply}], eax",
+    "mov ss:[edx + {block_reply} + 4], eax",
+    "2:",
+    "cmp dword ptr ss:[ebx + {how}], {touch}",
+    "jne 2f",
+    "mov eax, ss:[{page} + {fresh}]",
+    "mov ecx, eax",
+    "sub eax, ss:[ebx + {stack_base}]",
+    "mov ss:[ebx + {load} + 8 * 7], eax",
+    "mov ss:[ebx + {want} + 8 * 7], eax",
+    "add eax, {fresh_half}",
+    "mov ss:[ebx + {load} + 8 * 6], eax",
+    "mov ss:[ebx + {want} + 8 * 6], eax",
+    "add ecx, {fresh_stride}",
+    "btr ecx, {fresh_bit}",
+    "mov ss:[{page} + {fresh}], ecx",
     "2:",
     "mov eax, ss:[ebx + {repeat}]",
     "mov ss:[{page} + {left}], eax",
@@ -115,6 +147,13 @@ machine_code! {
     "mov eax, ss:[4 * eax + {text} + {paths}]",
     "add eax, {text}",
     "mov ss:[{page} + {path}], eax",
+    "mov eax, ss:[ebx + {stack_load}]",
+    "cmp eax, {user_data}",
+    "je 2f",
+    "inc dword ptr ss:[{page} + {counters} + 8 * {stacks}]",
+    "2:",
+    "mov ss, eax",
+    // With a base the same page is found at the same offsets, though elsewhere.
     "push dword ptr ss:[ebx + {load} + 8 * 16]",
     "popfd",
     // From here on nothing that changes flags.
@@ -135,6 +174,7 @@ machine_code! {
     "jmp .Ltorture32_save",
     ".Ltorture32_interrupt:",
     "int 0x80",
+    ".Ltorture32_after_interrupt:",
     "jmp .Ltorture32_save",
     ".Ltorture32_spin:",
     "loop .Ltorture32_spin",
@@ -149,6 +189,15 @@ machine_code! {
     "jmp .Ltorture32_save",
     ".Ltorture32_invalid:",
     "ud2",
+    "jmp .Ltorture32_save",
+    ".Ltorture32_touch:",
+    "mov ecx, ss:[edi]",
+    "mov ss:[edi + 8], eax",
+    "mov ss:[esi + 8], eax",
+    "mov edx, ss:[esi + 8]",
+    "jmp .Ltorture32_save",
+    ".Ltorture32_stack:",
+    "mov ss, eax",
     "jmp .Ltorture32_save",
     ".Ltorture32_yields:",
     "mov eax, {yield_}",
@@ -190,6 +239,13 @@ machine_code! {
     "push 2",
     "popfd",
     "mov ebx, ss:[{page} + {step}]",
+    "mov eax, ss",
+    "mov ss:[{page} + {found_stack}], eax",
+    "mov ecx, ss:[ebx + {stack_probe}]",
+    "mov ecx, ss:[ecx]",
+    "mov ss:[{page} + {found_stack} + 8], ecx",
+    "mov eax, {user_data}",
+    "mov ss, eax",
     // Who was here meanwhile?
     "mov eax, ss:[{page} + {board}]",
     "test eax, eax",
@@ -203,12 +259,26 @@ machine_code! {
     "2:",
     "mov esi, {page} + {found}",
     "lea edi, [ebx + {want}]",
+    "cmp dword ptr ss:[ebx + {waits}], 0",
+    "je 2f",
+    "cmp dword ptr ss:[esi], {cancelled_status}",
+    "jne 2f",
+    "inc dword ptr ss:[{page} + {counters} + 8 * {cancelled_count}]",
+    "lea edi, [ebx + {cancelled}]",
+    "2:",
     "lea ebp, [ebx + {mask}]",
     "mov ecx, 2 * {general}",
     "call .Ltorture32_compare",
     "mov edx, {bad_general}",
     "jne .Ltorture32_bad",
     //
+    "mov edx, {bad_stack}",
+    "mov eax, ss:[{page} + {found_stack}]",
+    "cmp eax, ss:[ebx + {stack_want}]",
+    "jne .Ltorture32_bad",
+    "mov eax, ss:[{page} + {found_stack} + 8]",
+    "cmp eax, ss:[ebx + {stack_want} + 8]",
+    "jne .Ltorture32_bad",
     "xor eax, eax",
     "mov ax, ds",
     "mov ss:[{page} + {found_selectors} + 0], eax",
@@ -296,5 +366,11 @@ machine_code! {
     text = const page::TEXT,
     paths = const PATHS,
     deadline = const offset_of!(Page, deadline),
+    stack_base = const offset_of!(Step, stack.base),
+    stack_probe = const offset_of!(Step, stack.probe),
+    handle = const offset_of!(Step, handle),
+    block_handle = const 8 * (block::R14 - block::RDI),
+    block_tag = const 8 * (block::R14 - block::RSI),
+    block_reply = const 8 * (block::R15 - block::R14),
     vsyscall = const offset_of!(Page, vsyscall),
 }

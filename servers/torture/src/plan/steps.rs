@@ -4,8 +4,9 @@ use abi::compat::BLOCK_FORM;
 use abi::{Call, Error, Tag};
 
 use super::{FIXED_FLAGS, NESTED, PORT, Planner, USER_FLAGS, Use};
-use crate::page::{FLAGS, GENERAL, How, Page, SETS, STATES, Step, count, looks, reg};
+use crate::page::{FLAGS, GENERAL, How, Page, SETS, STATES, Stack, Step, count, looks, reg};
 use crate::random::Random;
+use crate::segments::{DATA, Kit};
 
 impl Planner<'_> {
     pub(super) fn blank(how: How, load: [u64; GENERAL], counter: usize) -> Step {
@@ -17,8 +18,12 @@ impl Planner<'_> {
             fpu: 0,
             looks: 0,
             counter: counter as u64,
+            stack: Stack::ZERO,
+            waits: 0,
+            handle: 0,
             load,
             want: load,
+            cancelled: load,
             mask: [u64::MAX; GENERAL],
         }
     }
@@ -26,10 +31,10 @@ impl Planner<'_> {
     /// One of all kinds of steps. The first few numbers have a kind of their own, so that none is missing.
     pub(super) fn step(&self, number: usize, page: &Page, random: &mut Random) -> Step {
         let body = &self.body;
-        let choice = if number < 8 {
+        let choice = if number < 11 {
             number as u64
         } else {
-            random.below(14)
+            random.below(18)
         };
         match choice {
             0 if body.watch.is_none() => {
@@ -41,7 +46,13 @@ impl Planner<'_> {
             4 => self.sleep(random),
             5 => self.long(random),
             6 => self.short(How::Interrupt, random),
-            7 | 8 => self.short(How::Call, random),
+            7 | 13 => self.short(How::Call, random),
+            8 | 11 => self.touch(random),
+            9 => self.wait(Call::Wait, random),
+            12 => {
+                let call = random.pick(&[Call::Wait, Call::Recv, Call::Call, Call::Send]);
+                self.wait(call, random)
+            }
             _ => self.yields(page, random),
         }
     }
@@ -78,6 +89,31 @@ impl Planner<'_> {
         }
         if random.one_in(load) {
             step.fpu = 1 + random.below(STATES as u64);
+        }
+    }
+
+    /// Chooses SS.
+    pub(super) fn stack(&self, step: &mut Step, kit: &Kit, random: &mut Random) {
+        let called = step.how == How::Call as u64;
+        // 32-bit code is called there, and elsewhere writes what others watch: both at an address that is known.
+        let flat = self.body.bits32 && (called || step.how == How::Watched as u64);
+        step.stack = kit.stacks.flat;
+        if !flat && random.one_in(2) {
+            step.stack = random.pick(&kit.stacks.own);
+        }
+        // `syscall` and the ways back from it load SS.
+        if !self.body.bits32 && (called || step.how == How::Yields as u64) {
+            step.stack.want = DATA;
+        }
+    }
+
+    /// What the registers are after a wait that somebody ended.
+    fn cancellable(step: &mut Step) {
+        step.waits = 1;
+        step.cancelled = step.load;
+        step.cancelled[reg::RAX] = Error::Cancelled as u64;
+        for register in [reg::RCX, reg::R11] {
+            step.cancelled[register] = step.want[register];
         }
     }
 
@@ -163,7 +199,7 @@ impl Planner<'_> {
     }
 
     fn sleep_until_now(&self, how: How, random: &mut Random) -> Step {
-        let mut step = self.call(how, self.sleep_number(), 0, random);
+        let mut step = self.call(how, self.blocking(Call::Sleep), 0, random);
         if self.body.bits32 {
             step.delay = 1;
         } else {
@@ -172,8 +208,9 @@ impl Planner<'_> {
         step
     }
 
-    fn sleep_number(&self) -> u64 {
-        let number = Call::Sleep as u64;
+    /// The number of a call with a deadline.
+    fn blocking(&self, call: Call) -> u64 {
+        let number = call as u64;
         if self.body.bits32 {
             number | u64::from(BLOCK_FORM)
         } else {
@@ -183,9 +220,10 @@ impl Planner<'_> {
 
     fn sleep(&self, random: &mut Random) -> Step {
         let how = random.pick(&[How::Call, How::Call, How::Interrupt]);
-        let mut step = self.call(how, self.sleep_number(), 0, random);
+        let mut step = self.call(how, self.blocking(Call::Sleep), 0, random);
         step.delay = 10_000 + random.below(150_000);
         step.counter = count::SLEEP as u64;
+        Self::cancellable(&mut step);
         step
     }
 
@@ -210,6 +248,50 @@ impl Planner<'_> {
         for register in [reg::RDX, reg::R10, reg::R8, reg::R9, reg::R12, reg::R13] {
             step.want[register] = !step.load[register];
         }
+        Self::cancellable(&mut step);
+        step
+    }
+
+    /// A wait for what does not come: for a notification, a message, a receiver, a receiver that would answer.
+    fn wait(&self, call: Call, random: &mut Random) -> Step {
+        let silence = &self.body.silence;
+        let handle = match call {
+            Call::Wait => silence.bell,
+            Call::Recv => silence.ear,
+            _ => silence.deaf,
+        };
+        let how = random.pick(&[How::Call, How::Interrupt]);
+        let number = self.blocking(call);
+        let mut step = self.call(how, number, Error::TimedOut as u64, random);
+        if self.body.bits32 {
+            step.handle = handle;
+        } else {
+            let label = Tag::new(random.word() as u32).0;
+            for (register, value) in [(reg::RDI, handle), (reg::RSI, label), (reg::R15, 0)] {
+                (step.load[register], step.want[register]) = (value, value);
+            }
+        }
+        step.delay = 10_000 + random.below(150_000);
+        step.counter = count::WAIT as u64;
+        Self::cancellable(&mut step);
+        step
+    }
+
+    /// Two fresh pages: zeros are read from one, and what is written to each is read again.
+    fn touch(&self, random: &mut Random) -> Step {
+        let mut step = Self::blank(How::Touch, self.image(random), count::TOUCH);
+        step.want[reg::RCX] = 0;
+        step.want[reg::RDX] = step.load[reg::RAX];
+        step
+    }
+
+    /// A load of SS with a selector that it may not have: null ones, code, what is read-only, the kernel's, a privilege level that
+    /// is not this code's (Intel SDM vol. 2B, MOV).
+    pub(super) fn refused_stack(&self, random: &mut Random) -> Step {
+        let bad = random.pick(&[0, 3, 0x2B, 0x1B, 0x5B, 0x10, 0x13, DATA & !3]);
+        let mut step = Self::blank(How::Stack, self.image(random), count::ROUNDS);
+        let rax = step.load[reg::RAX] & !0xFFFF | bad;
+        (step.load[reg::RAX], step.want[reg::RAX]) = (rax, rax);
         step
     }
 
@@ -233,7 +315,7 @@ impl Planner<'_> {
 
     fn yields(&self, page: &Page, random: &mut Random) -> Step {
         let mut step = Self::blank(How::Yields, page.yields, count::SHORT);
-        step.repeat = 16 + random.below(112);
+        step.repeat = 64 + random.below(256);
         step.want[reg::RAX] = 0;
         self.cleared(&mut step.want);
         if !self.body.bits32 {

@@ -180,8 +180,6 @@ impl Damage {
             Damage::Stack => {
                 let own = birth.context.ss != DATA;
                 birth.context.ss = if own { DATA } else { LAST_SLOT };
-                // Where both find a word.
-                page.steps[BIRTH].stack.probe = page.anchors[3];
             }
             Damage::StackBase => page.steps[BIRTH].stack.word ^= 0x20,
             Damage::StackTaken => {

@@ -411,6 +411,8 @@ const _: () = {
     assert!(TEXT + 4 * STRIDE <= BOARD);
     assert!(FRESH_BYTES.is_power_of_two() && FRESH_BYTES.is_multiple_of(FRESH_STRIDE));
     assert!(FRESH & FRESH_BYTES == 0 && STRIDE & FRESH_BYTES == 0 && FRESH_BYTES < STRIDE);
+    // The words that bases point to lie in one page of 4096 bytes.
+    assert!(core::mem::offset_of!(Page, anchors) % 4096 <= 4096 - 64);
     // The page, mapped a second time, lies below the text.
     assert!(TEXT + TEXT_BYTES - BELOW + PAGE_BYTES <= TEXT);
     assert!(core::mem::offset_of!(Stack, word) == core::mem::offset_of!(Stack, want) + 8);
@@ -422,6 +424,11 @@ const _: () = {
             == core::mem::offset_of!(Page, found_selectors) + 32
     );
 };
+
+/// The 4096 bytes that hold the words which bases point to, in the page of the process's thread number `index`.
+pub const fn anchors(index: usize) -> u64 {
+    address(index, core::mem::offset_of!(Page, anchors)) & !4095
+}
 
 /// Where the process's thread number `index` has its fresh pages.
 pub const fn fresh(index: usize) -> u64 {

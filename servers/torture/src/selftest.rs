@@ -47,11 +47,10 @@ pub fn damage_is_named(
 
 fn one(shop: &Shop, place: &mut Place, random: &mut Random, damage: &Damage) -> Result<(), String> {
     place.begin(shop, random, Some(damage))?;
-    if *damage == Damage::Wait {
-        place
-            .end_a_wait()
-            .map_err(|error| format!("no wait of it can be ended: {error}"))?;
-    }
+    let prepared = match damage {
+        Damage::Wait => place.end_a_wait(),
+        _ => Ok(()),
+    };
     if let Some(step) = damage.ending() {
         place.tell(random, Some(step));
     }
@@ -62,7 +61,7 @@ fn one(shop: &Shop, place: &mut Place, random: &mut Random, damage: &Damage) -> 
         let _ = shop.ended.wait(time::after(PATIENCE));
     }
     let fault = match place.end(shop) {
-        Ok(end) => return Err(format!("was not noticed ({end:?})")),
+        Ok(end) => return Err(format!("was not noticed ({end:?}, {prepared:?})")),
         Err(fault) => fault,
     };
     let (name, bit) = damage.name(&shop.layout);

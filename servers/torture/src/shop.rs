@@ -150,6 +150,9 @@ impl Shop {
         process.map(page, place, 0, bytes, Protection::READ_WRITE)?;
         if shape.bits32 {
             process.map(page, place - BELOW, 0, bytes, Protection::READ_WRITE)?;
+            // Without its base the segment leads to other words.
+            let (elsewhere, bytes) = (page::anchors(index) + BELOW, page::BOARD_BYTES);
+            process.map(&self.board, elsewhere, 0, bytes, Protection::READ)?;
         }
         Ok(())
     }

@@ -6,7 +6,9 @@
 //! test serves for all.
 
 use core::cell::Cell;
+use core::mem::offset_of;
 use core::ptr;
+use core::sync::atomic::AtomicU32;
 
 use abi::DebugRegisters;
 
@@ -36,8 +38,11 @@ const DEBUG: u32 = 1 << 1;
 const HIT: u32 = 1 << 2;
 
 /// A thread's part. It is touched by the CPU that runs the thread, or by whoever holds the thread stopped.
+#[repr(C, align(8))]
 pub struct Extras {
     kinds: Cell<u32>,
+    /// The kernel's own word, behind the other: the switch reads both at once.
+    marks: AtomicU32,
     tls: Cell<TlsSlots>,
     /// `status` is not kept here but in the thread's context.
     debug: Cell<DebugRegisters>,
@@ -46,6 +51,13 @@ pub struct Extras {
     /// The map of its process, once the thread has used a port; null before.
     ports: Cell<*const PortMap>,
 }
+
+impl Extras {
+    /// Where the two words are that the switch reads.
+    pub(crate) const WORDS: usize = offset_of!(Extras, kinds);
+}
+
+const _: () = assert!(offset_of!(Extras, marks) == Extras::WORDS + 4);
 
 const NO_BREAKPOINTS: DebugRegisters = DebugRegisters {
     address: [0; 4],
@@ -58,6 +70,7 @@ impl Extras {
     pub(crate) const fn none() -> Extras {
         Extras {
             kinds: Cell::new(0),
+            marks: AtomicU32::new(0),
             tls: Cell::new(TlsSlots::EMPTY),
             debug: Cell::new(NO_BREAKPOINTS),
             hits: Cell::new(0),
@@ -71,6 +84,13 @@ impl Extras {
             kinds: Cell::new(IDLE),
             ..Extras::none()
         }
+    }
+
+    /// A word of which this crate knows nothing but that [`concerns`](crate::switch::concerns) are not none while it is not 0. Anybody
+    /// may change it.
+    #[inline]
+    pub fn marks(&self) -> &AtomicU32 {
+        &self.marks
     }
 
     /// A bit for each kind that the thread has.

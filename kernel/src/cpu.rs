@@ -45,10 +45,8 @@ pub struct Cpu {
     pub(crate) inbox: sched::Inbox<ThreadPtr>,
     /// For the reclamation of objects.
     pub(crate) seen: Seen,
-    /// The running thread; none: idle. Written by its own CPU.
-    pub(crate) current: Current,
-    /// When the running thread has had its turn, by this CPU's time-stamp counter. Its own.
-    pub(crate) slice_end: Cell<u64>,
+    /// When the running thread's turn began, by this CPU's time-stamp counter. Its own.
+    pub(crate) turn_began: Cell<u64>,
     /// The value of the time-stamp counter that the timer is set to, or an earlier one; `u64::MAX`: nothing. Its own.
     pub(crate) armed: Cell<u64>,
     /// Ticks of the time-stamp counter in a whole turn. Its own.
@@ -80,40 +78,6 @@ pub struct Cpu {
     pub(crate) barren_until: AtomicU64,
     /// CPUs that were looked at for work since this one went idle. Its own.
     pub(crate) scanned: Cell<u32>,
-}
-
-/// Which thread a CPU runs: a place that it writes by plain stores, and that others may look at.
-#[repr(transparent)]
-pub struct Current(AtomicPtr<Thread>);
-
-impl Current {
-    const fn none() -> Current {
-        Current(AtomicPtr::new(core::ptr::null_mut()))
-    }
-
-    /// The running thread; `None`: idle. On another CPU it may run no more, so that it is good for comparison only.
-    #[inline]
-    pub fn get(&self) -> Option<ThreadPtr> {
-        ThreadPtr::from_raw(self.0.load(Ordering::Relaxed))
-    }
-
-    /// The running thread, where it is known that there is one. For the CPU itself.
-    ///
-    /// # Safety
-    /// The caller runs in a thread's kernel entry, not in the idle loop.
-    #[inline(always)]
-    #[cfg_attr(not(target_os = "none"), allow(dead_code, reason = "for short calls"))]
-    pub(crate) unsafe fn get_running(&self) -> ThreadPtr {
-        // SAFETY: the caller's promise.
-        unsafe { self.get().unwrap_unchecked() }
-    }
-
-    /// Notes who runs from now on. For the CPU itself.
-    #[inline]
-    pub(crate) fn set(&self, thread: Option<ThreadPtr>) {
-        let pointer = thread.map_or(core::ptr::null(), ThreadPtr::as_ptr);
-        self.0.store(pointer.cast_mut(), Ordering::Relaxed);
-    }
 }
 
 // SAFETY: each cell is touched by its own CPU only, as its line says; the rest is atomic.
@@ -183,7 +147,10 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
         kernel_space::share_with_entries(start, pages)?;
         Ok::<_, Error>(start)
     };
-    let place = shared(BLOCK_PAGES)?.as_mut_ptr::<CpuBlock>();
+    // The block and this CPU's `Cpu` right behind it.
+    let start = guarded(BLOCK_PAGES + (size_of::<Cpu>() as u64).div_ceil(PAGE_BYTES))?;
+    kernel_space::share_with_entries(start, BLOCK_PAGES)?;
+    let place = start.as_mut_ptr::<CpuBlock>();
     let mut ist_tops = [0; 4];
     for top in &mut ist_tops {
         *top = shared(IST_PAGES)?.as_u64() + IST_PAGES * PAGE_BYTES;
@@ -197,8 +164,13 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
     // SAFETY: the pages are fresh and this CPU's for ever.
     let block = unsafe { CpuBlock::create(place, CpuIndex(index), &ist_tops, entry_stack_top) };
     block.set_apic_id(apic_id);
-    let pages = (size_of::<Cpu>() as u64).div_ceil(PAGE_BYTES);
-    let cpu = guarded(pages)?.as_mut_ptr::<Cpu>();
+    let cpu = (start + BLOCK_PAGES * PAGE_BYTES).as_mut_ptr::<Cpu>();
+    debug_assert!(
+        core::ptr::addr_eq(cpu, block.behind()),
+        "every look-up of a CPU counts on it"
+    );
+    // For `CpuBlock::behind`.
+    let _ = cpu.expose_provenance();
     // SAFETY: as above; it is initialised whole before it is referred to.
     let cpu: &'static Cpu = unsafe {
         cpu.write(Cpu {
@@ -211,8 +183,7 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
             timers: UnsafeCell::new(sched::TimerQueue::new()),
             inbox: sched::Inbox::new(),
             seen: Seen::new(),
-            current: Current::none(),
-            slice_end: Cell::new(0),
+            turn_began: Cell::new(0),
             armed: Cell::new(u64::MAX),
             quantum: Cell::new(0),
             load: Counter::new(),
@@ -285,16 +256,24 @@ pub fn all() -> impl Iterator<Item = &'static Cpu> {
 /// This CPU.
 #[inline]
 pub fn this() -> &'static Cpu {
-    // SAFETY: every CPU's block has its `Cpu` hung in before it runs anything that asks.
-    unsafe { &*arch::cpu::block().extension().cast::<Cpu>() }
+    of(arch::cpu::block())
 }
 
-/// This CPU, for who has its block at hand.
+/// The CPU of a block.
 #[inline(always)]
-#[cfg_attr(not(target_os = "none"), allow(dead_code, reason = "for short calls"))]
 pub(crate) fn of(block: &CpuBlock) -> &'static Cpu {
-    // SAFETY: as above.
-    unsafe { &*block.extension().cast::<Cpu>() }
+    // SAFETY: `create` alone makes blocks, and puts a `Cpu` behind each; no CPU uses one before that.
+    unsafe { &*block.behind().cast::<Cpu>() }
+}
+
+/// The thread that runs on the CPU of a block, where it is known that there is one: a load. For the CPU itself.
+///
+/// # Safety
+/// The caller runs in a thread's kernel entry, not in the idle loop.
+#[inline(always)]
+pub(crate) unsafe fn running(block: &CpuBlock) -> ThreadPtr {
+    // SAFETY: the caller's promise.
+    unsafe { ThreadPtr::of_state(block.current()).unwrap_unchecked() }
 }
 
 /// This CPU, if it is set up far enough to have one.
@@ -314,6 +293,23 @@ impl Cpu {
     #[inline]
     pub fn apic_id(&self) -> ApicId {
         self.apic_id
+    }
+
+    /// The running thread; `None`: idle. On another CPU it may run no more, so that it is good for comparison only.
+    #[inline]
+    pub fn current(&self) -> Option<ThreadPtr> {
+        let state = self.block.current();
+        if core::ptr::eq(state, &raw const self.idle) {
+            None
+        } else {
+            ThreadPtr::of_state(state)
+        }
+    }
+
+    /// When `current`, the running thread, has had its turn, by this CPU's time-stamp counter.
+    #[inline]
+    pub(crate) fn turn_end(&self, current: &Thread) -> u64 {
+        current.slice.get().end(self.turn_began.get())
     }
 
     /// Its block.

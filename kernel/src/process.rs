@@ -413,9 +413,9 @@ impl Process {
                     found = next;
                     break;
                 }
-                if !thread.marks.is_killed() {
+                if !thread.marks().is_killed() {
                     thread.rest.note_end(ThreadEnd::Killed, code);
-                    thread.marks.kill();
+                    thread.marks().kill();
                     schedule::ask(ThreadPtr::new(thread), ask::LOOK);
                 }
                 next = thread.next.load(Ordering::Relaxed);
@@ -447,7 +447,7 @@ impl Process {
         while let Some(listed) = unsafe { next.as_ref() } {
             if ptr::eq(listed, thread) {
                 thread.rest.note_end(ThreadEnd::Killed, 0);
-                thread.marks.kill();
+                thread.marks().kill();
                 schedule::ask(ThreadPtr::new(thread), ask::LOOK);
                 return;
             }

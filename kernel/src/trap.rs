@@ -36,8 +36,7 @@ const LEGACY: Range<u64> = pic::FIRST_VECTOR as u64..pic::FIRST_VECTOR as u64 + 
 fn assert_own_stack(context: &UserContext) {
     debug_assert!(
         cpu::this()
-            .current
-            .get()
+            .current()
             .is_some_and(|thread| core::ptr::eq(thread.get().machine.state.context(), context))
             || matches!(context.vector, DOUBLE_FAULT | MACHINE_CHECK),
         "an entry from user mode came in on a stack that is not the current thread's"
@@ -214,7 +213,7 @@ fn page_fault(context: &UserContext) -> bool {
     const WRITE: u64 = 1 << 1;
     const RESERVED_BIT: u64 = 1 << 3;
     const FETCH: u64 = 1 << 4;
-    let Some(current) = cpu::this().current.get() else {
+    let Some(current) = cpu::this().current() else {
         return false;
     };
     if context.error_code & RESERVED_BIT != 0 || !is_user_address(context.cr2) {
@@ -261,7 +260,7 @@ fn user_fault(context: &mut UserContext) {
     if context.vector == PAGE_FAULT && page_fault(context) {
         return;
     }
-    let Some(current) = cpu::this().current.get() else {
+    let Some(current) = cpu::this().current() else {
         return;
     };
     let thread = current.get();
@@ -297,7 +296,7 @@ fn user_fault(context: &mut UserContext) {
     thread.rest.note_end(ThreadEnd::Faulted, context.vector);
     process.end(Ending::Fault(context));
     // Also if another thread had begun the end and not come to this one yet.
-    thread.marks.kill();
+    thread.marks().kill();
     cpu::this().block().request(arch::cpu::Pending::THREAD);
 }
 
@@ -367,7 +366,7 @@ impl fmt::Display for Exception<'_> {
             if let Some(stack) = overflowed(context) {
                 write!(f, ", the {stack} stack overflowed")?;
             }
-            return match cpu::try_this().and_then(|cpu| cpu.current.get()) {
+            return match cpu::try_this().and_then(cpu::Cpu::current) {
                 Some(thread) => write_thread(f, thread),
                 None => f.write_str(", no thread"),
             };

@@ -7,6 +7,8 @@
 //! What may go wrong: a thread removed through another list than the one it is in. Debug builds assert what can
 //! be seen of that at the ends of the list.
 
+use core::hint::cold_path;
+
 use crate::atomic::Ordering;
 use crate::node::{Node, place};
 
@@ -135,14 +137,15 @@ impl<T: Node> Ends<'_, T> {
         Some(thread)
     }
 
-    /// Links a thread at the end and takes `first`, the first one, out. The thread gets the place of `first`, which is a level of
-    /// a run queue.
+    /// Links a thread at the end and takes `first`, the first one, out. `place` is what both are in: a level of a run queue.
     #[inline(always)]
-    pub(crate) fn exchange(self, thread: T, first: T) {
+    pub(crate) fn exchange(self, thread: T, first: T, place: u32) {
         debug_assert!(*self.head == Some(first), "the first is another");
         let links = &first.links().list;
-        let place = links.place.load(Ordering::Relaxed);
-        debug_assert!(place >= place::LEVEL_0, "it is in no run queue");
+        debug_assert!(
+            links.place.load(Ordering::Relaxed) == place,
+            "it is elsewhere"
+        );
         match links.next.get() {
             // Two that take turns, the usual case, change places.
             None => {
@@ -152,6 +155,7 @@ impl<T: Node> Ends<'_, T> {
                 links.place.store(place::NOWHERE, Ordering::Relaxed);
             }
             Some(next) => {
+                cold_path();
                 *self.head = Some(next);
                 next.links().list.previous.set(None);
                 links.next.set(None);

@@ -79,7 +79,7 @@ impl<T: Node> Links<T> {
 
     /// Whether the thread is in a run queue.
     pub fn is_ready(&self) -> bool {
-        self.list.place.load(Ordering::Relaxed) >= place::LEVEL_0
+        self.list.place.load(Ordering::Relaxed) < place::LEVELS
     }
 
     /// Whether the thread has a deadline in a timer queue.
@@ -129,12 +129,14 @@ impl<T: Node> Link<T> {
 
 /// What [`ListLinks::place`] says.
 pub(crate) mod place {
+    use crate::priority::EffectivePriority;
+
     /// In no list and no run queue.
-    pub(crate) const NOWHERE: u32 = 0;
+    pub(crate) const NOWHERE: u32 = u32::MAX;
     /// In a list that is no level of a run queue.
-    pub(crate) const PLAIN_LIST: u32 = 1;
-    /// In level 0 of a run queue; level *n* is this plus *n*.
-    pub(crate) const LEVEL_0: u32 = 2;
+    pub(crate) const PLAIN_LIST: u32 = u32::MAX - 1;
+    /// One more than the last level of a run queue. A level is its own number, so that no arithmetic is in the way of a yield.
+    pub(crate) const LEVELS: u32 = EffectivePriority::LEVELS as u32;
 }
 
 /// Links of a doubly linked list.
@@ -148,7 +150,7 @@ pub(crate) struct ListLinks<T> {
 impl<T: Node> ListLinks<T> {
     const_unless_loom! {
         fn new() -> ListLinks<T> {
-            ListLinks { next: Link::new(), previous: Link::new(), place: AtomicU32::new(0) }
+            ListLinks { next: Link::new(), previous: Link::new(), place: AtomicU32::new(place::NOWHERE) }
         }
     }
 }

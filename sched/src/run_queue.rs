@@ -87,7 +87,8 @@ impl<T: Node> RunQueue<T> {
     /// The thread that goes in must be in no list and no run queue (asserted in debug builds).
     #[inline(always)]
     pub fn exchange(&mut self, thread: T, first: T, priority: EffectivePriority) {
-        self.ends(priority).exchange(thread, first);
+        self.ends(priority)
+            .exchange(thread, first, place_at(priority));
     }
 
     /// Takes out the thread that must run next: the first of the highest ready priority.
@@ -137,7 +138,7 @@ impl<T: Node> RunQueue<T> {
     /// The priority at which the thread is queued, `None` if it is in no run queue.
     pub fn priority_of(&self, thread: T) -> Option<EffectivePriority> {
         let place = thread.links().list.place.load(Ordering::Relaxed);
-        EffectivePriority::new(place.checked_sub(place::LEVEL_0)? as u8)
+        (place < place::LEVELS).then(|| EffectivePriority::from_low_bits(place))
     }
 
     /// Moves a ready thread to the end of another level, as its effective priority changed; `false` if it is not
@@ -187,5 +188,5 @@ impl<T: Node> Default for RunQueue<T> {
 
 #[inline]
 const fn place_at(priority: EffectivePriority) -> u32 {
-    place::LEVEL_0 + priority.level() as u32
+    priority.index() as u32
 }

@@ -10,7 +10,7 @@ use core::arch::asm;
 use core::cell::{Cell, UnsafeCell};
 use core::mem::offset_of;
 use core::ptr;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use abi::SHORT_CALLS;
 
@@ -60,8 +60,8 @@ pub struct CpuBlock {
     short_calls: [Cell<Option<ShortCall>>; SHORT_CALLS as usize],
     /// Where the entries keep the user's RSP, or a register, while there is no stack.
     scratch: Cell<u64>,
-    /// The current thread's switch state.
-    current: Cell<*mut ThreadState>,
+    /// The current thread's switch state. Written by its own CPU.
+    current: AtomicPtr<ThreadState>,
     /// [`Pending`] bits. Its own; atomic only so that an exception inside of the kernel may ask as well.
     pending: AtomicU32,
     /// The CPU's index.
@@ -159,7 +159,7 @@ impl CpuBlock {
             self_pointer: Cell::new(ptr::null()),
             short_calls: [const { Cell::new(None) }; SHORT_CALLS as usize],
             scratch: Cell::new(0),
-            current: Cell::new(ptr::null_mut()),
+            current: AtomicPtr::new(ptr::null_mut()),
             pending: AtomicU32::new(0),
             index,
             apic_id: Cell::new(0),
@@ -257,6 +257,12 @@ impl CpuBlock {
         self.apic_id.set(id.0);
     }
 
+    /// What lies right behind the block, where the kernel may keep data that it comes by without a load.
+    #[inline(always)]
+    pub fn behind(&self) -> *const () {
+        ptr::with_exposed_provenance(ptr::from_ref(self).addr() + size_of::<CpuBlock>())
+    }
+
     /// The kernel's per-CPU data; null before it was set.
     #[inline]
     pub fn extension(&self) -> *const () {
@@ -268,15 +274,15 @@ impl CpuBlock {
         self.extension.set(extension);
     }
 
-    /// The current thread's switch state; null before the first.
+    /// The current thread's switch state; null before the first. Of another CPU's block, it may be current no more.
     #[inline]
     pub fn current(&self) -> *mut ThreadState {
-        self.current.get()
+        self.current.load(Ordering::Relaxed)
     }
 
     #[inline]
     pub(crate) fn set_current(&self, thread: *mut ThreadState) {
-        self.current.set(thread);
+        self.current.store(thread, Ordering::Relaxed);
     }
 
     /// Asks the CPU to do something before it returns to user mode. To be called by this CPU only, as the functions below

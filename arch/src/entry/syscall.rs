@@ -56,7 +56,8 @@ pub(super) unsafe extern "C" fn entry() {
         "cmp rax, {short_calls}",
         "jae 5f",
 
-        // A short call. Nothing comes in on this stack meanwhile, so that places below RSP may be written.
+        // A short call. Nothing comes in on this stack meanwhile, so that places below RSP may be written. No register is at hand: a run
+        // (`run.rs`) keeps them all.
         "push qword ptr gs:[{scratch}]",
         "pop qword ptr [rsp + {rsp} - {bytes}]",    // RSP counts after the pop
         "mov [rsp + {rflags} - {bytes}], r11",
@@ -64,15 +65,14 @@ pub(super) unsafe extern "C" fn entry() {
         "sub rsp, {bytes}",
         "call qword ptr gs:[{table} + rax * 8]",
         // A thread that blocked in the call comes back here, perhaps on another CPU.
-        "cmp dword ptr gs:[{pending}], 0",
-        "jne 6f",
         "mov r11, [rsp + {rflags}]",
-        "test r11d, {tf_rf}",
-        "jnz 6f",
+        "mov esi, {tf_rf}",
+        "and esi, r11d",
+        "or esi, gs:[{pending}]",
+        "jnz 6f",               // else RSI is cleared by that
         "mov rcx, [rsp + {rip}]",
         "mov rdi, rdx",         // the result
         "xor edx, edx",
-        "xor esi, esi",
         "xor r8d, r8d",
         "xor r9d, r9d",
         "xor r10d, r10d",

@@ -28,7 +28,7 @@ use core::ptr;
 pub use selectors::{complete_context, set_current_fs_base, set_current_tls};
 use selectors::{exchange_bases, exchange_bases_by_msr, load_segments, save_segments};
 pub(crate) use selectors::{load_segments_of, save_segments_of};
-pub use short::{Concerns, concerns, switch_by_msrs, switch_plainly, switch_with_fpu};
+pub use short::{Concerns, concerns, frame_here, switch_by_msrs, switch_plainly, switch_with_fpu};
 pub use state::ThreadState;
 
 use crate::cpu::{self, CpuBlock};
@@ -71,10 +71,10 @@ pub unsafe fn switch_to(previous: &ThreadState, next: &ThreadState) -> Switched 
         } else if concerns.need(extras::BASES_BY_MSR) {
             exchange_bases_by_msr(previous, next);
         } else {
-            exchange_bases(previous, next);
+            exchange_bases(previous.stack_top, next.stack_top);
         }
         tlb::activate_on(block, &*next.space);
-        exchange_threads(block, previous, next)
+        exchange_threads(block, previous, next, next.stack_top)
     }
 }
 
@@ -97,7 +97,7 @@ unsafe fn switch_extras(block: &CpuBlock, previous: &ThreadState, next: &ThreadS
     }
 }
 
-/// The last steps of a switch.
+/// The last steps of a switch. `to` is the top of the stack of `next`, which most callers have at hand.
 ///
 /// # Safety
 /// As for [`switch_to`]; `block` is this CPU's.
@@ -106,10 +106,11 @@ unsafe fn exchange_threads(
     block: &CpuBlock,
     previous: &ThreadState,
     next: &ThreadState,
+    to: u64,
 ) -> Switched {
     // SAFETY: the caller's promises are those of the parts.
     unsafe {
-        block.set_stack_top(next.stack_top);
+        block.set_stack_top(to);
         block.set_current(ptr::from_ref(next).cast_mut());
         exchange_stacks(previous, next)
     }

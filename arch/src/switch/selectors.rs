@@ -2,7 +2,7 @@
 //!
 //! A thread loads DS, ES, FS and GS as it likes, and writes the bases of FS and GS by instructions of their own where the CPU has them
 //! (FSGSBASE), else by loading a selector. So both are read when it leaves, and loaded when another comes; most threads have no
-//! selectors, which [`in_use`] tells, and bases alone then take ten instructions ([`exchange_bases`]).
+//! selectors, which [`concerns`](super::concerns) tells, and bases alone then take ten instructions ([`exchange_bases`]).
 //!
 //! The user's GS base is in KERNEL_GS_BASE while the kernel runs, as the GS base in force is the kernel's own.
 //!
@@ -19,36 +19,17 @@ use crate::cpu::{self, Msr, features};
 use crate::extras;
 use crate::segments::{self, BadDescriptor};
 
-/// The four data selectors or-ed: 0 if all are null, as 64-bit code has them.
-#[inline(always)]
-pub(super) fn in_use() -> u32 {
-    let (all, one): (u32, u32);
-    // SAFETY: reading selectors has no effect; a 32-bit destination is zero-extended.
-    unsafe {
-        asm!(
-            "mov {all:e}, ds",
-            "mov {one:e}, es",
-            "or {all:e}, {one:e}",
-            "mov {one:e}, fs",
-            "or {all:e}, {one:e}",
-            "mov {one:e}, gs",
-            "or {all:e}, {one:e}",
-            all = out(reg) all, one = out(reg) one, options(nomem, nostack),
-        );
-    }
-    let _ = one;
-    all
-}
-
 /// Saves the bases of `previous` and loads those of `next`, on a CPU with FSGSBASE.
 ///
 /// The user's GS base is the one that `swapgs` brings in, for three instructions. No interrupt can come, and an NMI does
 /// not trust GS.
 ///
+/// The contexts are told by the tops of the threads' stacks, `from` and `to`.
+///
 /// # Safety
-/// Both are user threads, `previous` this CPU's current one; the bases in the context of `next` are canonical.
+/// Both are user threads', `from` this CPU's current one's; the bases in the context of the other are canonical.
 #[inline(always)]
-pub(super) unsafe fn exchange_bases(previous: &ThreadState, next: &ThreadState) {
+pub(super) unsafe fn exchange_bases(from: u64, to: u64) {
     /// A context lies right below its stack's top.
     const CONTEXT_BYTES: isize = size_of::<UserContext>() as isize;
     // SAFETY: the caller's promise; the contexts are the threads' own.
@@ -66,8 +47,8 @@ pub(super) unsafe fn exchange_bases(previous: &ThreadState, next: &ThreadState) 
             "swapgs",
             "mov [{from} + {gs_base}], {u}",
             // ANCHOR_END: exchange_bases
-            from = in(reg) previous.stack_top,
-            to = in(reg) next.stack_top,
+            from = in(reg) from,
+            to = in(reg) to,
             t = out(reg) _,
             u = out(reg) _,
             fs_base = const offset_of!(UserContext, fs_base) as isize - CONTEXT_BYTES,

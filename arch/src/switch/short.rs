@@ -10,16 +10,29 @@
 //! What may go wrong: something that changes between the question and the switch. Nothing can: interrupts are off, and both threads are this
 //! CPU's.
 
-use super::selectors::{self, exchange_bases, exchange_bases_by_msr};
+use core::arch::asm;
+use core::mem::offset_of;
+
+use super::selectors::{exchange_bases, exchange_bases_by_msr};
 use super::{Switched, ThreadState, exchange_threads, switch_to};
 use crate::cpu::CpuBlock;
-use crate::extras;
+use crate::extras::{self, Extras};
 use crate::fpu::{self, Exchange};
 use crate::tlb;
 
-/// What a switch has to carry besides bases and general registers.
+/// In a rare case of a function that ends in one of these ways: lets the compiler set up its stack frame here.
+///
+/// All functions are told to have one, for the sake of reports of panics. One that saves nothing gets it at its beginning, for all
+/// cases; one that saves something, where that is saved. Nobody misses it in the others, as they call nothing: they jump.
+#[inline(always)]
+pub fn frame_here() {
+    // SAFETY: there is no instruction. A register is named that a function saves if it changes it.
+    unsafe { asm!("", out("r12") _, options(nomem, nostack, preserves_flags)) };
+}
+
+/// What a switch has to carry besides bases and general registers: kinds of extras, and in the upper half the kernel's marks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Concerns(u32);
+pub struct Concerns(u64);
 
 impl Concerns {
     /// Nothing: [`switch_plainly`] will do.
@@ -28,36 +41,51 @@ impl Concerns {
         self.0 == 0
     }
 
-    /// These, and the caller's own reasons to take a longer way, if `more` is not 0; a bit of its lower half is set then.
-    #[inline(always)]
-    #[must_use]
-    pub fn and(self, more: u32) -> Concerns {
-        Concerns(self.0 | more)
-    }
-
     /// Floating-point state and nothing else: [`switch_with_fpu`] will do.
     #[inline(always)]
     pub fn are_fpu_alone(self) -> bool {
-        self.0 == extras::FPU
+        self.0 == u64::from(extras::FPU)
     }
 
     /// Floating-point state, bases by MSRs, or both, and nothing else: [`switch_by_msrs`] will do.
     #[inline(always)]
     pub fn are_few(self) -> bool {
-        self.0 & !(extras::FPU | extras::BASES_BY_MSR) == 0
+        self.0 & !u64::from(extras::FPU | extras::BASES_BY_MSR) == 0
     }
 
     #[inline(always)]
     pub(super) fn need(self, kinds: u32) -> bool {
-        self.0 & kinds != 0
+        self.0 as u32 & kinds != 0
     }
 }
 
-/// What a switch from `previous`, the current thread, to `next` has to carry: the words of both and the selectors, or-ed. A selector
-/// may look like kinds of the long way, which it needs itself.
+/// What a switch from `previous`, the current thread, to `next` has to carry: the four data selectors, which are all null in 64-bit code as
+/// a rule, and the words of both threads, or-ed. A selector may look like kinds of the long way, which it needs itself.
 #[inline(always)]
 pub fn concerns(previous: &ThreadState, next: &ThreadState) -> Concerns {
-    Concerns(selectors::in_use() | previous.extras.kinds() | next.extras.kinds())
+    let (all, last): (u64, u64);
+    // SAFETY: reading selectors has no effect; a 32-bit destination is zero-extended. Of the threads' two words, eight bytes that are
+    // aligned, the lower one is this CPU's to touch, and the upper one an atomic.
+    unsafe {
+        asm!(
+            "mov {all:e}, ds",
+            "mov {last:e}, es",
+            "or {all:e}, {last:e}",
+            "mov {last:e}, fs",
+            "or {all:e}, {last:e}",
+            "or {all}, [{previous} + {words}]",
+            "or {all}, [{next} + {words}]",
+            "mov {last:e}, gs",
+            previous = in(reg) previous,
+            next = in(reg) next,
+            all = out(reg) all,
+            last = out(reg) last,
+            words = const offset_of!(ThreadState, extras) + Extras::WORDS,
+            options(readonly, nostack),
+        );
+    }
+    // The compiler's own, so that its comparison with 0 comes with it.
+    Concerns(all | last)
 }
 
 /// [`switch_to`] for two threads whose [`concerns`] were none just now.
@@ -72,8 +100,9 @@ pub unsafe fn switch_plainly(
 ) -> Switched {
     // SAFETY: the caller's promises are those of the parts.
     unsafe {
-        exchange_bases(previous, next);
-        exchange_spaces_and_threads(block, previous, next)
+        let to = next.stack_top;
+        exchange_bases(previous.stack_top, to);
+        exchange_spaces_and_threads(block, previous, next, to)
     }
 }
 
@@ -94,15 +123,15 @@ pub unsafe fn switch_by_msrs(
             match fpu::exchange_steadily(block, previous, next) {
                 Exchange::Done => {}
                 Exchange::Undecided => return decide_and_switch(previous, next),
-                Exchange::Refused => return refuse_and_switch(block, previous, next),
+                Exchange::Refused => return refuse_and_switch(previous, next, block),
             }
         }
         exchange_bases_by_msr(previous, next);
-        exchange_spaces_and_threads(block, previous, next)
+        exchange_spaces_and_threads(block, previous, next, next.stack_top)
     }
 }
 
-/// What comes after the bases.
+/// What comes after the bases. `to` is the top of the stack of `next`.
 ///
 /// # Safety
 /// As for [`switch_to`]; `block` is this CPU's.
@@ -111,17 +140,18 @@ unsafe fn exchange_spaces_and_threads(
     block: &CpuBlock,
     previous: &ThreadState,
     next: &ThreadState,
+    to: u64,
 ) -> Switched {
     // SAFETY: the caller's promises are those of the parts.
     unsafe {
         let space = &*next.space;
         if !tlb::is_active(block, space) {
             if block.is_careful() {
-                return activate_and_exchange(block, previous, next);
+                return activate_and_exchange(previous, next, block);
             }
             tlb::activate_simply(block, space);
         }
-        exchange_threads(block, previous, next)
+        exchange_threads(block, previous, next, to)
     }
 }
 
@@ -140,7 +170,7 @@ pub unsafe fn switch_with_fpu(
         match fpu::exchange_steadily(block, previous, next) {
             Exchange::Done => switch_plainly(block, previous, next),
             Exchange::Undecided => decide_and_switch(previous, next),
-            Exchange::Refused => refuse_and_switch(block, previous, next),
+            Exchange::Refused => refuse_and_switch(previous, next, block),
         }
     }
 }
@@ -162,9 +192,9 @@ unsafe fn decide_and_switch(previous: &ThreadState, next: &ThreadState) -> Switc
 #[cold]
 #[inline(never)]
 unsafe fn refuse_and_switch(
-    block: &CpuBlock,
     previous: &ThreadState,
     next: &ThreadState,
+    block: &CpuBlock,
 ) -> Switched {
     fpu::refuse(block, next);
     // SAFETY: the caller's promise.
@@ -177,13 +207,13 @@ unsafe fn refuse_and_switch(
 /// As for that.
 #[inline(never)]
 unsafe fn activate_and_exchange(
-    block: &CpuBlock,
     previous: &ThreadState,
     next: &ThreadState,
+    block: &CpuBlock,
 ) -> Switched {
     // SAFETY: the caller's promises are those of the parts.
     unsafe {
         tlb::activate_on(block, &*next.space);
-        exchange_threads(block, previous, next)
+        exchange_threads(block, previous, next, next.stack_top)
     }
 }

@@ -46,6 +46,14 @@ pub(super) const NONE: u64 = u64::MAX;
 pub trait Word {
     /// Reads it.
     fn load(&self, order: Ordering) -> u64;
+    /// Reads it, for the one who alone writes it, at whatever time. So it needs not be one access of its own.
+    ///
+    /// # Safety
+    /// Nobody else writes it.
+    #[inline(always)]
+    unsafe fn load_own(&self) -> u64 {
+        self.load(Ordering::Relaxed)
+    }
     /// Writes it.
     fn store(&self, value: u64, order: Ordering);
     /// Adds to it and returns what was there.
@@ -56,8 +64,9 @@ pub trait Word {
 
 /// Passes the methods of [`Word`] on to an atomic type's own.
 macro_rules! word {
-    ($atomic:ty) => {
+    ($atomic:ty $(, { $($more:tt)* })?) => {
         impl Word for $atomic {
+            $($($more)*)?
             #[inline(always)]
             fn load(&self, order: Ordering) -> u64 {
                 <$atomic>::load(self, order)
@@ -81,7 +90,13 @@ macro_rules! word {
 #[cfg(test)]
 pub(super) use word;
 
-word!(AtomicU64);
+word!(AtomicU64, {
+    #[inline(always)]
+    unsafe fn load_own(&self) -> u64 {
+        // SAFETY: as nobody else writes it, nothing races with the read; other reads do not count.
+        unsafe { self.as_ptr().read() }
+    }
+});
 
 /// An address space as CPUs load it.
 ///
@@ -301,10 +316,11 @@ impl<M: Machine> Tlb<M> {
         }
     }
 
-    /// Whether `space` is that of the CPU whose slot is `slot`.
+    /// Whether `space` is that of this CPU, whose slot is `slot`.
     #[inline(always)]
     pub fn is_active(slot: &CpuSlot<M::Word>, space: &Space<M::Word>) -> bool {
-        slot.loaded.load(Ordering::Relaxed) == space.address()
+        // SAFETY: callers are the slot's own CPU, which alone writes the word.
+        unsafe { slot.loaded.load_own() == space.address() }
     }
 
     /// [`activate`](Self::activate) for a space that is not active, where there are neither names nor tables for user mode.

@@ -428,7 +428,7 @@ fn stack_of(address: u64) -> Option<Range<u64>> {
     let boot = entry::stack();
     let this = cpu::try_this();
     let idle = this.map(cpu::Cpu::idle_stack);
-    let thread = this.and_then(|cpu| cpu.current.get()).map(|thread| {
+    let thread = this.and_then(cpu::Cpu::current).map(|thread| {
         let top = thread.get().machine.state.stack_top();
         top - stacks::STACK_BYTES..top
     });

@@ -144,7 +144,7 @@ pub fn cancel(thread: &Thread, error: Error, section: &Section) -> bool {
         let taken = match on {
             WaitOn::Nothing => {
                 // Perhaps a receiver has it in its hands, on the way to the wait for the reply: leave word there.
-                thread.marks.note_cancel(error);
+                thread.marks().note_cancel(error);
                 if thread.wait.on() == WaitOn::Nothing {
                     return false;
                 }

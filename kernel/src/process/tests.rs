@@ -182,7 +182,7 @@ fn a_killed_process_ends_whatever_its_threads_do() {
 
     // Each is asked to look, and those that wait are woken once.
     for (number, program) in threads.iter().enumerate() {
-        assert!(program.thread().marks.is_killed());
+        assert!(program.thread().marks().is_killed());
         assert_eq!(program.serve_asked(), ask::LOOK);
         if number == 0 {
             assert!(woken().is_empty());
@@ -281,10 +281,10 @@ fn one_thread_may_be_ended_without_the_others() {
     );
     // Twice is once.
     process.end_thread(unstarted.thread());
-    assert!(!unstarted.thread().marks.is_killed());
+    assert!(!unstarted.thread().marks().is_killed());
     assert_eq!(unstarted.serve_asked(), 0);
     process.end_thread(running.thread());
-    assert!(running.thread().marks.is_killed());
+    assert!(running.thread().marks().is_killed());
     assert_eq!(
         (running.serve_asked(), state(&process).0),
         (ask::LOOK, ProcessState::Alive as u32)

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 
 use arch::cpu::Pending;
 use arch::time;
-use sched::{Allowance, Budget};
+use sched::{Allowance, Budget, Slice};
 
 use super::bare::leave_aside;
 use super::clock::{arm, arm_for_deadline};
@@ -22,10 +22,10 @@ use crate::thread::{Thread, ThreadPtr, ask};
 /// goes on, if it went.
 pub(super) fn step_aside_if_due() {
     let cpu = cpu::this();
-    let Some(current) = cpu.current.get() else {
+    let Some(current) = cpu.current() else {
         return;
     };
-    let marks = &current.get().marks;
+    let marks = current.get().marks();
     if !marks.is_killed() && (marks.is_suspended() || marks.is_misplaced()) {
         step_aside(cpu, current);
     }
@@ -43,10 +43,10 @@ pub(super) fn step_aside(cpu: &Cpu, current: ThreadPtr) {
 /// On a thread's home, when the thread has stepped aside: finds out what becomes of it.
 pub(super) fn settle(cpu: &Cpu, thread: ThreadPtr) {
     debug_assert!(
-        cpu.current.get() != Some(thread),
+        cpu.current() != Some(thread),
         "a thread that stepped aside does not run"
     );
-    let marks = &thread.get().marks;
+    let marks = thread.get().marks();
     if marks.is_suspended() && !marks.is_killed() {
         park(thread);
         if marks.is_misplaced() {
@@ -73,13 +73,13 @@ pub(super) fn unpark(cpu: &Cpu, thread: ThreadPtr) {
 /// A thread with marks is about to be queued: true if it must not be, and was put elsewhere.
 #[cold]
 pub(super) fn keep_back(cpu: &Cpu, thread: ThreadPtr) -> bool {
-    let marks = &thread.get().marks;
+    let marks = thread.get().marks();
     if marks.is_killed() {
         // It has nothing to do any more but to end, which it can do anywhere.
         return false;
     }
     // One that has not left the CPU yet (it is on its way into a wait that is over already) is seen to when it comes back.
-    if cpu.current.get() == Some(thread) {
+    if cpu.current() == Some(thread) {
         return false;
     }
     if marks.is_misplaced() && migrate::give_to_allowed(cpu, thread, migrate::Was::Ready) {
@@ -123,7 +123,7 @@ pub(super) fn end_throttle(cpu: &Cpu, thread: ThreadPtr) {
 
 /// Whether a thread has used up its budget for this period. `now` is this CPU's counter.
 pub(super) fn is_exhausted(thread: &Thread, now: u64) -> bool {
-    thread.marks.is_budgeted() && left(thread, now) == Some(0)
+    thread.marks().is_budgeted() && left(thread, now) == Some(0)
 }
 
 /// Ticks that a thread's budget has left, brought up to date; `None` if it has none.
@@ -138,9 +138,9 @@ fn left(thread: &Thread, now: u64) -> Option<u64> {
 /// The running thread has a budget: its turn ends with it, whoever waits.
 pub(super) fn bound_turn(cpu: &Cpu, thread: &Thread, now: u64) {
     if let Some(left) = left(thread, now) {
-        let end = now.saturating_add(left);
-        cpu.slice_end.set(cpu.slice_end.get().min(end));
-        arm(cpu, cpu.slice_end.get());
+        let end = cpu.turn_end(thread).min(now.saturating_add(left));
+        thread.slice.set(Slice::until(end, cpu.turn_began.get()));
+        arm(cpu, end);
     }
 }
 
@@ -154,8 +154,8 @@ pub(super) fn take_over_budget(cpu: &Cpu, thread: ThreadPtr) {
         Budget::new(allowance, thread.get().run_time.ticks(now), time::now_ns())
     };
     thread.get().budget.set(wish.map(account));
-    thread.get().marks.budget(wish.is_some());
-    if cpu.current.get() == Some(thread) {
+    thread.get().marks().budget(wish.is_some());
+    if cpu.current() == Some(thread) {
         bound_turn(cpu, thread.get(), now);
     } else {
         end_throttle(cpu, thread);
@@ -166,7 +166,7 @@ pub(super) fn take_over_budget(cpu: &Cpu, thread: ThreadPtr) {
 /// budget.
 #[cold]
 pub(super) fn come(cpu: &Cpu, thread: &Thread, now: u64) {
-    let marks = &thread.marks;
+    let marks = thread.marks();
     if marks.is_killed() || marks.is_suspended() || marks.is_misplaced() {
         cpu.block().request(Pending::THREAD);
     }
@@ -177,7 +177,7 @@ pub(super) fn come(cpu: &Cpu, thread: &Thread, now: u64) {
 
 /// The same for the running thread, whose marks may have changed.
 pub(super) fn notice(cpu: &Cpu, current: ThreadPtr) {
-    if current.get().marks.any() {
+    if current.get().marks().any() {
         come(cpu, current.get(), time::ticks());
     }
 }

@@ -12,8 +12,8 @@ use core::sync::atomic::Ordering;
 use abi::Deadline;
 use arch::cpu::{CpuBlock, Pending};
 use arch::switch::{
-    Concerns, Switched, ThreadState, concerns, switch_by_msrs, switch_plainly, switch_to,
-    switch_with_fpu,
+    Concerns, Switched, ThreadState, concerns, frame_here, switch_by_msrs, switch_plainly,
+    switch_to, switch_with_fpu,
 };
 use arch::time;
 use sched::{Slice, Turn};
@@ -34,7 +34,7 @@ pub fn yield_now() -> Switched {
     let block = arch::cpu::block();
     let cpu = cpu::of(block);
     // SAFETY: a system call is made by a thread.
-    let current = unsafe { cpu.current.get_running() };
+    let current = unsafe { cpu::running(block) };
     // What other CPUs have sent is taken in on the way out, as after any call. So is a thread of a higher priority: who makes one
     // ready asks the CPU to look.
     let priority = current.get().priority();
@@ -43,10 +43,10 @@ pub fn yield_now() -> Switched {
     // All that is rare is asked for before anything is changed. So the rare cases begin anew elsewhere, and here is nothing to
     // save over a call: no callee-saved register is used.
     let Some(next) = run.front(priority) else {
+        frame_here();
         return Switched::NOTHING;
     };
-    let concerns = concerns(&current.get().machine.state, &next.get().machine.state)
-        .and(next.get().marks.word());
+    let concerns = concerns(&current.get().machine.state, &next.get().machine.state);
     if !concerns.are_none() {
         return yield_with(current, next, block, priority, concerns);
     }
@@ -94,7 +94,10 @@ fn yield_by_msrs(
 
 /// The running thread and `next`, the first ready one of this priority, change places, by one of the short ways of a switch.
 ///
-/// That is given what the safe way needs: interrupts are off and no lock is held, the first is this CPU's current thread, and the second
+/// The turn of `next` begins now. The timer is left as it is: as `next` waited, it comes at the latest when the turn of the running one
+/// would have ended, and whoever takes its interrupt sets it for whose turn it is then.
+///
+/// The short way is given what it needs: interrupts are off and no lock is held, the first is this CPU's current thread, and the second
 /// belongs to this CPU and runs nowhere. A thread that ends is reclaimed only after this CPU's next quiescent point.
 #[inline(always)]
 fn yield_by(
@@ -105,39 +108,21 @@ fn yield_by(
     switch: impl FnOnce(&ThreadState, &ThreadState) -> Switched,
 ) -> Switched {
     let cpu = cpu::of(block);
-    if take_turns(cpu, current, next, priority) {
-        switch(&current.get().machine.state, &next.get().machine.state)
-    } else {
-        yield_with_more_to_do(current, cpu)
-    }
-}
-
-/// `next`, the first ready thread of this priority, gets the turn of the running one, unless the timer is set to a time past the end
-/// of it. All but the switch itself is done then.
-#[inline(always)]
-fn take_turns(
-    cpu: &Cpu,
-    current: ThreadPtr,
-    next: ThreadPtr,
-    priority: sched::EffectivePriority,
-) -> bool {
-    let now = time::ticks();
-    let end = next.get().slice.get().end(now);
-    if end < cpu.armed.get() {
-        return false;
-    }
     sync::assert_none_held();
+    let now = time::ticks();
+    debug_assert!(
+        cpu.armed.get() <= now.saturating_add(cpu.quantum.get()),
+        "somebody waits, and the timer is set too late for that"
+    );
     // SAFETY: this is the CPU; the borrow ends with the statement.
     unsafe { cpu.run_queue() }.exchange(current, next, priority);
-    current.get().slice.set(Slice::new(cpu.quantum.get()));
+    cpu.turn_began.set(now);
     current.get().run_time.end(now);
     let thread = next.get();
     thread.run_time.begin(now);
     thread.switches.add(1);
     cpu.switches.add(1);
-    cpu.current.set(Some(next));
-    cpu.slice_end.set(end);
-    true
+    switch(&current.get().machine.state, &thread.machine.state)
 }
 
 /// A yield when nobody else of the priority is ready, or the switch has more to do than most.
@@ -150,6 +135,7 @@ fn yield_with_more_to_do(current: ThreadPtr, cpu: &Cpu) -> Switched {
     if !run.has_from(priority) {
         return Switched::NOTHING;
     }
+    // A budget may have shortened its turn.
     current.get().slice.set(Slice::new(cpu.quantum.get()));
     run.push_back(current, priority);
     switch_to_highest(cpu, current, time::ticks())
@@ -158,21 +144,21 @@ fn yield_with_more_to_do(current: ThreadPtr, cpu: &Cpu) -> Switched {
 /// Lets the highest ready thread run, if it should before the running one.
 pub fn reschedule() {
     let cpu = cpu::this();
-    let Some(current) = cpu.current.get() else {
+    let Some(current) = cpu.current() else {
         return;
     };
     let now = time::ticks();
-    if current.get().marks.any() && aside::is_exhausted(current.get(), now) {
+    if current.get().marks().any() && aside::is_exhausted(current.get(), now) {
         return aside::step_aside(cpu, current);
     }
-    let left = Slice::until(cpu.slice_end.get(), now);
+    let left = Slice::until(cpu.turn_end(current.get()), now);
     let priority = current.get().priority();
     // SAFETY: this is the CPU; the borrow ends before the switch.
     let run = unsafe { cpu.run_queue() };
     match Turn::judge(priority, left, run.peek_priority()) {
         Turn::Continue => return arm_for_turn(cpu),
         Turn::Front => {
-            current.get().slice.set(left);
+            keep_turn(cpu, current.get(), now);
             run.push_front(current, priority);
         }
         Turn::Back => {
@@ -204,7 +190,7 @@ pub fn block(deadline: Deadline, _section: &mut Section) {
 /// to this CPU and no ready thread is above it. It runs on the caller's turn.
 pub fn switch_directly(next: ThreadPtr, deadline: Deadline, section: &mut Section) {
     let cpu = cpu::this();
-    if !next.get().home.is(cpu.index()) || next.get().marks.any() {
+    if !next.get().home.is(cpu.index()) || next.get().marks().any() {
         make_ready(next);
         return block(deadline, section);
     }
@@ -226,7 +212,7 @@ pub fn switch_directly(next: ThreadPtr, deadline: Deadline, section: &mut Sectio
 
 #[inline]
 fn begin_block(cpu: &Cpu, deadline: Deadline, now: u64) -> ThreadPtr {
-    let current = cpu.current.get().expect("only threads block");
+    let current = cpu.current().expect("only threads block");
     keep_turn(cpu, current.get(), now);
     cpu.load.sub(1);
     if deadline != Deadline::NEVER {
@@ -237,16 +223,17 @@ fn begin_block(cpu: &Cpu, deadline: Deadline, now: u64) -> ThreadPtr {
     current
 }
 
-/// Keeps what is left of the running thread's turn for its next one.
+/// Keeps what is left of the running thread's turn for its next one, which is as if it began now.
 #[inline]
 fn keep_turn(cpu: &Cpu, current: &Thread, now: u64) {
-    let left = Slice::until(cpu.slice_end.get(), now);
+    let left = Slice::until(cpu.turn_end(current), now);
     current.slice.set(left.renewed(cpu.quantum.get()));
+    cpu.turn_began.set(now);
 }
 
 #[inline]
 fn end_block(current: ThreadPtr) {
-    current.get().marks.forget_cancel();
+    current.get().marks().forget_cancel();
 }
 
 /// The running thread leaves its CPU, is in no queue, and waits for nothing: see [`aside`]. Returns when it goes on.
@@ -260,7 +247,7 @@ pub(super) fn leave_aside(cpu: &Cpu, current: ThreadPtr) {
 /// Leaves the running thread for good.
 pub(super) fn abandon() -> ! {
     let cpu = cpu::this();
-    let current = cpu.current.get().expect("only threads end");
+    let current = cpu.current().expect("only threads end");
     cpu.load.sub(1);
     drain_inbox(cpu);
     let _ = switch_to_highest(cpu, current, time::ticks());
@@ -276,7 +263,7 @@ fn switch_to_highest(cpu: &Cpu, previous: ThreadPtr, now: u64) -> Switched {
         Some(next) if next != previous => switch_threads(cpu, previous, next, now),
         Some(_) => {
             // It was made ready before it had left.
-            cpu.slice_end.set(previous.get().slice.get().end(now));
+            cpu.turn_began.set(now);
             arm_for_turn(cpu);
             aside::notice(cpu, previous);
             Switched::NOTHING
@@ -301,7 +288,6 @@ fn switch_to_idle(cpu: &Cpu, previous: ThreadPtr, now: u64) -> Switched {
     previous.get().run_time.end(now);
     cpu.idle_time.begin(now);
     cpu.switches.add(1);
-    cpu.current.set(None);
     // SAFETY: as in `switch_threads`; the idle thread is this CPU's own.
     unsafe { switch_to(&previous.get().machine.state, &cpu.idle) }
 }
@@ -323,14 +309,12 @@ fn come(cpu: &Cpu, next: ThreadPtr, now: u64) -> &'static ThreadState {
     thread.run_time.begin(now);
     thread.switches.add(1);
     cpu.switches.add(1);
-    cpu.current.set(Some(next));
-    let end = thread.slice.get().end(now);
-    cpu.slice_end.set(end);
+    cpu.turn_began.set(now);
     // SAFETY: this is the CPU; the borrow ends with the condition.
     if unsafe { cpu.run_queue() }.has_from(thread.priority()) {
-        arm(cpu, end);
+        arm(cpu, cpu.turn_end(thread));
     }
-    if thread.marks.any() {
+    if thread.marks().any() {
         aside::come(cpu, thread, now);
     }
     &thread.machine.state
@@ -339,5 +323,5 @@ fn come(cpu: &Cpu, next: ThreadPtr, now: u64) -> &'static ThreadState {
 /// Whether a thread runs now, for lists: it may have stopped or begun when the answer is there.
 pub fn is_running(thread: &Thread) -> bool {
     let home = thread.home.settled().and_then(cpu::get);
-    home.is_some_and(|cpu| cpu.current.get() == Some(ThreadPtr::new(thread)))
+    home.is_some_and(|cpu| cpu.current() == Some(ThreadPtr::new(thread)))
 }

@@ -50,11 +50,11 @@ pub(super) fn arm_for_deadline(cpu: &Cpu) {
 
 /// Lets the timer come when the running thread has had its turn, if somebody waits for that.
 pub(super) fn arm_for_turn(cpu: &Cpu) {
-    if let Some(current) = cpu.current.get()
+    if let Some(current) = cpu.current()
         // SAFETY: this is the CPU; the borrow ends with the condition.
         && unsafe { cpu.run_queue() }.has_from(current.get().priority())
     {
-        arm(cpu, cpu.slice_end.get());
+        arm(cpu, cpu.turn_end(current.get()));
     }
 }
 
@@ -82,15 +82,16 @@ pub fn retime() {
     let cpu = cpu::this();
     expire(cpu);
     migrate::shed_if_idle_near(cpu);
-    if let Some(current) = cpu.current.get() {
+    if let Some(current) = cpu.current() {
         let now = time::ticks();
-        if Slice::until(cpu.slice_end.get(), now).is_spent() {
+        if Slice::until(cpu.turn_end(current.get()), now).is_spent() {
             // SAFETY: this is the CPU; the borrow ends with the condition.
             let waited_for = unsafe { cpu.run_queue() }.has_from(current.get().priority());
             if waited_for || aside::is_exhausted(current.get(), now) {
                 cpu.block().request(Pending::RESCHEDULE);
             } else {
-                cpu.slice_end.set(now.saturating_add(cpu.quantum.get()));
+                cpu.turn_began.set(now);
+                current.get().slice.set(Slice::new(cpu.quantum.get()));
                 aside::notice(cpu, current);
             }
         } else {

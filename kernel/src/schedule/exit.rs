@@ -66,8 +66,7 @@ pub fn exit_work() {
 /// Whether the next entry from user mode begins at the top of the current thread's stack.
 fn entry_stack_is_the_threads_own() -> bool {
     let cpu = cpu::this();
-    cpu.current
-        .get()
+    cpu.current()
         .is_none_or(|thread| thread.get().machine.state.stack_top() == cpu.block().entry_stack())
 }
 
@@ -81,11 +80,11 @@ fn look_around(cpu: &Cpu) {
 
 /// Does what the running thread's marks say. False if it was off the CPU meanwhile.
 fn attend_thread() -> bool {
-    let Some(current) = cpu::this().current.get() else {
+    let Some(current) = cpu::this().current() else {
         return true;
     };
     trap::deliver_debug_trap(current.get());
-    if current.get().marks.is_killed() {
+    if current.get().marks().is_killed() {
         leave_thread();
     }
     let before = current.get().switches.get();
@@ -95,7 +94,7 @@ fn attend_thread() -> bool {
 
 /// Lets the running thread leave its CPU at a place where all of its user registers are in its context.
 fn at_border(leave: impl FnOnce()) {
-    let current = cpu::this().current.get();
+    let current = cpu::this().current();
     if let Some(current) = current {
         current.get().at_border.set(true);
     }
@@ -174,7 +173,7 @@ pub(super) fn reclaim() -> bool {
 /// If the CPU is idle: a kernel bug.
 pub fn leave_thread() -> ! {
     let cpu = cpu::this();
-    let current = cpu.current.get().expect("only threads end");
+    let current = cpu.current().expect("only threads end");
     let thread = current.get();
     if let Some(notification) = thread.set_bound(None) {
         notification.unbind();

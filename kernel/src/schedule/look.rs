@@ -34,7 +34,7 @@ enum Place {
 fn place(cpu: &Cpu, thread: ThreadPtr) -> Place {
     let listed = thread.get().links.is_listed();
     let waits = thread.get().wait.on() != WaitOn::Nothing;
-    if cpu.current.get() == Some(thread) {
+    if cpu.current() == Some(thread) {
         if listed || waits {
             Place::Leaving
         } else {
@@ -58,7 +58,7 @@ pub(super) fn look(cpu: &Cpu, thread: ThreadPtr) {
     }
     settle_priority(cpu, thread);
     aside::take_over_budget(cpu, thread);
-    let marks = &thread.get().marks;
+    let marks = thread.get().marks();
     if marks.is_killed() {
         return end(cpu, thread);
     }
@@ -85,7 +85,7 @@ fn settle_priority(cpu: &Cpu, thread: ThreadPtr) {
     let priority = thread.get().priority();
     // SAFETY: this is the CPU; each borrow ends with its statement.
     unsafe { cpu.run_queue() }.requeue(thread, priority);
-    let Some(current) = cpu.current.get() else {
+    let Some(current) = cpu.current() else {
         return;
     };
     // SAFETY: as above.
@@ -128,7 +128,7 @@ fn suspend(cpu: &Cpu, thread: ThreadPtr) {
 }
 
 fn settle_affinity(cpu: &Cpu, thread: ThreadPtr) {
-    let marks = &thread.get().marks;
+    let marks = thread.get().marks();
     if thread.get().affinity.allows(cpu.index()) {
         marks.misplace(false);
         return;

@@ -65,12 +65,12 @@ pub(super) fn give_to_allowed(cpu: &Cpu, thread: ThreadPtr, was: Was) -> bool {
 /// Gives away a thread that is in no queue and has no deadline here.
 fn give(cpu: &Cpu, thread: ThreadPtr, to: u32, transit: Transit) {
     debug_assert!(
-        cpu.current.get() != Some(thread),
+        cpu.current() != Some(thread),
         "a thread on its CPU can't be given away"
     );
     cpu.migrations_out.add(1);
     thread.get().migrations.add(1);
-    thread.get().marks.misplace(false);
+    thread.get().marks().misplace(false);
     thread.get().transit.set(transit);
     thread.get().home.leave_for(to);
     send(cpu, thread, to);
@@ -115,7 +115,7 @@ pub(super) fn take_in(cpu: &Cpu, thread: ThreadPtr) {
 /// A thread is about to be queued behind others: gives it to an idle CPU instead, if there is one that it may run on.
 #[inline]
 pub(super) fn offer(cpu: &Cpu, thread: ThreadPtr) -> bool {
-    IDLE.has_near(cpu.index()) && cpu.current.get() != Some(thread) && offer_to_idle(cpu, thread)
+    IDLE.has_near(cpu.index()) && cpu.current() != Some(thread) && offer_to_idle(cpu, thread)
 }
 
 #[cold]
@@ -134,7 +134,7 @@ pub(super) fn shed(cpu: &Cpu) {
     cpu.shed_asked.store(false, Ordering::Relaxed);
     for _ in 0..GIVEN_AT_ONCE {
         let mut target = None;
-        let current = cpu.current.get();
+        let current = cpu.current();
         // SAFETY: this is the CPU; the borrow ends with the statement.
         let thread = unsafe { cpu.run_queue() }.take_first(LOOKED_AT, |thread| {
             if Some(thread) != current {

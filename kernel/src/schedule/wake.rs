@@ -132,7 +132,7 @@ pub(super) fn make_ready_here(cpu: &Cpu, thread: ThreadPtr) {
 
 /// Queues a thread of this CPU that is in no queue and has no deadline any more; or finds it a better place.
 pub(super) fn enqueue(cpu: &Cpu, thread: ThreadPtr) {
-    if thread.get().marks.any() && aside::keep_back(cpu, thread) {
+    if thread.get().marks().any() && aside::keep_back(cpu, thread) {
         return;
     }
     // The first thread of an idle CPU is its own. Others go to an idle CPU, if there is one.
@@ -144,13 +144,13 @@ pub(super) fn enqueue(cpu: &Cpu, thread: ThreadPtr) {
     // SAFETY: this is the CPU; the borrow ends here.
     unsafe { cpu.run_queue() }.push_back(thread, priority);
     // An idle CPU looks by itself.
-    if let Some(current) = cpu.current.get() {
+    if let Some(current) = cpu.current() {
         if priority > current.get().priority() {
             cpu.block().request(Pending::RESCHEDULE);
         } else {
             // An equal one has its turn when the running one's is over. A lower one may be pulled then, by a CPU that this one did
             // not see idle just now.
-            arm(cpu, cpu.slice_end.get());
+            arm(cpu, cpu.turn_end(current.get()));
         }
     }
 }

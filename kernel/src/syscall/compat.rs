@@ -32,7 +32,7 @@ enum Form {
 
 /// Runs the system call of 32-bit code in the registers of the current thread, and does what is due on the way out.
 pub fn enter() {
-    let Some(current) = cpu::this().current.get() else {
+    let Some(current) = cpu::this().current() else {
         return;
     };
     let thread = current.get();

@@ -35,7 +35,7 @@ enum Outcome {
 
 /// Runs the system call in the registers of the current thread, and does what is due on the way out.
 pub fn enter() {
-    if let Some(current) = cpu::this().current.get() {
+    if let Some(current) = cpu::this().current() {
         perform(current);
         schedule::exit_work();
     }

@@ -32,7 +32,7 @@ extern "C" fn yield_now(_: u64, _: u64, _: u64) -> ShortResult {
 }
 
 extern "C" fn signal(notification: u64, bits: u64, _: u64) -> ShortResult {
-    let Some(current) = cpu::this().current.get() else {
+    let Some(current) = cpu::this().current() else {
         return failed(Error::WrongState);
     };
     // SAFETY: this is the beginning of a kernel entry, and the section ends with this function: before any quiescent point.

@@ -59,7 +59,7 @@ pub(super) fn start(caller: Caller) -> Result<(), Error> {
 pub(super) fn exit(caller: Caller) {
     let thread = caller.thread();
     thread.rest.note_end(ThreadEnd::Exited, caller.argument(0));
-    thread.marks.kill();
+    thread.marks().kill();
     cpu::this().block().request(arch::cpu::Pending::THREAD);
 }
 
@@ -138,7 +138,7 @@ pub(super) fn suspend(caller: Caller, section: &mut Section) -> Result<Outcome, 
         END_WAIT => (ask::LOOK | ask::CANCEL, Until::Parked),
         _ => return Err(Error::BadArgument),
     };
-    thread.marks.suspend(true);
+    thread.marks().suspend(true);
     until(caller, &thread, goal, what, section)
 }
 
@@ -148,7 +148,7 @@ pub(super) fn resume(caller: Caller) -> Result<(), Error> {
     if thread.has_ended() {
         return Err(Error::Ended);
     }
-    if !thread.marks.suspend(false) {
+    if !thread.marks().suspend(false) {
         return Err(Error::WrongState);
     }
     schedule::ask(ThreadPtr::new(&thread), ask::LOOK);

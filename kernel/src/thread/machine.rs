@@ -1,4 +1,4 @@
-//! A thread's part in the machine: kernel stack, switch state, FPU state. On the host, a context alone.
+//! A thread's part in the machine: kernel stack, switch state, FPU state. On the host, a context and its marks alone.
 
 #[cfg(target_os = "none")]
 pub use bare::Machine;
@@ -7,6 +7,8 @@ pub use hosted::Machine;
 
 #[cfg(target_os = "none")]
 mod bare {
+    use core::sync::atomic::AtomicU32;
+
     use abi::{Error, UserContext};
     use arch::fpu::{self, FpuState, ImageError};
     use arch::switch::ThreadState;
@@ -21,6 +23,8 @@ mod bare {
         pub(crate) state: ThreadState,
         stack: Option<KernelStack>,
     }
+
+    const _: () = assert!(core::mem::offset_of!(Machine, state) == 0);
 
     impl Machine {
         /// The machine part of a thread that begins with `context` in the address space `space`.
@@ -93,6 +97,12 @@ mod bare {
             .map_err(bad_image)
         }
 
+        /// The word of the thread's marks, where the switch sees it.
+        #[inline]
+        pub(crate) fn marks(&self) -> &AtomicU32 {
+            self.state.extras().marks()
+        }
+
         /// The thread's saved user registers.
         #[inline]
         pub(crate) fn context(&self) -> *mut UserContext {
@@ -126,12 +136,14 @@ mod bare {
 #[cfg(not(target_os = "none"))]
 mod hosted {
     use core::cell::UnsafeCell;
+    use core::sync::atomic::AtomicU32;
 
     use abi::UserContext;
 
     /// A context.
     pub struct Machine {
         context: UnsafeCell<UserContext>,
+        marks: AtomicU32,
     }
 
     impl Machine {
@@ -139,7 +151,12 @@ mod hosted {
         pub const fn new(context: UserContext) -> Machine {
             Machine {
                 context: UnsafeCell::new(context),
+                marks: AtomicU32::new(0),
             }
+        }
+
+        pub(crate) fn marks(&self) -> &AtomicU32 {
+            &self.marks
         }
 
         pub(crate) fn context(&self) -> *mut UserContext {

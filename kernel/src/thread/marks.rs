@@ -20,32 +20,29 @@ const BUDGETED: u32 = 1 << 4;
 const ERROR_SHIFT: u32 = 16;
 const ERROR: u32 = u32::MAX << ERROR_SHIFT;
 
-/// The bits of one thread.
-pub(crate) struct Marks(AtomicU32);
+/// The bits of one thread. The word lies where the switch sees it together with others, so that one look serves for all.
+#[derive(Clone, Copy)]
+pub(crate) struct Marks<'a>(&'a AtomicU32);
 
-impl Marks {
-    pub(super) const fn new() -> Marks {
-        Marks(AtomicU32::new(0))
-    }
-
-    /// Not 0 if there is anything, and then with a bit in the lower half. One load, for the switch.
+impl Marks<'_> {
+    /// Those in a word that was 0 in the beginning.
     #[inline]
-    pub(crate) fn word(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+    pub(super) const fn of(word: &AtomicU32) -> Marks<'_> {
+        Marks(word)
     }
 
     /// Whether there is anything.
     #[inline]
-    pub(crate) fn any(&self) -> bool {
+    pub(crate) fn any(self) -> bool {
         self.0.load(Ordering::Relaxed) != 0
     }
 
     #[inline]
-    fn has(&self, mark: u32) -> bool {
+    fn has(self, mark: u32) -> bool {
         self.0.load(Ordering::SeqCst) & mark != 0
     }
 
-    fn set(&self, mark: u32, on: bool) -> bool {
+    fn set(self, mark: u32, on: bool) -> bool {
         let before = if on {
             self.0.fetch_or(mark, Ordering::SeqCst)
         } else {
@@ -55,52 +52,52 @@ impl Marks {
     }
 
     /// It shall end at its next way out of the kernel. Returns whether that was marked already.
-    pub(crate) fn kill(&self) -> bool {
+    pub(crate) fn kill(self) -> bool {
         self.set(KILLED, true)
     }
 
     /// Whether it shall end.
     #[inline]
-    pub(crate) fn is_killed(&self) -> bool {
+    pub(crate) fn is_killed(self) -> bool {
         self.has(KILLED)
     }
 
     /// It shall run no user code, or may again. Returns how it was before.
-    pub(crate) fn suspend(&self, on: bool) -> bool {
+    pub(crate) fn suspend(self, on: bool) -> bool {
         self.set(SUSPENDED, on)
     }
 
     /// Whether it shall run no user code.
-    pub(crate) fn is_suspended(&self) -> bool {
+    pub(crate) fn is_suspended(self) -> bool {
         self.has(SUSPENDED)
     }
 
     /// It belongs to a CPU that it may not run on, or does no more. For its home.
-    pub(crate) fn misplace(&self, on: bool) {
+    pub(crate) fn misplace(self, on: bool) {
         if self.has(MISPLACED) != on {
             self.set(MISPLACED, on);
         }
     }
 
     /// Whether it belongs to a CPU that it may not run on.
-    pub(crate) fn is_misplaced(&self) -> bool {
+    pub(crate) fn is_misplaced(self) -> bool {
         self.has(MISPLACED)
     }
 
     /// It has a budget, or none any more. For its home.
-    pub(crate) fn budget(&self, on: bool) {
+    pub(crate) fn budget(self, on: bool) {
         if self.has(BUDGETED) != on {
             self.set(BUDGETED, on);
         }
     }
 
     /// Whether it has a budget.
-    pub(crate) fn is_budgeted(&self) -> bool {
+    pub(crate) fn is_budgeted(self) -> bool {
         self.has(BUDGETED)
     }
 
     /// Leaves word that its wait is cancelled, for whoever has it in his hands. The latest word counts.
-    pub(crate) fn note_cancel(&self, error: Error) {
+    pub(crate) fn note_cancel(self, error: Error) {
         let word = CANCELLED | (error as u32) << ERROR_SHIFT;
         let _ = self
             .0
@@ -111,14 +108,14 @@ impl Marks {
 
     /// Forgets such a word, as its wait is over.
     #[inline]
-    pub(crate) fn forget_cancel(&self) {
+    pub(crate) fn forget_cancel(self) {
         if self.0.load(Ordering::Relaxed) & CANCELLED != 0 {
             self.set(CANCELLED | ERROR, false);
         }
     }
 
     /// The word that was left.
-    pub(super) fn noted_cancel(&self) -> Option<Error> {
+    pub(super) fn noted_cancel(self) -> Option<Error> {
         let marks = self.0.load(Ordering::SeqCst);
         if marks & CANCELLED == 0 {
             None
@@ -134,7 +131,8 @@ mod tests {
 
     #[test]
     fn the_latest_cancellation_is_kept_beside_all_other_marks() {
-        let marks = Marks::new();
+        let word = AtomicU32::new(0);
+        let marks = Marks::of(&word);
         assert!(!marks.any());
         assert_eq!(marks.noted_cancel(), None);
         for &error in Error::ALL {
@@ -154,7 +152,8 @@ mod tests {
 
     #[test]
     fn each_mark_comes_and_goes_by_itself() {
-        let marks = Marks::new();
+        let word = AtomicU32::new(0);
+        let marks = Marks::of(&word);
         assert!(!marks.suspend(true) && marks.suspend(true) && marks.any());
         assert!(!marks.is_killed() && !marks.is_misplaced() && !marks.is_budgeted());
         marks.budget(true);

@@ -85,7 +85,6 @@ pub struct Thread {
     /// [`ThreadState`] as far as it is no wait: new, ready (or running: that is the CPU's to know), ended.
     state: AtomicU32,
     pub(crate) asked: AtomicU32,
-    pub(crate) marks: Marks,
     /// Whether it is parked or has ended, and who waits for that.
     pub(crate) rest: Rest,
     /// It was preempted on its way out of the kernel, so that all of its user registers are in its context. Its home's.
@@ -98,7 +97,8 @@ pub struct Thread {
     out_of_inboxes: bool,
     /// Handles to it, in all processes.
     handles: AtomicU32,
-    /// What is left of its turn while it does not run, in ticks of the time-stamp counter; never nothing. Its home's.
+    /// How long its turn is, from when it comes, in ticks of the time-stamp counter; never nothing, unless its budget is used up. A yield
+    /// leaves it as it is. Its home's.
     pub(crate) slice: Cell<sched::Slice>,
     /// For how long it ran. Its home's.
     pub(crate) run_time: Lasting,
@@ -112,6 +112,8 @@ pub struct Thread {
     pub(crate) next: AtomicPtr<Thread>,
     pub(crate) previous: AtomicPtr<Thread>,
 }
+
+const _: () = assert!(core::mem::offset_of!(Thread, machine) == 0);
 
 // SAFETY: each cell is touched by the thread itself or its home CPU only, as its line says; all else is atomic or locked.
 unsafe impl Sync for Thread {}
@@ -176,7 +178,6 @@ impl Thread {
             priority: sched::ThreadPriority::new(base(priority)),
             state: AtomicU32::new(ThreadState::New as u32),
             asked: AtomicU32::new(0),
-            marks: Marks::new(),
             rest: Rest::new(),
             at_border: Cell::new(false),
             budget: Cell::new(None),
@@ -238,6 +239,12 @@ impl Thread {
             Ok(()) => 0,
             Err(error) => error as u64,
         };
+    }
+
+    /// What it must see to before it goes on in user mode.
+    #[inline]
+    pub(crate) fn marks(&self) -> Marks<'_> {
+        Marks::of(self.machine.marks())
     }
 
     /// Its effective priority.

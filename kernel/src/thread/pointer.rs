@@ -25,10 +25,12 @@ impl ThreadPtr {
         ThreadPtr(NonNull::from(thread))
     }
 
-    /// The thread at this address; `None` for null. The address must be a thread's.
+    /// The thread whose switch state this is; `None` for null. It must be a thread's, not a CPU's own.
+    #[cfg(target_os = "none")]
     #[inline]
-    pub(crate) fn from_raw(pointer: *mut Thread) -> Option<ThreadPtr> {
-        NonNull::new(pointer).map(ThreadPtr)
+    pub(crate) fn of_state(state: *mut arch::switch::ThreadState) -> Option<ThreadPtr> {
+        // The state is the first thing of a thread, whose address was given away when it came into its first queue.
+        NonNull::new(core::ptr::with_exposed_provenance_mut(state.addr())).map(ThreadPtr)
     }
 
     /// The thread.
@@ -49,7 +51,7 @@ impl ThreadPtr {
     /// The thread may have been woken by its home meanwhile; if it has even ended, its memory is kept by this CPU's section.
     pub(crate) fn cancel_if_due(self, stamp: u64, _section: &Section) {
         let thread = self.get();
-        if let Some(error) = thread.marks.noted_cancel()
+        if let Some(error) = thread.marks().noted_cancel()
             && thread.take_awaiting(Some(stamp))
         {
             thread.set_status(Err(error));

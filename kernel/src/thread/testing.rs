@@ -439,7 +439,7 @@ impl Program {
             WaitOn::Nothing,
             "a thread that runs waits for nothing"
         );
-        self.thread.marks.forget_cancel();
+        self.thread.marks().forget_cancel();
         self.release();
         self.status()
     }

@@ -45,7 +45,7 @@ fn each_kind_of_wait_can_be_cancelled_and_leaves_nothing_behind() {
             assert_eq!(client.reserved(), 0, "{name}");
             // A second one finds nothing to cancel.
             assert!(!client.cancel(error), "{name}");
-            client.thread().marks.forget_cancel();
+            client.thread().marks().forget_cancel();
         }
         // Nobody was left in a queue, and bits are not given to the one that left.
         assert_eq!(server.recv(&endpoint, Deadline::NOW), Err(Error::TimedOut));
@@ -166,15 +166,15 @@ fn a_word_left_in_transit_does_not_end_a_later_call() {
 #[test]
 fn a_kill_is_kept_when_the_word_of_a_cancelled_wait_is_forgotten() {
     let (_server, client, _) = pair();
-    client.thread().marks.kill();
+    client.thread().marks().kill();
     assert_eq!(client.sleep(), Ok(Went::Blocked));
     assert!(client.cancel(Error::Cancelled));
-    client.thread().marks.note_cancel(Error::Cancelled);
+    client.thread().marks().note_cancel(Error::Cancelled);
     assert_eq!(
         (woken(), client.resume()),
         (vec![client.pointer()], Err(Error::Cancelled))
     );
-    assert!(client.thread().marks.is_killed());
+    assert!(client.thread().marks().is_killed());
 }
 
 #[test]

@@ -160,7 +160,7 @@ impl World {
                 let program = self.program(thread);
                 assert_eq!(program.cancel(*error), expected);
                 if !expected {
-                    program.thread().marks.forget_cancel();
+                    program.thread().marks().forget_cancel();
                 }
             }
             Op::Leave => self.leave(thread),
@@ -262,7 +262,7 @@ impl World {
 
     /// The thread is killed and leaves; with the last one its process ends.
     fn leave(&mut self, thread: usize) {
-        self.program(thread).thread().marks.kill();
+        self.program(thread).thread().marks().kill();
         assert_eq!(
             self.program(thread).cancel(Error::Cancelled),
             self.model.cancel(thread, Error::Cancelled)

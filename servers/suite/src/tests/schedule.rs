@@ -25,6 +25,7 @@ tests! {
     lower_priority_waits_for_higher: 20,
     equal_priorities_share_a_cpu: 30,
     yield_lets_equals_run: 20,
+    who_never_yields_is_preempted_for_those_who_do: 30,
     time_never_runs_backwards: 20,
     sleepers_wake_in_order_and_not_early: 20,
     idle_cpus_are_idle: 20,
@@ -251,6 +252,39 @@ fn yield_lets_equals_run(world: &'static World) -> Verdict {
         must!(thread.join(soon()));
     }
     same!(turn.load(Ordering::Relaxed), 2000);
+    Ok(())
+}
+
+fn who_never_yields_is_preempted_for_those_who_do(world: &'static World) -> Verdict {
+    // Yields leave the timer alone, so that it must be set already whenever one lets a thread run that does not give its turn back.
+    let cpu = world.cpus - 1;
+    let yields = Arc::new(AtomicU64::new(0));
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut yielding = Vec::new();
+    for _ in 0..2 {
+        let (yields, stop) = (Arc::clone(&yields), Arc::clone(&stop));
+        yielding.push(must!(thread::Builder::new().cpu(cpu).spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                yields.fetch_add(1, Ordering::Relaxed);
+                thread::yield_now();
+            }
+        })));
+    }
+    let spinning = must!(thread::Builder::new().cpu(cpu).spawn(move || {
+        // All of this CPU's, so that the count grows only while this thread is off it.
+        for _ in 0..5 {
+            let before = yields.load(Ordering::Relaxed);
+            while yields.load(Ordering::Relaxed) == before {
+                core::hint::spin_loop();
+            }
+        }
+    }));
+    let ended = spinning.join(soon());
+    stop.store(true, Ordering::Relaxed);
+    must!(ended);
+    for thread in yielding {
+        must!(thread.join(soon()));
+    }
     Ok(())
 }
 

@@ -41,7 +41,11 @@ pub fn run(ws: &Workspace) -> Result<Outcome> {
         counts += Counts::FAILED;
         details.push("host tests: no test was run".into());
     }
-    Ok(Outcome { counts, details })
+    Ok(Outcome {
+        counts,
+        details,
+        ..Outcome::default()
+    })
 }
 
 /// Cargo's arguments that name every host test.

@@ -12,8 +12,9 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::accel::Accel;
 use crate::direct::{self, Direct};
@@ -251,6 +252,9 @@ pub struct Machine {
 
 /// How many of QEMU's own lines are kept.
 const COMPLAINTS: usize = 20;
+/// How long a QEMU without a serial line may take to end, and how often that is looked for.
+const LAST_STEPS: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(2);
 
 impl Machine {
     /// Starts the machine; what it says goes to `events`.
@@ -328,12 +332,22 @@ impl Machine {
         self.qmp.as_mut()
     }
 
-    /// Waits for a machine whose serial line is closed, and says how it ended.
+    /// Waits for a machine whose serial line is closed, and says how it ended. A QEMU that does not end is killed.
     ///
     /// # Errors
-    /// If the process can't be waited for.
+    /// If the process can't be waited for, or had to be killed.
     pub fn wait(&mut self) -> Result<Ending> {
-        let status = self.child.wait().context("waiting for QEMU")?;
+        let deadline = Instant::now() + LAST_STEPS;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().context("waiting for QEMU")? {
+                break status;
+            }
+            if Instant::now() >= deadline {
+                self.kill();
+                bail!("QEMU closed its serial line and did not end");
+            }
+            thread::sleep(POLL);
+        };
         let reset = self.qmp.as_mut().is_some_and(Qmp::saw_reset);
         Ok(match Ending::of(status) {
             Ending::PoweredOff if reset => Ending::Reset,

@@ -73,6 +73,10 @@ pub struct Outcome {
     pub counts: Counts,
     /// What a person has to read: failures with their circumstances, and why something was skipped.
     pub details: Vec<String>,
+    /// Names of those that held, as far as they have any of their own.
+    pub held: Vec<String>,
+    /// And of those that were skipped.
+    pub left_out: Vec<String>,
 }
 
 impl Outcome {
@@ -80,7 +84,7 @@ impl Outcome {
     pub fn passed() -> Self {
         Self {
             counts: Counts::PASSED,
-            details: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -89,6 +93,7 @@ impl Outcome {
         Self {
             counts: Counts::FAILED,
             details: vec![detail.into()],
+            ..Self::default()
         }
     }
 
@@ -97,6 +102,7 @@ impl Outcome {
         Self {
             counts: Counts::SKIPPED,
             details: vec![format!("SKIPPED: {}", why.into())],
+            ..Self::default()
         }
     }
 

@@ -1,6 +1,6 @@
 //! The tests that boot machines.
 //!
-//! A lane is a kind of test, a module here; it gives jobs, and a job is one boot. Two boots run at a time. Each prints
+//! A lane is a kind of test, a module here; it gives jobs, and a job is one boot (in `entries/` three, which belong together). Two boots run at a time. Each prints
 //! one line when it ends; what failed is explained under it, and the whole serial log is in `build/logs/`.
 
 mod bochs;
@@ -21,6 +21,7 @@ mod silent;
 mod suite;
 mod torture;
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -105,7 +106,7 @@ pub fn run(ws: Workspace, filter: &str) -> Result<Counts> {
         .collect();
     eprintln!("machine tests: {} boots, {AT_ONCE} at a time", jobs.len());
     let next = AtomicUsize::new(0);
-    let total = Mutex::new(Counts::default());
+    let total = Mutex::new(Outcome::default());
     // A machine is bound to the thread that started it, so each worker plays its sessions itself.
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
@@ -125,7 +126,9 @@ pub fn run(ws: Workspace, filter: &str) -> Result<Counts> {
                     let mut total = total
                         .lock()
                         .unwrap_or_else(std::sync::PoisonError::into_inner);
-                    *total += outcome.counts;
+                    total.counts += outcome.counts;
+                    total.held.extend(outcome.held);
+                    total.left_out.extend(outcome.left_out);
                     println!("{:<32} {}  ({seconds:.1} s)", job.name, outcome.counts);
                     for detail in &outcome.details {
                         println!("  {}", detail.replace('\n', "\n  "));
@@ -134,13 +137,41 @@ pub fn run(ws: Workspace, filter: &str) -> Result<Counts> {
             });
         }
     });
-    Ok(total
+    let total = total
         .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner))
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut counts = total.counts;
+    if filter.is_empty() {
+        for name in never_held(&total) {
+            println!("{name}: every machine skips it");
+            counts += Counts::FAILED;
+        }
+    }
+    Ok(counts)
+}
+
+/// Tests that some machine skipped and none passed: what nobody runs shows nothing.
+fn never_held(all: &Outcome) -> BTreeSet<&str> {
+    let held: BTreeSet<&str> = all.held.iter().map(String::as_str).collect();
+    let left_out = all.left_out.iter().map(String::as_str);
+    left_out.filter(|name| !held.contains(name)).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::report::Outcome;
+
+    #[test]
+    fn what_every_machine_skips_is_named_once() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let all = Outcome {
+            held: names(&["a", "b"]),
+            left_out: names(&["b", "c", "c"]),
+            ..Outcome::default()
+        };
+        assert!(super::never_held(&all).into_iter().eq(["c"]));
+    }
+
     #[test]
     fn names_are_unique_and_say_their_lane() {
         let mut names = super::names();

@@ -71,11 +71,15 @@ pub fn judge(lines: &[String]) -> Outcome {
     for line in lines.iter().filter_map(|l| parse(l)) {
         match line {
             Line::Test { name, verdict } => match verdict {
-                Verdict::Ok => outcome.counts += Counts::PASSED,
+                Verdict::Ok => {
+                    outcome.counts += Counts::PASSED;
+                    outcome.held.push(name);
+                }
                 Verdict::Failed(why) => outcome.fail(format!("{name}: {why}")),
                 Verdict::Skipped(why) => {
                     outcome.counts += Counts::SKIPPED;
                     outcome.details.push(format!("SKIPPED: {name}: {why}"));
+                    outcome.left_out.push(name);
                 }
             },
             Line::Done(counts) => {

@@ -58,7 +58,7 @@ impl fmt::Display for BadContext {
             BadContext::Cs => "CS is not a user code selector",
             BadContext::Ss => "SS is not a user stack selector",
             BadContext::Selector => "DS, ES, FS or GS can't be loaded by user code",
-            BadContext::Base => "an FS or GS base is not a user address",
+            BadContext::Base => "an FS or GS base is not canonical",
         })
     }
 }
@@ -94,7 +94,9 @@ pub fn sanitise(context: &mut UserContext, slots: &TlsSlots) -> Result<(), BadCo
     {
         return Err(BadContext::Selector);
     }
-    if !is_user_base(context.fs_base) || !is_user_base(context.gs_base) {
+    // Also in the kernel's half: `wrfsbase` and `wrgsbase` let user code have such, and what a thread has must be good to be put back.
+    // No entry judges by the GS base (`entry/paranoid.rs`).
+    if !is_canonical(context.fs_base) || !is_canonical(context.gs_base) {
         return Err(BadContext::Base);
     }
     context.rflags = context.rflags & USER_FLAGS | FIXED_FLAGS;
@@ -105,11 +107,6 @@ pub fn sanitise(context: &mut UserContext, slots: &TlsSlots) -> Result<(), BadCo
 pub const fn is_canonical(address: u64) -> bool {
     let upper = address as i64 >> 47;
     upper == 0 || upper == -1
-}
-
-/// Whether an FS or GS base can be user mode's: below the hole.
-pub const fn is_user_base(address: u64) -> bool {
-    address < 1 << 47
 }
 
 /// The context of a thread that has not run yet.
@@ -273,7 +270,7 @@ mod tests {
             (
                 BadContext::Base,
                 UserContext {
-                    gs_base: u64::MAX,
+                    gs_base: 1 << 63,
                     ..good
                 },
             ),

@@ -128,7 +128,7 @@ mod loading {
     /// Switches all breakpoints of this CPU off.
     pub(crate) fn switch_off() {
         // SAFETY: without breakpoints nothing changes for the kernel.
-        unsafe { asm!("mov dr7, {}", in(reg) OFF, options(nomem, nostack, preserves_flags)) };
+        unsafe { asm!("mov dr7, {}", in(reg) OFF, options(nomem, nostack)) };
     }
 
     /// Puts a thread's breakpoints in force.
@@ -151,7 +151,7 @@ mod loading {
                 in(reg) third,
                 in(reg) fourth,
                 in(reg) registers.control | OFF,
-                options(nomem, nostack, preserves_flags),
+                options(nomem, nostack),
             );
         }
     }
@@ -161,8 +161,8 @@ mod loading {
         let status;
         // SAFETY: DR6 only reports.
         unsafe {
-            asm!("mov {}, dr6", out(reg) status, options(nomem, nostack, preserves_flags));
-            asm!("mov dr6, {}", in(reg) RESET, options(nomem, nostack, preserves_flags));
+            asm!("mov {}, dr6", out(reg) status, options(nomem, nostack));
+            asm!("mov dr6, {}", in(reg) RESET, options(nomem, nostack));
         }
         status
     }

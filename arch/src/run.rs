@@ -40,10 +40,11 @@ impl Trap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::VECTOR_SYSENTER;
 
     #[test]
     fn every_vector_has_its_kind() {
-        for vector in 0..=257 {
+        for vector in 0..=VECTOR_SYSENTER {
             let context = UserContext {
                 vector,
                 ..UserContext::default()

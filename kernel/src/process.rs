@@ -27,6 +27,8 @@ pub const HANDLE_LIMIT: u32 = 16_384;
 pub const MAX_WATCHERS: usize = 4;
 /// Handles that one piece of a process's destruction closes.
 const HANDLES_A_PIECE: usize = 32;
+/// Threads that are told of their process's end between two preemption points.
+const ENDED_AT_ONCE: usize = 32;
 /// IPC area numbers that are remembered for reuse.
 const FREE_AREAS: usize = 64;
 
@@ -99,6 +101,8 @@ struct Inner {
     space: Option<Ref<Space>>,
     /// First of the list, in which each thread has one counted reference.
     first: *mut Thread,
+    /// The next one in the list to be ended, while the process's end goes through it.
+    to_end: *mut Thread,
     threads: u32,
     /// Handles to it that it was given itself before it had a thread.
     own_handles: u32,
@@ -186,6 +190,7 @@ impl Process {
                 context: UserContext::default(),
                 space: Some(space),
                 first: ptr::null_mut(),
+                to_end: ptr::null_mut(),
                 threads: 0,
                 own_handles: 0,
                 watchers: [const { None }; MAX_WATCHERS],
@@ -369,6 +374,9 @@ impl Process {
                     next.previous.store(previous, Ordering::Relaxed);
                 }
             }
+            if inner.to_end == pointer {
+                inner.to_end = next;
+            }
             inner.threads -= 1;
             if inner.threads == 0 && inner.state == ProcessState::Alive {
                 inner.state = ProcessState::Exited;
@@ -398,39 +406,41 @@ impl Process {
                     (ProcessState::Faulted, context.vector)
                 }
             };
+            inner.to_end = inner.first;
             inner.code
         };
-        // From here on no thread is added. Unstarted threads have nobody to end them but us.
-        let mut unstarted = true;
-        while unstarted {
-            unstarted = false;
-            let inner = self.inner.lock();
-            let mut next = inner.first;
-            let mut found: *mut Thread = ptr::null_mut();
-            // SAFETY: threads in the list are alive under its lock.
-            while let Some(thread) = unsafe { next.as_ref() } {
-                if thread.end_unstarted() {
-                    found = next;
-                    break;
-                }
-                if !thread.marks().is_killed() {
-                    thread.rest.note_end(ThreadEnd::Killed, code);
-                    thread.marks().kill();
-                    schedule::ask(ThreadPtr::new(thread), ask::LOOK);
-                }
-                next = thread.next.load(Ordering::Relaxed);
-            }
-            drop(inner);
-            // SAFETY: the thread is still in the list, as only we take an unstarted one out.
-            if let Some(thread) = unsafe { found.as_ref() } {
-                unstarted = true;
-                drop(self.remove_thread(thread));
-            }
+        // From here on no thread is added.
+        while self.end_some_threads(code) {
+            schedule::preemption_point();
         }
         let none_left = self.inner.lock().threads == 0;
         if none_left {
             self.finish();
         }
+    }
+
+    /// Ends the next few threads, from where the last call stopped; false if there are no more. For the one who ends the process.
+    ///
+    /// Threads that run, are ready or wait are told, and go by themselves. Unstarted ones have nobody to end them but us.
+    fn end_some_threads(&self, code: u64) -> bool {
+        for _ in 0..ENDED_AT_ONCE {
+            let mut inner = self.inner.lock();
+            // SAFETY: threads in the list are alive under its lock.
+            let Some(thread) = (unsafe { inner.to_end.as_ref() }) else {
+                return false;
+            };
+            inner.to_end = thread.next.load(Ordering::Relaxed);
+            thread.rest.note_end(ThreadEnd::Killed, code);
+            if thread.end_unstarted() {
+                drop(inner);
+                // It is still in the list, as only we take an unstarted one out.
+                drop(self.remove_thread(thread));
+            } else {
+                thread.marks().kill();
+                schedule::ask(ThreadPtr::new(thread), ask::LOOK);
+            }
+        }
+        true
     }
 
     /// Ends one thread of the process: at once if it was not started, else at its next way out of the kernel.

@@ -279,9 +279,8 @@ fn user_fault(context: &mut UserContext) {
     }
     // SAFETY: the thread is the current one of this CPU.
     unsafe { arch::switch::complete_context(&thread.machine.state) };
-    // SAFETY: all kernel code between two quiescent points is inside a section.
-    let section = unsafe { Section::enter() };
-    let process = thread.process().borrow(&section);
+    // The thread keeps it alive, also over the preemption points that its end may have.
+    let process = thread.process();
     let context = &*context;
     log::error!(
         "process {} ({}), thread {}: {} at {:#x}{}",

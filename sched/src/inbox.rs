@@ -73,8 +73,8 @@ impl<T: Node> Inbox<T> {
     /// Puts a thread in, from any CPU, unless it is in an inbox already.
     ///
     /// The thread must stay allocated until the owner has been handed it. All inboxes share the thread's one
-    /// link: a thread that moves from CPU to CPU must not be pushed to the new one before it was drained from
-    /// the old one, or [`Pushed::Already`] speaks of the old.
+    /// link: while a thread that moves from CPU to CPU is still in the old one's, [`Pushed::Already`] speaks of that, whose owner
+    /// sends it on when it finds it ([`Home`](crate::Home)).
     pub fn push(&self, thread: T) -> Pushed {
         let links = &thread.links().inbox;
         if links.pending.swap(true, Ordering::AcqRel) {

@@ -131,12 +131,21 @@ impl IdleSet {
         group.0.fetch_and(!bit, Ordering::SeqCst) & bit != 0
     }
 
-    /// Whether some CPU near this one seems to be idle: one load.
+    /// Whether one of the first `count` CPUs seems to be idle: one load if there is one near `cpu`, or if all are near each other.
     #[inline]
-    pub fn has_near(&self, cpu: u32) -> bool {
-        self.groups
-            .get((cpu / GROUP) as usize)
-            .is_some_and(|group| group.0.load(Ordering::Relaxed) != 0)
+    pub fn has_any(&self, cpu: u32, count: u32) -> bool {
+        self.has_in((cpu / GROUP) as usize) || (count > GROUP && self.has_far(count))
+    }
+
+    #[cold]
+    fn has_far(&self, count: u32) -> bool {
+        (0..count.div_ceil(GROUP) as usize).any(|group| self.has_in(group))
+    }
+
+    #[inline]
+    fn has_in(&self, group: usize) -> bool {
+        let group = self.groups.get(group);
+        group.is_some_and(|group| group.0.load(Ordering::Relaxed) != 0)
     }
 
     /// Whether no CPU seems to be idle.

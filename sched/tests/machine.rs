@@ -12,7 +12,7 @@ use sched::{
     ThreadPriority, Turn, busiest,
 };
 
-const CPUS: u32 = 4;
+const CPUS: u32 = 18;
 const THREADS: usize = 10;
 const QUANTUM: u64 = 100;
 /// As many ready threads as the kernel looks at.
@@ -93,6 +93,7 @@ impl Machine {
                 .pick(self.loads(), |cpu| thread.affinity.allows(cpu))
                 .expect("every affinity of the test has a CPU");
         } else if self.load(cpu) != 0
+            && self.idle.has_any(cpu, CPUS)
             && let Some(idle) = self.idle.claim(cpu, &thread.affinity)
         {
             to = idle;

@@ -79,7 +79,8 @@ fn idle_cpus_are_claimed_near_ones_first_each_once_and_only_if_allowed() {
         idle.enter(cpu);
     }
     let anywhere = SharedAffinity::any();
-    assert!(idle.has_near(0) && idle.has_near(31) && !idle.has_near(32));
+    assert!(idle.has_any(0, 8) && idle.has_any(31, 512), "near");
+    assert!(idle.has_any(32, 48) && idle.has_any(100, 512), "far");
     assert_eq!(idle.claim(20, &anywhere), Some(17));
     let not_18 = SharedAffinity::any();
     let words: Vec<u64> = (0..8)

@@ -201,14 +201,14 @@ fn cr4(features: &Features) -> u64 {
 fn read_cr0() -> u64 {
     let value;
     // SAFETY: reading CR0 has no effect.
-    unsafe { asm!("mov {}, cr0", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    unsafe { asm!("mov {}, cr0", out(reg) value, options(nomem, nostack)) };
     value
 }
 
 fn read_cr4() -> u64 {
     let value;
     // SAFETY: reading CR4 has no effect.
-    unsafe { asm!("mov {}, cr4", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    unsafe { asm!("mov {}, cr4", out(reg) value, options(nomem, nostack)) };
     value
 }
 
@@ -216,12 +216,12 @@ fn read_cr4() -> u64 {
 /// The value must keep the kernel running: protection and paging on.
 unsafe fn write_cr0(value: u64) {
     // SAFETY: the caller's promise.
-    unsafe { asm!("mov cr0, {}", in(reg) value, options(nostack, preserves_flags)) };
+    unsafe { asm!("mov cr0, {}", in(reg) value, options(nostack)) };
 }
 
 /// # Safety
 /// The value must set only bits that the CPU has and keep PAE.
 unsafe fn write_cr4(value: u64) {
     // SAFETY: the caller's promise.
-    unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack, preserves_flags)) };
+    unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack)) };
 }

@@ -85,10 +85,10 @@ pub(super) unsafe fn agree() -> bool {
     // again, flushed, caches as before. Interrupts are off and no other CPU shares this one's caches' contents unflushed.
     unsafe {
         let (cr0, cr3, cr4): (u64, u64, u64);
-        asm!("mov {}, cr4", out(reg) cr4, options(nomem, nostack, preserves_flags));
+        asm!("mov {}, cr4", out(reg) cr4, options(nomem, nostack));
         // Without PGE, or entries of global pages would stay.
-        asm!("mov cr4, {}", in(reg) cr4 & !(1 << 7), options(nostack, preserves_flags));
-        asm!("mov {}, cr0", out(reg) cr0, options(nomem, nostack, preserves_flags));
+        asm!("mov cr4, {}", in(reg) cr4 & !(1 << 7), options(nostack));
+        asm!("mov {}, cr0", out(reg) cr0, options(nomem, nostack));
         asm!("mov cr0, {}", "wbinvd", in(reg) (cr0 | 1 << 30) & !(1 << 29), options(nostack));
         asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) cr3, options(nostack));
         let capability = CAPABILITY.read();

@@ -14,7 +14,8 @@
 //!
 //! The values for CR3 lie in the block (see [`UserTables`](crate::cpu::UserTables)); the change of address spaces sets them. There is
 //! no free register at any of these places, so RAX, or RSP where it is lost anyway, goes to the block's scratch word: interrupts are
-//! off, and NMI, #DB, #MC and #DF, which may come in between, use neither the word nor this stack (`paranoid.rs`).
+//! off, and what may come in between uses neither the word nor this stack: NMI, #MC and #DF never do, and #DB does only when it comes from
+//! user mode (`paranoid.rs`).
 
 use core::arch::naked_asm;
 

@@ -25,7 +25,7 @@ mod vectors;
 
 pub use alternatives::patch;
 pub use run::{RunContext, come_back, run};
-pub use vectors::{EXIT_TRAP, return_to_user};
+pub use vectors::return_to_user;
 
 use abi::UserContext;
 

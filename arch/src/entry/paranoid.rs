@@ -228,7 +228,7 @@ pub(super) unsafe extern "C" fn double_fault() {
 
 /// Back to kernel code, which may be an NMI's. There `iretq` would let the next NMI in, on the stack that is in use (Intel SDM vol. 3A
 /// §6.7.1), so it returns by `popfq` and `ret`: the two words that they need go below the stack pointer of the interrupted code,
-/// where the kernel keeps nothing. SS is null in all such code, and stays so.
+/// where the kernel keeps nothing. SS stays as it is, which is as it was: an interrupt without a change of privilege leaves it alone.
 ///
 /// In: RAX whether code of this file was interrupted, as the handler says; RSP at the context; R12, R14 as [`build_context`] left them.
 macro_rules! leave_to_kernel_or_nmi {
@@ -433,8 +433,8 @@ extern "C" fn machine_check_handler(context: &mut abi::UserContext) -> bool {
 }
 
 /// Whether the interrupted code is this file's: a handler, which is counted in the block, or the assembly around one. That need not be an
-/// NMI's to have interrupted one: a #MC may come inside a #DB inside an NMI. In all of this code RSP is on an IST stack and SS is null,
-/// so that the way back that is right inside an NMI is right here. (In the part of [`debug`] that came from user mode they are not.)
+/// NMI's to have interrupted one: a #MC may come inside a #DB inside an NMI. In all of this code RSP is on an IST stack, so that the
+/// way back that is right inside an NMI is right here. (In the part of [`debug`] that came from user mode it is not.)
 fn interrupted_its_like(context: &abi::UserContext) -> bool {
     unsafe extern "C" {
         static switchyard_nmi_end: u8;

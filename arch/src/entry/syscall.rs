@@ -20,6 +20,8 @@ use crate::context::{NO_CALL, USER_CODE64, USER_DATA, VECTOR_SYSCALL};
 use crate::cpu;
 use crate::hooks;
 
+const _: () = assert!(abi::SHORT_CALLS.is_power_of_two());
+
 /// Trap and resume flag: with either, `sysretq` would not do what `iretq` does.
 const TF_RF: u32 = 1 << 8 | 1 << 16;
 
@@ -55,6 +57,7 @@ pub(super) unsafe extern "C" fn entry() {
         "mov rsp, gs:[{stack_top}]",
         "cmp rax, {short_calls}",
         "jae 5f",
+        "and eax, {short_mask}",    // also where the branch was guessed wrongly: no call through what lies behind the table
 
         // A short call. Nothing comes in on this stack meanwhile, so that places below RSP may be written. No register is at hand: a run
         // (`run.rs`) keeps them all.
@@ -146,6 +149,7 @@ pub(super) unsafe extern "C" fn entry() {
         pending = const cpu_offset::PENDING,
         table = const cpu_offset::SHORT_CALLS,
         short_calls = const abi::SHORT_CALLS,
+        short_mask = const abi::SHORT_CALLS - 1,
         user_data = const USER_DATA,
         user_code = const USER_CODE64,
         vector = const VECTOR_SYSCALL,

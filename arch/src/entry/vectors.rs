@@ -173,9 +173,6 @@ pub unsafe extern "C" fn return_to_user() {
     )
 }
 
-/// Where a new thread's first switch "returns" to.
-pub const EXIT_TRAP: unsafe extern "C" fn() = return_to_user;
-
 const PAGE_FAULT: u64 = 14;
 const FPU_TRAP: u64 = 7;
 
@@ -207,7 +204,7 @@ pub(super) fn read_cr2() -> u64 {
     let value;
     // SAFETY: reading CR2 has no effect.
     unsafe {
-        core::arch::asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags));
+        core::arch::asm!("mov {}, cr2", out(reg) value, options(nomem, nostack));
     }
     value
 }

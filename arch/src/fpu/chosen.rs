@@ -143,7 +143,7 @@ pub(super) unsafe fn restore(area: *const u8) -> Result<(), Damaged> {
             ".popsection",
             refused = label { return Err(Damaged) },
             known = const KNOWN,
-            in("rdi") area, out("eax") _, out("edx") _, options(nostack),
+            in("rdi") area, out("eax") _, out("edx") _,
         );
     }
     Ok(())

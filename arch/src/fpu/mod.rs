@@ -106,7 +106,7 @@ mod bare {
             // SAFETY: every CPU runs with this value and TS clear or set; TS makes the next FPU instruction a #NM.
             unsafe {
                 asm!("mov cr0, {}", in(reg) cpu::CR0 | cpu::CR0_TASK_SWITCHED,
-                    options(nomem, nostack, preserves_flags));
+                    options(nomem, nostack));
             }
         }
 

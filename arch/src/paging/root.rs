@@ -38,7 +38,7 @@ pub const KEEP: u64 = 1 << 63;
 #[inline(always)]
 pub unsafe fn load_cr3(value: u64) {
     // SAFETY: the caller's promise. No `nomem`, so that no access moves across.
-    unsafe { asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
+    unsafe { asm!("mov cr3, {}", in(reg) value, options(nostack)) };
 }
 
 /// Flushes this CPU's TLB and paging-structure caches, apart from global entries and, where names are in use, other names.
@@ -46,7 +46,7 @@ pub unsafe fn load_cr3(value: u64) {
 pub fn reload_cr3() {
     // SAFETY: CR3 gets the value that it has; reading gives bit 63 as 0. No `nomem`: entries may have changed.
     unsafe {
-        asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack, preserves_flags));
+        asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack));
     }
 }
 

@@ -47,7 +47,8 @@ pub(super) fn settle(cpu: &Cpu, thread: ThreadPtr) {
         "a thread that stepped aside does not run"
     );
     let marks = thread.get().marks();
-    if marks.is_suspended() && !marks.is_killed() {
+    // One that left at a preemption point is in the middle of a system call: it is parked at the end of that.
+    if marks.is_suspended() && !marks.is_killed() && thread.get().at_border.get() {
         park(thread);
         if marks.is_misplaced() {
             migrate::give_to_allowed(cpu, thread, migrate::Was::Off);

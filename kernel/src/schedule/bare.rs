@@ -166,7 +166,7 @@ pub fn reschedule() {
             run.push_back(current, priority);
         }
     }
-    if migrate::has_idle_near(cpu) {
+    if migrate::has_idle(cpu) {
         // Somebody waits now who did not before: whoever comes gives him away, when he has left the CPU.
         cpu.shed_asked.store(true, Ordering::Relaxed);
         cpu.block().request(Pending::INBOX);

@@ -81,7 +81,7 @@ pub(super) fn expire(cpu: &Cpu) {
 pub fn retime() {
     let cpu = cpu::this();
     expire(cpu);
-    migrate::shed_if_idle_near(cpu);
+    migrate::shed_if_some_idle(cpu);
     if let Some(current) = cpu.current() {
         let now = time::ticks();
         if Slice::until(cpu.turn_end(current.get()), now).is_spent() {

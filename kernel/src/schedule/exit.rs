@@ -178,9 +178,8 @@ pub fn leave_thread() -> ! {
     if let Some(notification) = thread.set_bound(None) {
         notification.unbind();
     }
-    // SAFETY: all kernel code between two quiescent points is inside a section.
-    let section = unsafe { Section::enter() };
-    let process = thread.process().borrow(&section);
+    // The thread keeps it alive, also over the preemption points that its end may have.
+    let process = thread.process();
     // SAFETY: the thread does not go back to user mode.
     unsafe { arch::fpu::forget_current() };
     // The list's reference may be the last; the thread's memory then stays until this CPU has left it.

@@ -42,7 +42,9 @@ pub fn run_idle() -> ! {
         if quiescent::pending() != 0 {
             hurry_stragglers();
         }
-        if cpu.block().has_requests() {
+        // The end of an object may have made a thread ready, and here nobody asks the CPU to look.
+        // SAFETY: this is the CPU; the borrow ends with the condition.
+        if cpu.block().has_requests() || !unsafe { cpu.run_queue() }.is_empty() {
             continue;
         }
         wait_for_work(cpu);

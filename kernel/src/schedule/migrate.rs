@@ -115,7 +115,7 @@ pub(super) fn take_in(cpu: &Cpu, thread: ThreadPtr) {
 /// A thread is about to be queued behind others: gives it to an idle CPU instead, if there is one that it may run on.
 #[inline]
 pub(super) fn offer(cpu: &Cpu, thread: ThreadPtr) -> bool {
-    IDLE.has_near(cpu.index()) && cpu.current() != Some(thread) && offer_to_idle(cpu, thread)
+    has_idle(cpu) && cpu.current() != Some(thread) && offer_to_idle(cpu, thread)
 }
 
 #[cold]
@@ -148,7 +148,7 @@ pub(super) fn shed(cpu: &Cpu) {
         cpu.load.sub(1);
         give(cpu, thread, to, Transit::Pulled);
     }
-    if cpu.load.get() > 1 && !IDLE.is_empty() {
+    if cpu.load.get() > 1 && has_idle(cpu) {
         // What is left may not run on any of those that are idle: they need not ask again soon.
         cpu.barren_until.store(
             arch::time::ticks().saturating_add(cpu.quantum.get()),
@@ -157,18 +157,19 @@ pub(super) fn shed(cpu: &Cpu) {
     }
 }
 
-/// [`shed`], if threads wait and some CPU near is idle: when a turn ends, and when a thread was pushed aside by a higher one.
+/// [`shed`], if threads wait and some CPU is idle: when a turn ends, and when a thread was pushed aside by a higher one.
 #[inline]
-pub(super) fn shed_if_idle_near(cpu: &Cpu) {
+pub(super) fn shed_if_some_idle(cpu: &Cpu) {
     // SAFETY: this is the CPU; the borrow ends with the condition.
-    if IDLE.has_near(cpu.index()) && !unsafe { cpu.run_queue() }.is_empty() {
+    if has_idle(cpu) && !unsafe { cpu.run_queue() }.is_empty() {
         shed(cpu);
     }
 }
 
-/// Whether some CPU near this one is idle.
-pub(super) fn has_idle_near(cpu: &Cpu) -> bool {
-    IDLE.has_near(cpu.index())
+/// Whether some CPU is idle.
+#[inline]
+pub(super) fn has_idle(cpu: &Cpu) -> bool {
+    IDLE.has_any(cpu.index(), cpu::count())
 }
 
 /// This CPU has nothing to run: from now on others may give it threads.

@@ -5,7 +5,7 @@ use core::ptr;
 
 use abi::info::ThreadEnd;
 use abi::{Badge, CpuSet, Deadline, Error, Priority, Rights};
-use arch::context::is_user_base;
+use arch::context::is_canonical;
 
 use sched::{Affinity, Allowance};
 
@@ -100,7 +100,7 @@ pub(super) fn set_affinity(caller: Caller, section: &mut Section) -> Result<Outc
     if !affinity.allows_any_of(cpu::count()) {
         return Err(Error::OutOfRange);
     }
-    thread.affinity.set(&affinity);
+    thread.rest.in_turn(|| thread.affinity.set(&affinity));
     until(caller, &thread, Until::Placed, ask::LOOK, section)
 }
 
@@ -234,7 +234,7 @@ pub(super) fn set_budget(caller: Caller) -> Result<(), Error> {
 /// `thread_set_fs_base`.
 pub(super) fn set_fs_base(caller: Caller) -> Result<(), Error> {
     let base = caller.argument(0);
-    if !is_user_base(base) {
+    if !is_canonical(base) {
         return Err(Error::BadArgument);
     }
     // SAFETY: this is a call of the current thread, and the base was checked.

@@ -70,6 +70,12 @@ impl Rest {
         }
     }
 
+    /// Does something that several may want to do at a time, one after another. It must be short and take no lock.
+    pub(crate) fn in_turn(&self, act: impl FnOnce()) {
+        let _turn = self.inner.lock();
+        act();
+    }
+
     /// Notes how the thread ends. Who is first counts; the code is there before it is read, at the end itself.
     pub(crate) fn note_end(&self, how: ThreadEnd, code: u64) {
         const CLAIMED: u64 = u64::MAX;

@@ -153,9 +153,7 @@ fn contexts_that_would_fault_in_the_kernel_are_refused(_: &'static World) -> Ver
         ("past the table", |c| c.ds = 0x60),
         ("local table", |c| c.es = 0x07),
         ("fs base in the hole", |c| c.fs_base = 1 << 47),
-        ("gs base in the kernel", |c| {
-            c.gs_base = 0xFFFF_8000_0000_0000;
-        }),
+        ("gs base in the hole", |c| c.gs_base = 1 << 63),
     ];
     for (name, change) in bad {
         let mut context = good;

@@ -112,7 +112,8 @@ fn registers_of_a_suspended_thread_can_be_had_and_set(world: &'static World) -> 
             r15: !seen.r15,
             rsp: 0x2222,
             fs_base: 0x3333_0000,
-            gs_base: 0x4444_0000,
+            // Such as `wrgsbase` would give it.
+            gs_base: 0xFFFF_8000_4444_0000,
             fs: 0,
             gs: 0,
             ds: 0x43,
@@ -131,7 +132,7 @@ fn registers_of_a_suspended_thread_can_be_had_and_set(world: &'static World) -> 
                 ..changed
             },
             UserContext {
-                gs_base: u64::MAX,
+                gs_base: 1 << 63,
                 ..changed
             },
         ] {

@@ -74,9 +74,9 @@ test: setup
 test-host: _tools
     @{{tools}} test --only host < /dev/null
 
-# Run the tests that boot machines (filter=NAME for some of them)
+# Run the tests that boot machines (filter=NAME for some of them, cmdline= for more words to the kernel)
 test-machine: setup
-    @{{tools}} test --only machine --filter "{{filter}}" < /dev/null
+    @{{tools}} test --only machine --filter "{{filter}}" --cmdline "{{cmdline}}" < /dev/null
 
 # List the machine tests by name
 test-list: _tools

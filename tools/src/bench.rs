@@ -65,7 +65,7 @@ pub fn run() -> Result<()> {
         ..Plan::tests("bench")
     };
     let files = image::build(&ws, &plan)?;
-    let lab = Lab::new(ws)?;
+    let lab = Lab::new(ws, "")?;
     eprintln!("bench: one CPU, counting guest instructions");
     let machine = |cpu: &str| -> Result<Spec> {
         let mut spec = lab.machine(lab.direct("bench", &files)?, CPUS, cpu);

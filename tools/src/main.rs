@@ -54,6 +54,9 @@ enum Command {
         /// Only machine tests whose name contains this
         #[arg(long, default_value = "")]
         filter: String,
+        /// More words for the kernel's command line, in all machine tests with test programs
+        #[arg(long, default_value = "")]
+        cmdline: String,
         /// List the machine tests instead
         #[arg(long)]
         list: bool,
@@ -112,7 +115,12 @@ fn dispatch(command: Command) -> Result<ExitCode> {
                 println!("{name}");
             }
         }
-        Command::Test { only, filter, .. } => return test(only, &filter),
+        Command::Test {
+            only,
+            filter,
+            cmdline,
+            ..
+        } => return test(only, &filter, &cmdline),
         Command::Bench => bench::run()?,
         Command::BenchScale => bench::scale::run()?,
         Command::Screenshot { path, options } => screenshot::run(&options, &path)?,
@@ -122,7 +130,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
 }
 
 /// Runs the tests asked for; the last line is their count.
-fn test(only: Option<Kind>, filter: &str) -> Result<ExitCode> {
+fn test(only: Option<Kind>, filter: &str, cmdline: &str) -> Result<ExitCode> {
     let ws = Workspace::find()?;
     let mut total = Counts::default();
     // A filter names machine tests.
@@ -135,7 +143,7 @@ fn test(only: Option<Kind>, filter: &str) -> Result<ExitCode> {
     }
     if only != Some(Kind::Host) {
         // What can't be built is a failure among the tests, so that the count is there in any case.
-        total += machine_tests::run(ws, filter).unwrap_or_else(|error| {
+        total += machine_tests::run(ws, filter, cmdline).unwrap_or_else(|error| {
             let outcome = Outcome::failed(format!("machine tests: {error:#}"));
             println!("{}", outcome.details.join("\n"));
             outcome.counts

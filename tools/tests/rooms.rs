@@ -24,7 +24,7 @@ const RULES: [(&str, &[&str]); 11] = [
 const EXTRA: [(&str, &str); 2] = [("console", "screen"), ("boot-multiboot", "screen")];
 
 /// Packages that hold no `unsafe` code at all.
-const SAFE: [&str; 8] = [
+const SAFE: [&str; 9] = [
     "abi",
     "sched",
     "boot-core",
@@ -33,6 +33,7 @@ const SAFE: [&str; 8] = [
     "init",
     "names",
     "shell",
+    "torture",
 ];
 
 fn workspace() -> Metadata {

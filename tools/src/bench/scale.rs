@@ -28,7 +28,7 @@ pub fn run() -> Result<()> {
         ..Plan::tests("bench-scale")
     };
     let files = image::build(&ws, &plan)?;
-    let lab = Lab::new(ws)?;
+    let lab = Lab::new(ws, "")?;
     let mut all = Vec::new();
     for cpus in CPUS {
         eprintln!("bench-scale: {cpus} CPUs, counting guest instructions");

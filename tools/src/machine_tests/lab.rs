@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::accel::Accel;
 use crate::cargo::{self, BARE, Profile, UEFI};
+use crate::config::with_options;
 use crate::feeder::Feeder;
 use crate::firmware::{self, Firmware};
 use crate::image::{self, Plan};
@@ -35,6 +36,8 @@ fn once<T>(cell: &Once<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
 pub struct Lab {
     /// The workspace.
     pub ws: Workspace,
+    /// Words at the end of the command line of kernels that run test programs.
+    cmdline: String,
     firmware: Firmware,
     product: Once<Files>,
     tests: Once<Files>,
@@ -45,13 +48,14 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A lab with nothing built yet.
+    /// A lab with nothing built yet. `cmdline`: more words for kernels that run test programs.
     ///
     /// # Errors
     /// If the firmware is missing.
-    pub fn new(ws: Workspace) -> Result<Self> {
+    pub fn new(ws: Workspace, cmdline: &str) -> Result<Self> {
         Ok(Self {
             ws,
+            cmdline: cmdline.to_owned(),
             firmware: firmware::find().context("no OVMF firmware found (./justw setup)")?,
             product: OnceLock::new(),
             tests: OnceLock::new(),
@@ -79,7 +83,8 @@ impl Lab {
     /// If they can't be built.
     pub fn tests(&self) -> Result<&Files> {
         once(&self.tests, || {
-            image::build(&self.ws, &Plan::tests("tests"))
+            let files = image::build(&self.ws, &Plan::tests("tests"))?;
+            with_options(&files, &self.cmdline)
         })
     }
 
@@ -109,7 +114,7 @@ impl Lab {
     pub fn tests_with(&self, cmdline: &str) -> Result<Files> {
         self.tests()?;
         let plan = Plan {
-            cmdline: Some(cmdline.into()),
+            cmdline: Some(format!("{cmdline} {}", self.cmdline).trim_end().to_owned()),
             ..Plan::tests("tests")
         };
         image::contents(&self.ws, &plan)

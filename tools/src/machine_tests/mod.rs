@@ -86,11 +86,11 @@ pub fn names() -> Vec<String> {
     all().into_iter().map(|job| job.name).collect()
 }
 
-/// Runs the jobs whose name contains `filter`.
+/// Runs the jobs whose name contains `filter`, with more words for the kernel's command line in those that run test programs.
 ///
 /// # Errors
 /// If no name does, or there is no firmware. All other failures are counted, not errors.
-pub fn run(ws: Workspace, filter: &str) -> Result<Counts> {
+pub fn run(ws: Workspace, filter: &str, cmdline: &str) -> Result<Counts> {
     let jobs: Vec<Job> = all()
         .into_iter()
         .filter(|j| j.name.contains(filter))
@@ -98,7 +98,7 @@ pub fn run(ws: Workspace, filter: &str) -> Result<Counts> {
     if jobs.is_empty() {
         bail!("no machine test's name contains '{filter}' (just test-list)");
     }
-    let lab = Lab::new(ws)?;
+    let lab = Lab::new(ws, cmdline)?;
     // Jobs share what they need; what can't be built fails those that need it, and the others still run.
     let prepared: Vec<Result<(), String>> = jobs
         .iter()

@@ -1,7 +1,7 @@
 //! The torture of threads on machines that differ in how a thread's registers are kept: `servers/torture` says what it does.
 //!
 //! Each makes a million switches at least, and every kind of disturbance. The seed is new each time; the log has it, and
-//! `cmdline='manifest=tests-torture torture=seed=N'` on an image of the tests repeats it.
+//! `./justw cmdline=torture=seed=N filter=torture/4/max test-machine` repeats it.
 
 use std::time::Duration;
 

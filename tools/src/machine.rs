@@ -253,7 +253,7 @@ pub struct Machine {
 /// How many of QEMU's own lines are kept.
 const COMPLAINTS: usize = 20;
 /// How long a QEMU without a serial line may take to end, and how often that is looked for.
-const LAST_STEPS: Duration = Duration::from_secs(60);
+const LAST_STEPS: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(2);
 
 impl Machine {

@@ -17,7 +17,7 @@
 //! | APX | 19 | off: its registers are general ones, which a lazy restore can't serve |
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// XCR0: x87, SSE, AVX (Intel SDM vol. 1 §13.3).
 const BASE: u64 = 0b111;
@@ -114,6 +114,17 @@ pub fn use_standard_format_only() {
     STANDARD_ONLY.store(true, Ordering::Relaxed);
 }
 
+/// What of XCR0 may be set.
+static ALLOWED: AtomicU64 = AtomicU64::new(u64::MAX);
+/// x87 and SSE, which all 64-bit code may use: they can't be left out.
+const ALWAYS: u64 = 0b11;
+
+/// Leaves components out that this machine has: only those whose bits in XCR0 are in `components` are enabled, and x87 and SSE in any
+/// case (Intel SDM vol. 1 §13.3). To be called before [`Layout::detect`].
+pub fn allow_components(components: u64) {
+    ALLOWED.store(components | ALWAYS, Ordering::Relaxed);
+}
+
 /// EAX, EBX, ECX and EDX of a leaf.
 pub(super) type Leaf = [u32; 4];
 
@@ -127,11 +138,12 @@ impl Layout {
     /// The layout for the CPU that this runs on.
     pub fn detect() -> Layout {
         Layout::from_cpuid(|leaf, subleaf| {
-            let mut found = cpuid(leaf, subleaf);
-            if (leaf, subleaf) == (0xD, 1) && STANDARD_ONLY.load(Ordering::Relaxed) {
-                found[0] &= !COMPACTING;
-            }
-            found
+            restricted(
+                (leaf, subleaf),
+                cpuid(leaf, subleaf),
+                STANDARD_ONLY.load(Ordering::Relaxed),
+                ALLOWED.load(Ordering::Relaxed),
+            )
         })
     }
 
@@ -314,6 +326,16 @@ impl fmt::Display for Layout {
     }
 }
 
+/// A leaf without what shall be left alone: instructions that compact, and components that are not allowed.
+fn restricted(which: (u32, u32), found: Leaf, standard_only: bool, allowed: u64) -> Leaf {
+    let [a, b, c, d] = found;
+    match which {
+        (0xD, 0) => [a & allowed as u32, b, c, d & (allowed >> 32) as u32],
+        (0xD, 1) if standard_only => [a & !COMPACTING, b, c, d],
+        _ => found,
+    }
+}
+
 /// What XCR0 shall be, of what the CPU offers.
 fn enabled(offered: u64, cpuid: &impl Fn(u32, u32) -> Leaf) -> u64 {
     let fits = |bits: u64| {
@@ -446,6 +468,27 @@ mod tests {
             ..Cpu::SERVER
         };
         assert_eq!(without_avx.layout().xcr0, 3);
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_left_out() {
+        let with = |standard_only, allowed| {
+            Layout::from_cpuid(|leaf, subleaf| {
+                let found = Cpu::SERVER.cpuid(leaf, subleaf);
+                restricted((leaf, subleaf), found, standard_only, allowed)
+            })
+        };
+        assert_eq!(with(false, u64::MAX), Cpu::SERVER.layout());
+        let narrow = with(false, ALWAYS);
+        assert_eq!(
+            (narrow.method, narrow.xcr0, narrow.bytes),
+            (Method::Xsaves, 3, 576)
+        );
+        assert_eq!(with(false, 7).xcr0, 7);
+        // AVX-512 is of no use without AVX.
+        assert_eq!(with(false, 0xE3).xcr0, 3);
+        let standard = with(true, 7);
+        assert_eq!((standard.method, standard.xcr0), (Method::Xsaveopt, 7));
     }
 
     #[test]

@@ -38,7 +38,9 @@ pub use area::{Damaged, fixup};
 #[cfg(target_os = "none")]
 pub(crate) use chosen::patch;
 pub use image::ImageError;
-pub use layout::{AREA_ALIGNMENT, IMAGE_ROOM, Layout, Method, use_standard_format_only};
+pub use layout::{
+    AREA_ALIGNMENT, IMAGE_ROOM, Layout, Method, allow_components, use_standard_format_only,
+};
 #[cfg(target_os = "none")]
 pub(crate) use policy::Exchange;
 pub use policy::{Counters, FpuState, Owner, Trap};

@@ -49,6 +49,21 @@ impl FpuMode {
     }
 }
 
+/// The components of floating-point state that a command line allows, as XCR0 has them; all, if it does not say. `Err` holds a value
+/// that is no number.
+///
+/// # Errors
+/// The value.
+pub fn components(line: &str) -> Result<u64, &str> {
+    let Some(value) = option(line, "xcr0") else {
+        return Ok(u64::MAX);
+    };
+    let (digits, radix) = value
+        .strip_prefix("0x")
+        .map_or((value, 10), |digits| (digits, 16));
+    u64::from_str_radix(digits, radix).map_err(|_| value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +88,17 @@ mod tests {
         assert_eq!(FpuMode::from_command_line("fpu=auto"), Ok(FpuMode::Auto));
         assert_eq!(FpuMode::from_command_line(""), Ok(FpuMode::Auto));
         assert_eq!(FpuMode::from_command_line("fpu=never"), Err("never"));
+    }
+
+    #[test]
+    fn components_are_a_number_and_what_is_none_is_named() {
+        assert_eq!(components("fpu=lazy"), Ok(u64::MAX));
+        assert_eq!(components("xcr0=7"), Ok(7));
+        assert_eq!(components("xcr0=0xE7"), Ok(0xE7));
+        for bad in ["", "avx", "0x", "-1", "0x1_0", "0x10000000000000000"] {
+            let line = std::format!("xcr0={bad}");
+            assert_eq!(components(&line), Err(bad));
+        }
     }
 
     #[test]

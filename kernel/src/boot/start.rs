@@ -16,7 +16,7 @@ use arch::platform::{Cache, PhysicalMap, apic, ioapic, pic, power, serial};
 use arch::{fpu, paging, time, user_copy};
 use spin::Once;
 
-use super::command_line::option;
+use super::command_line::{self, option};
 use super::protocol::{self, Answers, Extent, MemoryMap};
 use super::{entry, first_process, flaws, heap, on_purpose, smp};
 use crate::irq::Line;
@@ -109,6 +109,10 @@ pub(super) extern "C" fn start() -> ! {
     }
     if option(answers.command_line.as_str(), "xsave") == Some("standard") {
         fpu::use_standard_format_only();
+    }
+    match command_line::components(answers.command_line.as_str()) {
+        Ok(components) => fpu::allow_components(components),
+        Err(other) => ::log::warn!("xcr0={other}: no number; all components are used"),
     }
     let features = detect();
     // Page tables, control registers and entry paths depend on it.

@@ -277,19 +277,30 @@ fn fpu_state_survives_preemption_on_every_cpu(world: &'static World) -> Verdict 
     on_every_cpu(world, survives)
 }
 
-fn wide_vector_registers_survive_preemption(world: &'static World) -> Verdict {
-    const OSXSAVE_AND_AVX: u32 = 1 << 27 | 1 << 28;
-    if __cpuid(1).ecx & OSXSAVE_AND_AVX != OSXSAVE_AND_AVX {
-        skip!("no AVX, or the kernel leaves it off");
+/// AVX in XCR0.
+pub(super) const AVX: u32 = 1 << 2;
+
+/// XCR0, which says what the kernel has enabled; CPUID only says what it could.
+pub(super) fn enabled_components() -> Option<u32> {
+    const OSXSAVE: u32 = 1 << 27;
+    if __cpuid(1).ecx & OSXSAVE == 0 {
+        return None;
     }
-    let enabled: u32;
+    let enabled;
     // SAFETY: OSXSAVE says that the instruction is there (Intel SDM vol. 2D, XGETBV).
     unsafe {
         core::arch::asm!("xgetbv", in("ecx") 0, out("eax") enabled, out("edx") _, options(nomem, nostack));
+    }
+    Some(enabled)
+}
+
+fn wide_vector_registers_survive_preemption(world: &'static World) -> Verdict {
+    let Some(enabled) = enabled_components() else {
+        skip!("no XSAVE");
     };
     check!(enabled & 3 == 3, "x87 or SSE state is off: {enabled:#x}");
-    if enabled & 4 == 0 {
-        skip!("AVX state is not enabled");
+    if enabled & AVX == 0 {
+        skip!("no AVX, or the kernel leaves it off");
     }
     check!(
         __cpuid_count(13, 0).ebx >= 832,

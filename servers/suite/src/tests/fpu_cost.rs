@@ -6,12 +6,12 @@
 use abi::info::{FpuCounters, ProcessState};
 use abi::{Call, CpuSet, FaultKind, Protection};
 use alloc::vec::Vec;
-use core::arch::x86_64::__cpuid;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use rt::{Memory, time};
 
 use super::faults::faulted;
+use super::fpu::{AVX, enabled_components};
 use super::tests;
 use crate::bare::{self, Bare, reg};
 use crate::clock::since;
@@ -330,8 +330,7 @@ fn a_pending_x87_error_stays_with_its_thread(world: &'static World) -> Verdict {
 }
 
 fn wide_registers_of_the_dead_are_not_inherited(world: &'static World) -> Verdict {
-    const OSXSAVE_AND_AVX: u32 = 1 << 27 | 1 << 28;
-    if __cpuid(1).ecx & OSXSAVE_AND_AVX != OSXSAVE_AND_AVX {
+    if !enabled_components().is_some_and(|enabled| enabled & AVX != 0) {
         skip!("no AVX, or the kernel leaves it off");
     }
     let dirty = code!(

@@ -55,7 +55,7 @@ pub(crate) type ShortCalls = [Option<ShortCall>; SHORT_CALLS as usize];
 #[repr(C, align(4096))]
 pub struct CpuBlock {
     /// The block's own address, so that `mov reg, gs:0` finds it.
-    self_pointer: Cell<*const CpuBlock>,
+    pub(super) self_pointer: Cell<*const CpuBlock>,
     /// The kernel's part of each short call, by number.
     short_calls: [Cell<Option<ShortCall>>; SHORT_CALLS as usize],
     /// Where the entries keep the user's RSP, or a register, while there is no stack.
@@ -154,7 +154,7 @@ pub const BLOCK_PAGES: u64 = (size_of::<CpuBlock>() / 4096) as u64;
 pub(crate) const IST_BLOCK_POINTER: u64 = 16;
 
 impl CpuBlock {
-    const fn empty(index: u32) -> CpuBlock {
+    pub(super) const fn empty(index: u32) -> CpuBlock {
         CpuBlock {
             self_pointer: Cell::new(ptr::null()),
             short_calls: [const { Cell::new(None) }; SHORT_CALLS as usize],
@@ -232,7 +232,7 @@ impl CpuBlock {
     /// # Safety
     /// `top` is the 16-byte aligned top of a mapped stack of this CPU's own; the block's address is set; the CPU does not use
     /// the slot yet.
-    unsafe fn give_ist_stack(&self, slot: Ist, top: u64) {
+    pub(super) unsafe fn give_ist_stack(&self, slot: Ist, top: u64) {
         let stack = top - IST_BLOCK_POINTER;
         // SAFETY: the caller's promise.
         unsafe {
@@ -505,52 +505,6 @@ impl CpuBlock {
 struct Pointer {
     limit: u16,
     base: u64,
-}
-
-/// The first CPU's block until its real one can be allocated: enough for logging, locks and a panic.
-struct BootBlock(UnsafeCell<CpuBlock>);
-
-// SAFETY: it is used by the first CPU only, before any other runs.
-unsafe impl Sync for BootBlock {}
-
-static BOOT: BootBlock = BootBlock(UnsafeCell::new(CpuBlock::empty(0)));
-
-/// Where a double fault of the early boot is reported: the boot stack may be what failed.
-#[repr(C, align(16))]
-struct EarlyStack(UnsafeCell<[u8; 8192]>);
-
-// SAFETY: as for the block.
-unsafe impl Sync for EarlyStack {}
-
-static EARLY_STACK: EarlyStack = EarlyStack(UnsafeCell::new([0; 8192]));
-static INSTALLED: core::sync::atomic::AtomicBool = core::sync::atomic::AtomicBool::new(false);
-
-/// Points GS of the first CPU at a static block, so that [`block`] works from the kernel's first lines on. Its IDT catches
-/// exceptions on the loader's stack.
-///
-/// # Safety
-/// To be called once, first of all, on the first CPU with interrupts off, on a stack that is kernel memory.
-pub unsafe fn install_boot_block() {
-    // SAFETY: nobody else refers to the boot block yet.
-    let block = unsafe { &*BOOT.0.get() };
-    block.self_pointer.set(block);
-    // SAFETY: as above; block and stack are static, and the stack's top has room for the block's address. The other IST slots are
-    // empty, so the IDT does not name them.
-    unsafe {
-        block.give_ist_stack(
-            Ist::DoubleFault,
-            EARLY_STACK.0.get() as u64 + size_of::<EarlyStack>() as u64,
-        );
-        *block.gdt.get() = Gdt::new(0, block.tss.segment(false));
-        Idt::fill_early(block.idt.get());
-        block.load();
-    }
-    INSTALLED.store(true, Ordering::Release);
-}
-
-/// Whether GS points at a block on the first CPU.
-pub fn is_installed() -> bool {
-    INSTALLED.load(Ordering::Acquire)
 }
 
 /// This CPU's block.

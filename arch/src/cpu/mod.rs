@@ -1,6 +1,7 @@
 //! One CPU: its block, its tables, its control registers.
 
 mod block;
+mod boot_block;
 mod features;
 mod gdt;
 mod halt;
@@ -11,10 +12,8 @@ mod mtrr;
 mod tss;
 
 pub(crate) use block::offsets;
-pub use block::{
-    BLOCK_PAGES, CpuBlock, Pending, UserTables, block, current_index, install_boot_block,
-    is_installed,
-};
+pub use block::{BLOCK_PAGES, CpuBlock, Pending, UserTables, block, current_index};
+pub use boot_block::{install_boot_block, is_installed};
 pub use features::{Features, features};
 pub use gdt::{CPU_NUMBER, KERNEL_CODE, KERNEL_DATA, USER_CODE32, USER_CODE64, USER_DATA};
 pub use halt::{halt_until_interrupt, skip_halt};

@@ -17,7 +17,7 @@ use core::arch::naked_asm;
 use super::frame::{self, pop_general, push_general};
 use super::vectors;
 use crate::context::{NO_CALL, USER_CODE64, USER_DATA, VECTOR_SYSCALL};
-use crate::cpu;
+use crate::cpu::offsets as cpu_offset;
 use crate::hooks;
 
 const _: () = assert!(abi::SHORT_CALLS.is_power_of_two());
@@ -174,5 +174,3 @@ pub(super) unsafe extern "C" fn entry() {
         rsp_after_pops = const frame::RSP - frame::AFTER_GENERAL,
     )
 }
-
-use cpu::offsets as cpu_offset;

@@ -12,7 +12,7 @@ use super::migrate::shed;
 use super::wake::{drain_inbox, nudge};
 use crate::cpu::{self, Cpu};
 use crate::log_owner;
-use crate::object::{Section, quiescent};
+use crate::object::quiescent;
 use crate::sync;
 use crate::trap;
 

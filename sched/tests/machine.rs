@@ -45,8 +45,12 @@ struct Machine {
 
 impl Machine {
     fn new() -> Machine {
+        Machine::with(THREADS)
+    }
+
+    fn with(threads: usize) -> Machine {
         let machine = Machine {
-            threads: ThreadRef::many(THREADS)
+            threads: ThreadRef::many(threads)
                 .into_iter()
                 .map(|node| Thread {
                     node,
@@ -71,7 +75,13 @@ impl Machine {
 
     fn load(&self, cpu: u32) -> u64 {
         let cpu = &self.cpus[cpu as usize];
-        cpu.queue.len() as u64 + u64::from(cpu.current.is_some())
+        // To count goes through all levels.
+        let queued = if cpu.queue.is_empty() {
+            0
+        } else {
+            cpu.queue.len() as u64
+        };
+        queued + u64::from(cpu.current.is_some())
     }
 
     fn loads(&self) -> Vec<CpuLoad> {
@@ -178,6 +188,9 @@ impl Machine {
         }
         // Idle: it asks the busiest of the others that has something for it.
         self.idle.enter(cpu);
+        if self.cpus.iter().all(|cpu| cpu.queue.is_empty()) {
+            return false;
+        }
         let mut others: Vec<_> = self.loads();
         while let Some(busy) = busiest(others.iter().copied()) {
             if self.shed(busy) {
@@ -335,4 +348,25 @@ proptest! {
             machine.settle();
         }
     }
+}
+
+/// CPUs share words of the idle set, and the nearest word is looked at first. That it has nobody must not be the end of the search.
+#[test]
+fn a_thread_that_would_wait_goes_to_an_idle_cpu_however_far() {
+    let last = CPUS - 1;
+    let waiting = last as usize;
+    let mut machine = Machine::with(waiting + 1);
+    for cpu in 0..last {
+        machine.give_affinity(cpu as usize, 1 << cpu);
+        machine.wake(cpu as usize);
+    }
+    machine.settle();
+    for cpu in 0..last {
+        assert_eq!(machine.cpus[cpu as usize].current, Some(cpu as usize));
+    }
+    // It is made ready where it was before.
+    machine.enqueue(0, waiting);
+    assert_eq!(machine.threads[waiting].cpu, Some(last));
+    machine.settle();
+    assert_eq!(machine.cpus[waiting].current, Some(waiting));
 }

@@ -178,6 +178,8 @@ calls! {
     /// run no user code until it is resumed. The call returns when the thread stands still: between two instructions of user
     /// code with all of its registers in place, or (without the flag) in a wait, in which it may still be sent a message. If the
     /// deadline passes before that, the thread is suspended all the same. One that suspends itself goes on when it is resumed.
+    /// A thread that is ready but in the middle of a system call, or was never on a CPU, must get one to come to its border:
+    /// below a busy thread of higher priority, or with its budget used up, that may be never, so a deadline is due.
     /// Suspending twice is suspending once. Right MANAGE.
     ThreadSuspend = 104, "thread_suspend";
     /// `(thread)`: let a suspended thread go on; [`Error::WrongState`](crate::Error::WrongState) if it is not suspended. Right MANAGE.
@@ -188,6 +190,10 @@ calls! {
     /// `(thread, budget, period)`, both in nanoseconds: it may run for `budget` in each `period`, and then waits for the next one,
     /// whatever its priority. What it ran too long is taken off later periods. Both 0: no bound. A period is
     /// 100 microseconds to 10 seconds, a budget 10 microseconds to the period. Right MANAGE.
+    ///
+    /// It bounds a thread that takes too long by mistake. It does not bind a program against its will: a thread has all rights to
+    /// itself ([`ThreadSelf`](Call::ThreadSelf)) and may take its budget off, and threads that it makes have none. What holds a
+    /// program down is its process's highest priority: no thread of it gets above that.
     ThreadSetBudget = 107, "thread_set_budget";
     /// `(thread, pointer, bytes) -> rdi bytes written`: where it may run, as [`ThreadSetAffinity`](Call::ThreadSetAffinity)
     /// takes it. Right QUERY.

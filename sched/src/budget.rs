@@ -1,7 +1,8 @@
 //! Budgets: a thread that may run for so long in each period, and no longer.
 //!
-//! It is what keeps a high priority from being the CPU for good: a thread that has used up its budget waits until its next
-//! period, whatever its priority. What it ran too long, because its end was noticed late, is taken off the periods
+//! It is what keeps a high priority from being the CPU for good by mistake: a thread that has used up its budget waits until its
+//! next period, whatever its priority. (Who may set and take off budgets is the kernel's affair; there a thread may do so for
+//! itself.) What it ran too long, because its end was noticed late, is taken off the periods
 //! that follow, so that in the long run it gets what it was given and no more.
 //!
 //! Time comes in two units. How long a thread *ran* is counted by the CPU's counter of ticks and only compared with itself. When

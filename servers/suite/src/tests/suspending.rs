@@ -1,12 +1,12 @@
 //! Threads that others hold still, look into, change and let go; and whose end others wait for.
 
 use abi::info::{ProcessState, ThreadEnd, ThreadState};
-use abi::{Call, CpuSet, Error, FaultKind, Rights, UserContext};
+use abi::{Call, CpuSet, Error, FaultKind, Priority, Rights, UserContext};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
-use rt::{Deadline, Notification, Thread, thread, time};
+use rt::{Deadline, Memory, Notification, Thread, thread, time};
 
 use super::contexts::{START, full};
 use super::faults::faulted;
@@ -18,16 +18,18 @@ use crate::world::World;
 use crate::{check, code, code32, must, same};
 
 tests! {
-    a_suspended_thread_stands_still_until_it_is_resumed: 30,
-    registers_of_a_suspended_thread_can_be_had_and_set: 20,
-    a_thread_in_short_calls_is_suspended_with_all_of_its_registers: 30,
-    threads_of_32_bit_code_are_suspended_between_calls: 20,
-    floating_point_state_of_a_suspended_thread_can_be_had_and_set: 20,
-    a_wait_is_left_alone_or_ended_by_suspending: 20,
-    a_thread_can_suspend_itself: 20,
-    a_thread_suspended_before_its_start_runs_no_instruction: 20,
-    suspended_threads_are_killed: 30,
-    joining_tells_how_a_thread_ended: 20,
+    a_suspended_thread_stands_still_until_it_is_resumed: 40,
+    registers_of_a_suspended_thread_can_be_had_and_set: 40,
+    a_thread_whose_budget_ends_in_a_call_is_suspended_at_the_calls_end: 60,
+    a_thread_that_never_gets_the_cpu_is_suspended_but_not_waited_for: 60,
+    a_thread_in_short_calls_is_suspended_with_all_of_its_registers: 40,
+    threads_of_32_bit_code_are_suspended_between_calls: 40,
+    floating_point_state_of_a_suspended_thread_can_be_had_and_set: 40,
+    a_wait_is_left_alone_or_ended_by_suspending: 40,
+    a_thread_can_suspend_itself: 40,
+    a_thread_suspended_before_its_start_runs_no_instruction: 40,
+    suspended_threads_are_killed: 40,
+    joining_tells_how_a_thread_ended: 40,
 }
 
 fn a_suspended_thread_stands_still_until_it_is_resumed(world: &'static World) -> Verdict {
@@ -228,6 +230,141 @@ fn a_thread_in_short_calls_is_suspended_with_all_of_its_registers(
                 (ProcessState::Exited as u32, 0x77 + number as u64)
             );
         }
+    }
+    Ok(())
+}
+
+/// A budget that is used up ends a thread's turn in the middle of a long system call as well. If it is to be suspended then, it still
+/// has the rest of the call to run: its registers would not be those of user code, and what is set in them would be lost.
+fn a_thread_whose_budget_ends_in_a_call_is_suspended_at_the_calls_end(
+    world: &'static World,
+) -> Verdict {
+    /// What a call copies: many times what a budget is enough for.
+    const BYTES: u64 = 0x20_0000;
+    const BUFFER: u64 = 0x1000_0000;
+    const BUDGET: Duration = Duration::from_micros(100);
+    const PERIOD: Duration = Duration::from_millis(2);
+    /// What the program has in the last word before each call, which leaves 0 there.
+    const BEFORE: u64 = u64::MAX;
+    const { assert!(Call::MemoryCreate as u64 == 32 && Call::MemoryRead as u64 == 37) };
+    let begin = code!(
+        "mov edi, 0x200000",
+        "xor esi, esi",
+        "mov eax, 32", // memory_create
+        "syscall",
+        "mov r15, rdi",
+    );
+    let turn = code!(
+        "mov qword ptr [r12 + 0x1FFFF8], -1",
+        "mov rdi, r15",
+        "xor esi, esi",
+        "mov rdx, r12",
+        "mov r10d, 0x200000",
+        "mov eax, 37", // memory_read
+        "syscall",
+    );
+    // Whatever is not the result that it should be.
+    let end = code!(
+        "test rax, rax",
+        "jz 2f",
+        "mov [rbx + 8], rax",
+        "2:",
+        "inc qword ptr [rbx]",
+        "jmp r13",
+    );
+    let code = [begin, turn, end].concat();
+    let again = START + begin.len() as u64;
+    let after = again + turn.len() as u64;
+    let buffer = must!(Memory::create(BYTES));
+    let last_word = || -> rt::Result<u64> {
+        let mut word = [0; 8];
+        buffer.read(BYTES - 8, &mut word)?;
+        Ok(u64::from_le_bytes(word))
+    };
+    for cpu in [0, world.cpus - 1] {
+        let probe = must!(Probe::new(&code, |context| {
+            (context.r12, context.r13) = (BUFFER, again);
+        }));
+        let read_write = abi::Protection::READ_WRITE;
+        must!(
+            probe
+                .bare
+                .process
+                .map(&buffer, BUFFER, 0, BYTES, read_write)
+        );
+        must!(probe.thread().set_affinity(&CpuSet::only(cpu)));
+        must!(probe.thread().start());
+        // The first call makes all of the pages.
+        probe.goes_on()?;
+        let mut round = 0;
+        while round < 5 {
+            must!(probe.thread().set_budget(Some((BUDGET, PERIOD))));
+            until("its budget ends in a call", || {
+                Ok(probe.info()?.state == ThreadState::Throttled as u32 && last_word()? == BEFORE)
+            })?;
+            // Not as a thread that waits for its budget, but when the next one has ended.
+            // SAFETY: the thread is of another process.
+            let early = unsafe { probe.thread().suspend(Deadline::NOW) };
+            check!(matches!(early, Ok(()) | Err(Error::TimedOut)), "{early:?}");
+            // SAFETY: as above.
+            must!(unsafe { probe.thread().suspend(soon()) });
+            let seen = must!(probe.thread().registers());
+            if (again..after).contains(&seen.rip) {
+                // It was about to begin the call.
+                must!(probe.thread().resume());
+                continue;
+            }
+            same!((seen.rip, seen.rax), (after, 0));
+            same!(must!(last_word()), 0);
+            round += 1;
+            let marker = 0x5EED_0000 + round;
+            // SAFETY: as above.
+            must!(unsafe {
+                probe.thread().set_registers(&UserContext {
+                    rax: marker,
+                    ..seen
+                })
+            });
+            must!(probe.thread().set_budget(None));
+            let before = probe.count();
+            must!(probe.thread().resume());
+            // The program notes what it finds in the register, and goes on to the next call.
+            until("it goes on", || Ok(probe.count() > before))?;
+            same!(probe.word(1).load(Ordering::SeqCst), marker);
+        }
+    }
+    Ok(())
+}
+
+fn a_thread_that_never_gets_the_cpu_is_suspended_but_not_waited_for(
+    world: &'static World,
+) -> Verdict {
+    for cpu in [0, world.cpus - 1] {
+        let busy = must!(Probe::counting(&CpuSet::only(cpu)));
+        must!(
+            busy.thread()
+                .set_priority(Priority::new(5).unwrap_or(Priority::LOWEST))
+        );
+        must!(busy.thread().start());
+        busy.goes_on()?;
+        // It has kernel code to run before its first instruction, and never comes to that.
+        let probe = must!(Probe::counting(&CpuSet::only(cpu)));
+        must!(probe.thread().set_priority(Priority::LOWEST));
+        must!(probe.thread().start());
+        let deadline = time::after(Duration::from_millis(20));
+        // SAFETY: the thread is of another process.
+        let result = unsafe { probe.thread().suspend(deadline) };
+        same!(result, Err(Error::TimedOut));
+        check!(time::now_ns() >= deadline.0, "its deadline had not passed");
+        busy.goes_on()?;
+        // It is suspended nevertheless, and stands still when it could go on.
+        busy.stop()?;
+        probe.comes_to(ThreadState::Suspended)?;
+        // SAFETY: as above.
+        must!(unsafe { probe.thread().suspend(soon()) });
+        same!(probe.count(), 0);
+        must!(probe.thread().resume());
+        probe.goes_on()?;
     }
     Ok(())
 }

@@ -90,6 +90,10 @@ bench: _machine
 bench-scale: _machine
     @{{tools}} bench-scale < /dev/null
 
+# The longest stretches of instructions with interrupts off, into build/bench-stretches.txt and a table
+bench-stretches: _machine
+    @{{tools}} bench-stretches < /dev/null
+
 # Time what runs in a Linux process (a round trip to user code, the register switch) beside its peers
 bench-native: _tools
     cargo bench --quiet --package bench-native --bench native -- --noplot < /dev/null

@@ -9,6 +9,7 @@
 
 pub mod scale;
 mod steps;
+pub mod stretches;
 
 use std::fmt::Write;
 use std::time::Duration;

@@ -65,6 +65,8 @@ enum Command {
     Bench,
     /// The same for how a switch's cost grows with threads and CPUs
     BenchScale,
+    /// The longest stretches of instructions with interrupts off
+    BenchStretches,
     /// Save a picture of the framebuffer console
     Screenshot {
         /// Where the PNG goes
@@ -123,6 +125,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         } => return test(only, &filter, &cmdline),
         Command::Bench => bench::run()?,
         Command::BenchScale => bench::scale::run()?,
+        Command::BenchStretches => bench::stretches::run()?,
         Command::Screenshot { path, options } => screenshot::run(&options, &path)?,
         Command::Lint => lint::run()?,
     }

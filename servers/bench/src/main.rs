@@ -7,7 +7,7 @@
 //! Counted is everything between two readings of the counter but the reading itself, which is measured the same way and taken
 //! off: so the program's own loads and stores around a system call are in, on both sides of a call and its answer.
 //!
-//! With the argument `scale` it measures how a switch's cost grows ([`scale`]).
+//! With the argument `scale` it measures how a switch's cost grows ([`scale`]), and with `stretches` it does what the kernel takes long for ([`stretches`]).
 
 #![cfg_attr(target_env = "musl", no_std, no_main)]
 
@@ -22,6 +22,8 @@ mod operations;
 mod partner;
 #[cfg(target_env = "musl")]
 mod scale;
+#[cfg(target_env = "musl")]
+mod stretches;
 
 #[cfg(target_env = "musl")]
 rt::entry!(run);
@@ -31,6 +33,7 @@ fn run() -> Result<(), alloc::string::String> {
     match rt::start::argument() {
         "" => operations::measure_all(),
         "scale" => scale::measure_all(),
+        "stretches" => stretches::do_all(),
         role => partner::run(role),
     }
 }

@@ -48,7 +48,7 @@ pub fn measure(mut operation: impl FnMut()) -> Cost {
 /// Where a debugger that follows an operation instruction by instruction begins. The name is for it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn bench_trace_begin() {
+pub extern "C" fn bench_trace_begin() {
     // SAFETY: an instruction that does nothing, so that the function is not taken for an empty one.
     unsafe { core::arch::asm!("nop", options(nomem, nostack, preserves_flags)) };
 }

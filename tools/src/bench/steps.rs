@@ -80,6 +80,32 @@ pub fn follow(spec: &Spec, kernel: &Path, program: &Path, operations: usize) -> 
     followed
 }
 
+/// Has a machine run until the bench program calls `bench_trace_begin` for the first time.
+///
+/// # Errors
+/// If it does not, or the program can't be read.
+pub(super) fn stop_at_begin(gdb: &mut Gdb, program: &Path) -> Result<()> {
+    let begin = address(program, "bench_trace_begin")?;
+    stop_at(gdb, begin, &code(program, begin)?).map(drop)
+}
+
+/// Has a machine run until user code comes to `begin`, where `code` is.
+fn stop_at(gdb: &mut Gdb, begin: u64, code: &[u8]) -> Result<Registers> {
+    loop {
+        gdb.set_breakpoint(begin)?;
+        gdb.resume()?;
+        ensure!(gdb.wait(PATIENCE)?, "the operation does not begin");
+        gdb.clear_breakpoint(begin)?;
+        let at = gdb.registers()?;
+        // Other programs, and the loader, have something else at this address.
+        let is_user = at.get("cs") & 3 == 3;
+        if is_user && read_code(gdb, begin).is_ok_and(|bytes| bytes == code) {
+            return Ok(at);
+        }
+        gdb.step()?;
+    }
+}
+
 struct Follower {
     kernel: Names,
     program: Names,
@@ -103,26 +129,9 @@ impl Follower {
         })
     }
 
-    /// Stops where the next operation begins.
-    fn begin(&self, gdb: &mut Gdb) -> Result<Registers> {
-        loop {
-            gdb.set_breakpoint(self.begin)?;
-            gdb.resume()?;
-            ensure!(gdb.wait(PATIENCE)?, "the operation does not begin");
-            gdb.clear_breakpoint(self.begin)?;
-            let at = gdb.registers()?;
-            // Other programs, and the loader, have something else at this address.
-            let is_user = at.get("cs") & 3 == 3;
-            if is_user && read_code(gdb, self.begin).is_ok_and(|bytes| bytes == self.code) {
-                return Ok(at);
-            }
-            gdb.step()?;
-        }
-    }
-
     /// The next operation.
     fn follow(&mut self, gdb: &mut Gdb) -> Result<Steps> {
-        let mut at = self.begin(gdb)?;
+        let mut at = stop_at(gdb, self.begin, &self.code)?;
         // To the end of that function: what it returns to is on the stack.
         let back = gdb
             .word(at.get("rsp"))
@@ -256,12 +265,12 @@ fn code(program: &Path, address: u64) -> Result<Vec<u8>> {
 }
 
 /// The names of a program's functions.
-struct Names {
+pub(super) struct Names {
     debug: Loader,
 }
 
 impl Names {
-    fn read(path: &Path) -> Result<Self> {
+    pub(super) fn read(path: &Path) -> Result<Self> {
         // The error is no `Send`, so it goes on as text.
         let debug =
             Loader::new(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
@@ -269,7 +278,7 @@ impl Names {
     }
 
     /// The function that an instruction belongs to, and its file: the innermost inlined one that is the project's own.
-    fn of(&self, address: u64) -> String {
+    pub(super) fn of(&self, address: u64) -> String {
         if let Ok(mut frames) = self.debug.find_frames(address) {
             while let Ok(Some(frame)) = frames.next() {
                 let file = frame.location.and_then(|location| location.file);

@@ -121,9 +121,8 @@ fn callers() -> rt::Result<()> {
     // Nobody can receive any more.
     drop(endpoint);
     for thread in all {
-        match thread.join(Deadline::NEVER)? {
-            Ok(()) => return Err(Error::WrongState),
-            Err(_) => {}
+        if thread.join(Deadline::NEVER)?.is_ok() {
+            return Err(Error::WrongState);
         }
     }
     Ok(())

@@ -277,7 +277,7 @@ fn named(stretches: &[Stretch], names: &Names) -> Vec<Found> {
             }),
         }
     }
-    all.sort_by(|a, b| b.instructions.cmp(&a.instructions));
+    all.sort_by_key(|found| std::cmp::Reverse(found.instructions));
     all.truncate(ROWS);
     all
 }

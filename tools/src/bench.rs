@@ -29,13 +29,14 @@ use crate::workspace::Workspace;
 
 use self::steps::{Price, Steps};
 
-const CPU: &str = "max";
+/// QEMU's CPU model.
+pub(crate) const CPU: &str = "max";
 /// The same without the instructions for segment bases.
-const CPU_WITHOUT: &str = "max,-fsgsbase";
+pub(crate) const CPU_WITHOUT: &str = "max,-fsgsbase";
 /// Where users' programs are built for.
 const USER: &str = "x86_64-unknown-linux-musl";
 /// One: with several, the counter is shared by all.
-const CPUS: u32 = 1;
+pub(crate) const CPUS: u32 = 1;
 const LIMIT: Duration = Duration::from_mins(5);
 
 /// One figure, as it stands in `build/bench.json`.
@@ -116,7 +117,7 @@ fn measure(spec: &Spec, cpu: &str) -> Result<Vec<Figure>> {
 ///
 /// # Errors
 /// If there are none, one can't be read or appears twice, or the closing line is missing.
-fn collect(lines: &[String], cpu: &str) -> Result<Vec<Figure>> {
+pub(crate) fn collect(lines: &[String], cpu: &str) -> Result<Vec<Figure>> {
     let mut figures: Vec<Figure> = Vec::new();
     let mut done = false;
     for rest in lines

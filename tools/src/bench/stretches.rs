@@ -35,6 +35,8 @@ const LIMIT: Duration = Duration::from_mins(8);
 const FLOOR: u32 = 500;
 /// Rows of the table.
 const ROWS: usize = 25;
+/// Functions that are named of each.
+const FUNCTIONS: usize = 8;
 
 /// Builds, boots, follows, tells.
 ///
@@ -54,8 +56,9 @@ pub fn run() -> Result<()> {
     let built = |target, name| cargo::artefact(&lab.ws, target, plan.profile, name);
     let kernel = built(cargo::BARE, "kernel");
     let found = follow(&spec, &kernel, &built(super::USER, "bench"))?;
-    let text = table(&found);
+    let mut text = table(&found);
     print!("{text}");
+    text += &breakdown(&found);
     super::write(&lab.ws, "bench-stretches.txt", &text)?;
     eprintln!("bench-stretches: wrote build/bench-stretches.txt");
     Ok(())
@@ -66,6 +69,8 @@ struct Found {
     instructions: u32,
     begin: String,
     mostly: String,
+    /// Where the longest was, function by function, the most first.
+    functions: Vec<(String, u32)>,
     /// How many there were.
     count: u32,
 }
@@ -256,23 +261,29 @@ fn named(stretches: &[Stretch], names: &Names) -> Vec<Found> {
             *functions.entry(name(*pc)).or_default() += count;
         }
         // Of equals always the same one, so that each run has the same rows.
+        let mut functions: Vec<_> = functions.into_iter().collect();
+        functions.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
+        functions.truncate(FUNCTIONS);
         let mostly = functions
-            .into_iter()
-            .max_by(|a, b| (a.1, &b.0).cmp(&(b.1, &a.0)));
-        let mostly = mostly.map_or_else(String::new, |(function, _)| function);
+            .first()
+            .map_or_else(String::new, |(function, _)| function.clone());
         let begin = name(stretch.begin);
         match all
             .iter_mut()
             .find(|f| f.begin == begin && f.mostly == mostly)
         {
             Some(found) => {
-                found.instructions = found.instructions.max(stretch.instructions);
+                if stretch.instructions > found.instructions {
+                    found.instructions = stretch.instructions;
+                    found.functions = functions;
+                }
                 found.count += 1;
             }
             None => all.push(Found {
                 instructions: stretch.instructions,
                 begin,
                 mostly,
+                functions,
                 count: 1,
             }),
         }
@@ -294,6 +305,18 @@ fn table(found: &[Found]) -> String {
             "{:>12}  {:>6}  {:<55}  {}",
             row.instructions, row.count, row.mostly, row.begin
         );
+    }
+    text
+}
+
+/// What each row's longest consists of.
+fn breakdown(found: &[Found]) -> String {
+    let mut text = String::new();
+    for row in found {
+        let _ = writeln!(text, "\n{} from {}", row.instructions, row.begin);
+        for (function, count) in &row.functions {
+            let _ = writeln!(text, "  {count:>8}  {function}");
+        }
     }
     text
 }

@@ -3,6 +3,7 @@
 //! A lane is a kind of test, a module here; it gives jobs, and a job is one boot (in `entries/` three, which belong together). Two boots run at a time. Each prints
 //! one line when it ends; what failed is explained under it, and the whole serial log is in `build/logs/`.
 
+mod bench;
 mod bochs;
 mod boot;
 mod context;
@@ -78,6 +79,7 @@ fn all() -> Vec<Job> {
     jobs.extend(foreign::jobs());
     jobs.extend(boot::jobs());
     jobs.extend(loader::jobs());
+    jobs.extend(bench::jobs());
     jobs
 }
 

@@ -1,0 +1,171 @@
+//! What the finest paths cost, held: the program of `just bench` counts its instructions, and a figure above its ceiling fails.
+//!
+//! Under `-icount` the counts are the same in every run and on any host, so a ceiling can lie close to what is there: two parts in a
+//! hundred above, for what another compiler does otherwise. Who makes a path shorter lowers its ceiling; who makes it longer sees it
+//! here, and has to say in this table that it is meant to be.
+//!
+//! The shipped build is measured, alone in an archive of its own: nothing but the program itself has to be built for it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::Job;
+use super::lab::Lab;
+use crate::bench::{self, Figure};
+use crate::cargo::{self, Profile, USER};
+use crate::config;
+use crate::ending::Ending;
+use crate::feeder::Feeder;
+use crate::image::{CONFIG, INITRD};
+use crate::initrd::{self, Files};
+use crate::play::Over;
+use crate::report::Outcome;
+
+const PROGRAM: &str = "bench";
+const LIMIT: Duration = Duration::from_mins(3);
+
+/// A figure and its limits, in instructions.
+struct Ceiling {
+    figure: &'static str,
+    /// What the operation must not exceed at all, with FSGSBASE.
+    must: u64,
+    /// What it is to come to.
+    aim: u64,
+    /// What it may take today, with FSGSBASE and without.
+    now: [u64; 2],
+}
+
+/// The same table is in `docs/src/benchmarks.md`.
+#[rustfmt::skip]
+const CEILINGS: [Ceiling; 5] = [
+    Ceiling { figure: "syscall_null",               must: 45,  aim: 36,  now: [35, 35] },
+    Ceiling { figure: "yield_same_space",           must: 240, aim: 200, now: [194, 243] },
+    Ceiling { figure: "yield_cross_space",          must: 270, aim: 220, now: [205, 253] },
+    Ceiling { figure: "yield_cross_space_fpu_one",  must: 330, aim: 280, now: [262, 298] },
+    Ceiling { figure: "yield_cross_space_fpu_both", must: 330, aim: 280, now: [278, 315] },
+];
+
+/// One machine with FSGSBASE, one without.
+pub fn jobs() -> Vec<Job> {
+    [
+        ("bench/max", bench::CPU, 0),
+        ("bench/no-fsgsbase", bench::CPU_WITHOUT, 1),
+    ]
+    .into_iter()
+    .map(|(name, cpu, column)| {
+        Job::new(
+            name.into(),
+            |lab| {
+                cargo::build(&lab.ws, USER, Profile::Release, &[PROGRAM])?;
+                lab.product().and(lab.multiboot()).map(drop)
+            },
+            move |lab| count(lab, name, cpu, column),
+        )
+    })
+    .collect()
+}
+
+fn count(lab: &Lab, name: &str, cpu: &str, column: usize) -> Result<Outcome> {
+    let mut spec = lab.machine(lab.direct(name, &files(lab)?)?, bench::CPUS, cpu);
+    spec.icount = true;
+    let played = lab.play(name, &spec, Feeder::default(), LIMIT, |_| false)?;
+    ensure!(
+        played.over == Over::Ended(Ending::PoweredOff),
+        "the machine did not power off: {}; {}",
+        played.over,
+        played.tail()
+    );
+    let figures = bench::collect(played.transcript().lines(), cpu)?;
+    Ok(judge(&figures, column))
+}
+
+/// The product's files, but with the program that measures as the only one, and its manifest.
+fn files(lab: &Lab) -> Result<Files> {
+    let mut files = lab.product()?.clone();
+    let manifest = format!("{PROGRAM}.toml");
+    let path = lab.ws.root.join("initrd").join(&manifest);
+    let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    let program = cargo::artefact(&lab.ws, USER, Profile::Release, PROGRAM);
+    let archive = Files::from([
+        (manifest, text),
+        (
+            format!("bin/{PROGRAM}"),
+            cargo::read_stripped(&lab.ws, &program)?,
+        ),
+    ]);
+    files.insert(INITRD.into(), initrd::pack(&archive)?);
+    let text = std::fs::read_to_string(lab.ws.root.join("limine.cfg")).context("limine.cfg")?;
+    let text = config::with_cmdline(&text, &format!("manifest={PROGRAM}"))?;
+    files.insert(CONFIG.into(), text.into_bytes());
+    Ok(files)
+}
+
+/// Each figure against its ceiling in a column of the table.
+fn judge(figures: &[Figure], column: usize) -> Outcome {
+    let mut outcome = Outcome::default();
+    for ceiling in &CEILINGS {
+        let most = ceiling.now[column];
+        let problem = match figures.iter().find(|f| f.name == ceiling.figure) {
+            None => Some("it was not measured".into()),
+            Some(found) if found.instructions > most => Some(format!(
+                "{} instructions, and {most} are allowed (must {}, aim {})",
+                found.instructions, ceiling.must, ceiling.aim
+            )),
+            Some(_) => None,
+        };
+        outcome.check(ceiling.figure, problem);
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(change: impl Fn(usize, u64) -> u64) -> Vec<Figure> {
+        let figure = |(index, ceiling): (usize, &Ceiling)| Figure {
+            name: ceiling.figure.into(),
+            instructions: change(index, ceiling.now[0]),
+            cpu: "max".into(),
+            cpus: 1,
+            price: None,
+        };
+        CEILINGS.iter().enumerate().map(figure).collect()
+    }
+
+    #[test]
+    fn a_figure_above_its_ceiling_fails_by_name() {
+        assert_eq!(judge(&figures(|_, now| now), 0).counts.failed, 0);
+        let outcome = judge(&figures(|index, now| now + u64::from(index == 2)), 0);
+        assert_eq!((outcome.counts.passed, outcome.counts.failed), (4, 1));
+        assert!(
+            outcome.details[0].starts_with("yield_cross_space: 206"),
+            "{:?}",
+            outcome.details
+        );
+    }
+
+    #[test]
+    fn a_figure_that_is_missing_fails() {
+        let mut figures = figures(|_, now| now);
+        figures.remove(0);
+        assert_eq!(judge(&figures, 0).counts.failed, 1);
+    }
+
+    #[test]
+    fn no_ceiling_is_above_what_must_be_and_the_book_has_the_same() {
+        let book = include_str!("../../../docs/src/benchmarks.md");
+        for ceiling in &CEILINGS {
+            let Ceiling {
+                figure,
+                must,
+                aim,
+                now: [with, without],
+            } = ceiling;
+            assert!(with <= must, "{figure}");
+            let row = format!("| `{figure}` | {must} | {aim} | {with} | {without} |");
+            assert!(book.contains(&row), "benchmarks.md lacks: {row}");
+        }
+    }
+}

@@ -49,7 +49,7 @@ pub fn run() -> Result<()> {
         ..Plan::tests("bench-stretches")
     };
     let files = image::build(&ws, &plan)?;
-    let lab = Lab::new(ws)?;
+    let lab = Lab::new(ws, "")?;
     let mut spec = lab.machine(lab.direct("bench-stretches", &files)?, CPUS, CPU);
     spec.icount = true;
     eprintln!("bench-stretches: one CPU, all that it executes");

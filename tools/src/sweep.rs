@@ -18,16 +18,17 @@
 //! One event can't come inside another of its kind, by hardware's rules: a #MC inside a #MC shuts the machine down, #DB is delivered
 //! with TF clear, and a #DF inside #DF is a triple fault. An NMI inside an NMI is the one that is held back.
 
+mod inject;
+mod judge;
 mod places;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use iced_x86::Register;
-use serde_json::json;
+use anyhow::{Result, ensure};
 
-use self::places::{applies, counter, ends, inside_nmi, leaves};
+pub use self::inject::CONTAINED;
+use self::places::{applies, ends, inside_nmi, leaves};
 use crate::entry_text::{EntryText, Place, STUBS};
 use crate::gdb::{Gdb, Registers};
 use crate::qmp::Qmp;
@@ -51,25 +52,6 @@ const ALL: [Event; 4] = [
     Event::DoubleFault,
     Event::Debug,
 ];
-
-/// RFLAGS.TF and RFLAGS.RF. The second is the CPU's own affair when an exception returns.
-const TF: u64 = 1 << 8;
-const RF: u64 = 1 << 16;
-
-/// A bank's status that says: valid, uncorrected, enabled, with address and more, signalled, and nothing corrupt (Intel SDM vol. 3B
-/// §16.3.2.2); and the global status: RIP is valid, a machine check is in progress.
-pub const CONTAINED: &str = "mce 0 1 0xbd00000000000000 0x5 0x1000 0x8c";
-
-/// Where nothing is mapped, for RIP, and for RSP.
-const WILD_RIP: u64 = 0x10;
-const NO_STACK: u64 = 0;
-
-/// Offset of RSP0 in a TSS (Intel SDM vol. 3A §8.7).
-const RSP0: u64 = 4;
-
-/// Offset of the vector and of RIP in the frame that handlers get (`abi::UserContext`).
-const VECTOR: u64 = 168;
-const DOUBLE_FAULT: u64 = 8;
 
 /// How long the machine may run without coming to an instruction that is waited for.
 const QUIET: Duration = Duration::from_secs(20);
@@ -292,92 +274,6 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// If this is where the last event comes back, sees whether all is as it was, and returns the registers to go on with.
-    fn come_back(&mut self, registers: &Registers) -> Result<Option<Registers>> {
-        let Some(last) = self.pending.last() else {
-            return Ok(None);
-        };
-        let same_place = registers.get("rip") == last.want.get("rip");
-        if last.event == Event::DoubleFault {
-            if !same_place {
-                return Ok(None);
-            }
-            let problems = self.double_fault_problems(registers)?;
-            let Some(last) = self.pop()? else {
-                return Ok(None);
-            };
-            for problem in problems {
-                self.problem(&last, &problem);
-            }
-            self.disarm(self.double_fault_handler)?;
-            if let Some((field, stack)) = self.taken_stack.take() {
-                self.gdb.set_word(field, stack)?;
-            }
-            self.gdb.set_registers(&last.before)?;
-            let now = self.gdb.registers()?;
-            ensure!(
-                now == last.before,
-                "the debugger did not put all registers back: {:?}",
-                last.before.differences(&now, &[])
-            );
-            return Ok(Some(now));
-        }
-        if !same_place || registers.get("rsp") != last.want.get("rsp") {
-            return Ok(None);
-        }
-        let Some(last) = self.pop()? else {
-            return Ok(None);
-        };
-        let mut apart = vec!["rflags", "cr2"];
-        if last.want.get("cs") & 3 == 3 {
-            // An interrupt that waited may have had another thread run: the FPU's registers are not there then.
-            apart.push("cr0");
-        }
-        let mut differences = last.want.differences(registers, &apart);
-        let flags = registers.get("rflags") & !RF;
-        if flags != last.want.get("rflags") & !RF {
-            differences.push(format!(
-                "rflags {:#x} became {flags:#x}",
-                last.want.get("rflags")
-            ));
-        }
-        if !differences.is_empty() {
-            self.problem(&last, &differences.join(", "));
-        }
-        if last.own_breakpoint {
-            self.disarm(registers.get("rip"))?;
-        }
-        // Behind a #DB the instruction that it was injected at has no breakpoint any more.
-        let origin = last.before.get("rip");
-        if self.todo.get(&origin).is_some_and(|t| !t.is_empty()) {
-            self.arm(origin)?;
-        }
-        Ok(Some(registers.clone()))
-    }
-
-    fn problem(&mut self, event: &Pending, what: &str) {
-        self.report
-            .problems
-            .push(format!("{:?} at {}: {what}", event.event, event.place));
-    }
-
-    /// What is wrong when a double fault has reached its handler.
-    fn double_fault_problems(&mut self, registers: &Registers) -> Result<Vec<String>> {
-        let mut problems = Vec::new();
-        let base = registers.get("gs_base");
-        match self.gdb.word(base) {
-            Ok(itself) if itself == base => {}
-            _ => problems.push(format!(
-                "the handler's GS base is {base:#x}, not the kernel's"
-            )),
-        }
-        let vector = self.gdb.word(registers.get("rdi") + VECTOR)?;
-        if vector != DOUBLE_FAULT {
-            problems.push(format!("the handler's frame says vector {vector}"));
-        }
-        Ok(problems)
-    }
-
     /// The next event that can be injected at an instruction as things stand. An NMI inside an NMI's code is held back, which is to be
     /// seen only where nothing else can be.
     fn possible(&self, address: u64) -> Option<Event> {
@@ -386,116 +282,6 @@ impl<'a> Sweep<'a> {
         let todo = self.todo.get(&address)?;
         let free = todo.iter().copied().find(|event| !under_way(*event));
         free.or_else(|| (held_back && todo.contains(&Event::Nmi)).then_some(Event::Nmi))
-    }
-
-    fn inject(&mut self, event: Event, place: &Place, registers: &Registers) -> Result<()> {
-        if let Some(events) = self.todo.get_mut(&place.address) {
-            events.remove(&event);
-        }
-        self.report.injected[event as usize] += 1;
-        // It may have been disarmed as the place of another event that came back here.
-        self.arm(place.address)?;
-        match event {
-            Event::Nmi => {
-                self.qmp.command("inject-nmi", &json!({}))?;
-                if self.pending.iter().any(|p| p.event == Event::Nmi) {
-                    self.report.held_back += 1;
-                    return Ok(());
-                }
-                self.expect(event, place.text(), registers.clone(), registers, false);
-                Ok(())
-            }
-            Event::MachineCheck => {
-                self.machine_check()?;
-                self.expect(event, place.text(), registers.clone(), registers, false);
-                Ok(())
-            }
-            Event::DoubleFault => self.double_fault(place, registers),
-            Event::Debug => self.debug(place, registers),
-        }
-    }
-
-    fn machine_check(&mut self) -> Result<()> {
-        let said = self.qmp.monitor(CONTAINED)?;
-        ensure!(said.trim().is_empty(), "QEMU's mce says: {said}");
-        Ok(())
-    }
-
-    fn double_fault(&mut self, place: &Place, registers: &Registers) -> Result<()> {
-        let mut wild = registers.clone();
-        wild.set("rip", WILD_RIP);
-        wild.set("rsp", NO_STACK);
-        self.gdb.set_registers(&wild)?;
-        let mut want = registers.clone();
-        want.set("rip", self.double_fault_handler);
-        self.arm(self.double_fault_handler)?;
-        self.expect(Event::DoubleFault, place.text(), want, registers, true);
-        Ok(())
-    }
-
-    /// No stack for the kernel when user code faults.
-    fn double_fault_of_user_code(&mut self, place: String, registers: &Registers) -> Result<()> {
-        self.report.injected[Event::DoubleFault as usize] += 1;
-        let said = self.qmp.monitor("info registers")?;
-        let segment = said.lines().find_map(|line| line.strip_prefix("TR ="));
-        let base = segment.and_then(|rest| rest.split_whitespace().nth(1));
-        let base = base.and_then(|base| u64::from_str_radix(base, 16).ok());
-        let field = base.context("QEMU does not tell TR")? + RSP0;
-        let stack = self.gdb.word(field)?;
-        self.gdb.set_word(field, NO_STACK)?;
-        let mut wild = registers.clone();
-        wild.set("rip", WILD_RIP);
-        self.gdb.set_registers(&wild)?;
-        let mut want = registers.clone();
-        want.set("rip", self.double_fault_handler);
-        self.arm(self.double_fault_handler)?;
-        self.expect(Event::DoubleFault, place, want, registers, true);
-        self.taken_stack = Some((field, stack));
-        Ok(())
-    }
-
-    /// Sees first where the instruction leads by itself, then carries it out again under TF.
-    fn debug(&mut self, place: &Place, registers: &Registers) -> Result<()> {
-        self.disarm(place.address)?;
-        // What it counts in memory it would count twice.
-        let counter = counter(place, registers);
-        let count = counter.map(|at| self.gdb.word(at)).transpose()?;
-        self.gdb.step()?;
-        if place.instruction.op0_register() == Register::SS {
-            // The trap comes behind the next instruction (Intel SDM vol. 3A §6.8.3).
-            self.gdb.step()?;
-        }
-        let behind = self.gdb.registers()?;
-        if let (Some(at), Some(count)) = (counter, count) {
-            self.gdb.set_word(at, count)?;
-        }
-        let mut stepping = registers.clone();
-        stepping.set("rflags", registers.get("rflags") | TF);
-        self.gdb.set_registers(&stepping)?;
-        let next = behind.get("rip");
-        let own = !self.armed.contains(&next);
-        if own {
-            self.arm(next)?;
-        }
-        self.expect(Event::Debug, place.text(), behind, registers, own);
-        Ok(())
-    }
-
-    fn expect(
-        &mut self,
-        event: Event,
-        place: String,
-        want: Registers,
-        before: &Registers,
-        own_breakpoint: bool,
-    ) {
-        self.pending.push(Pending {
-            event,
-            place,
-            want,
-            before: before.clone(),
-            own_breakpoint,
-        });
     }
 
     /// Nothing (more) can be injected here now: the machine shall go on. What is left waits for the end of the event under way that it
@@ -534,35 +320,6 @@ impl<'a> Sweep<'a> {
             self.arm(address)?;
         }
         Ok(last)
-    }
-
-    /// In user code, right behind an exit: injects one of the events that are left for it.
-    fn interrupt_user_code(&mut self, exit: u64, registers: &Registers) -> Result<()> {
-        if !self.pending.is_empty() {
-            return Ok(());
-        }
-        let Some(events) = self.exits.get_mut(&exit) else {
-            return Ok(());
-        };
-        let event = events.pop();
-        if events.is_empty() {
-            self.exits.remove(&exit);
-        }
-        let text = format!("user code behind {}", self.places[&exit].text());
-        match event {
-            Some(Event::Nmi) => {
-                self.qmp.command("inject-nmi", &json!({}))?;
-            }
-            Some(Event::MachineCheck) => self.machine_check()?,
-            Some(Event::DoubleFault) => return self.double_fault_of_user_code(text, registers),
-            _ => return Ok(()),
-        }
-        let event = event.context("an event was taken")?;
-        self.report.injected[event as usize] += 1;
-        let address = registers.get("rip");
-        self.arm(address)?;
-        self.expect(event, text, registers.clone(), registers, true);
-        Ok(())
     }
 
     fn arm(&mut self, address: u64) -> Result<()> {

@@ -27,6 +27,8 @@ pub const HANDLE_LIMIT: u32 = 16_384;
 pub const MAX_WATCHERS: usize = 4;
 /// Handles that one piece of a process's destruction closes.
 const HANDLES_A_PIECE: usize = 32;
+/// Slots that are looked at for them.
+const LOOKS_A_PIECE: u32 = 256;
 /// Threads that are told of their process's end between two preemption points.
 const ENDED_AT_ONCE: usize = 32;
 /// IPC area numbers that are remembered for reuse.
@@ -141,10 +143,12 @@ impl Object for Process {
             notification.signal(bits);
         }
         // Its handles: a few at a time.
+        let mut looks = LOOKS_A_PIECE;
         for _ in 0..HANDLES_A_PIECE {
-            match self.table.get_mut().remove_any(&mut self.closed_until) {
+            let table = self.table.get_mut();
+            match table.remove_any(&mut self.closed_until, &mut looks) {
                 Some(capability) => drop(capability),
-                None => return true,
+                None => return looks > 0,
             }
         }
         false
@@ -480,8 +484,9 @@ impl Process {
         let mut from = 0;
         loop {
             // Each is dropped when the table is open again, as its end may take other locks.
-            let capability = self.table.lock().remove_any(&mut from);
-            if capability.is_none() {
+            let mut looks = LOOKS_A_PIECE;
+            let capability = self.table.lock().remove_any(&mut from, &mut looks);
+            if capability.is_none() && looks > 0 {
                 break;
             }
             drop(capability);

@@ -160,9 +160,11 @@ impl HandleTable {
         Ok(capability)
     }
 
-    /// Takes out any capability at or after slot `from`, for the end of a process; `None` when there is none.
-    pub fn remove_any(&mut self, from: &mut u32) -> Option<Capability> {
-        while *from < self.slots {
+    /// Takes out any capability at or after slot `from`, for the end of a process; `None` when there is none, or when `looks` slots were
+    /// looked at, which is counted down: a table may be large and nearly empty, and nobody may look through all of it in one go.
+    pub fn remove_any(&mut self, from: &mut u32, looks: &mut u32) -> Option<Capability> {
+        while *from < self.slots && *looks > 0 {
+            *looks -= 1;
             let index = *from;
             let slot = self.slot(index)?;
             // SAFETY: as in `remove`.
@@ -252,8 +254,11 @@ impl HandleTable {
 
 impl Drop for HandleTable {
     fn drop(&mut self) {
-        let mut from = 0;
-        while let Some(capability) = self.remove_any(&mut from) {
+        let (mut from, mut all) = (0, u32::MAX);
+        // Who emptied it a piece at a time does not pay for another look at every slot.
+        while !self.is_empty()
+            && let Some(capability) = self.remove_any(&mut from, &mut all)
+        {
             drop(capability);
         }
         if let Some(directory) = self.directory {

@@ -10,6 +10,9 @@ use crate::ipc::Notification;
 use crate::memory::testing;
 use crate::object::{AnyObject, Capability, Ref};
 
+/// Looks at any number of slots.
+const ALL: u32 = u32::MAX;
+
 impl HandleTable {
     /// Slots promised to receivers.
     pub(crate) fn reserved(&self) -> u32 {
@@ -57,7 +60,7 @@ fn an_empty_table_knows_no_handle() {
         assert_eq!(badge(&table, handle), Err(Error::BadHandle));
         assert_eq!(table.remove(handle).err(), Some(Error::BadHandle));
     }
-    assert!(table.is_empty() && table.remove_any(&mut 0).is_none());
+    assert!(table.is_empty() && table.remove_any(&mut 0, &mut { ALL }).is_none());
 }
 
 #[test]
@@ -116,9 +119,31 @@ fn a_slot_whose_generation_is_used_up_is_retired() {
         assert_eq!(badge(&table, stale), Err(Error::BadHandle));
         assert!(table.remove(stale).is_err());
     }
+    let (mut from, mut looks) = (0, ALL);
+    let last = table.remove_any(&mut from, &mut looks);
+    assert_eq!(last.unwrap().badge().0, 3);
+    assert!(table.remove_any(&mut from, &mut looks).is_none());
+}
+
+#[test]
+fn a_large_table_that_is_nearly_empty_is_looked_through_in_pieces() {
+    let mut table = table(400);
+    let handles: Vec<Handle> = (0..400)
+        .map(|badge| insert(&mut table, badge).unwrap())
+        .collect();
+    for handle in &handles[..399] {
+        drop(table.remove(*handle).unwrap());
+    }
     let mut from = 0;
-    assert_eq!(table.remove_any(&mut from).unwrap().badge().0, 3);
-    assert!(table.remove_any(&mut from).is_none());
+    for end in [100, 200, 300] {
+        let mut looks = 100;
+        assert!(table.remove_any(&mut from, &mut looks).is_none());
+        assert_eq!((from, looks), (end, 0));
+    }
+    let mut looks = 101;
+    let last = table.remove_any(&mut from, &mut looks);
+    assert_eq!((last.unwrap().badge().0, looks), (399, 1));
+    assert!(table.remove_any(&mut from, &mut looks).is_none());
 }
 
 #[test]
@@ -291,9 +316,9 @@ proptest! {
                     model.insert(aged.0, badge);
                 }
                 Step::Empty => {
-                    let mut from = 0;
+                    let (mut from, mut looks) = (0, ALL);
                     let mut out: Vec<u64> = Vec::new();
-                    while let Some(capability) = table.remove_any(&mut from) {
+                    while let Some(capability) = table.remove_any(&mut from, &mut looks) {
                         out.push(capability.badge().0);
                     }
                     out.sort_unstable();

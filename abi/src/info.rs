@@ -325,6 +325,22 @@ pub struct MachineInfo {
     pub kernel_boot_ns: u64,
     /// The framebuffer.
     pub framebuffer: FramebufferInfo,
+    /// What the kernel decided at boot: [`EAGER_FPU`](Self::EAGER_FPU), [`TABLES_APART`](Self::TABLES_APART).
+    pub decisions: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl MachineInfo {
+    /// In `decisions`: floating-point state is loaded when its thread comes; else at the thread's first use.
+    pub const EAGER_FPU: u32 = 1;
+    /// In `decisions`: user mode runs on page tables without the kernel.
+    pub const TABLES_APART: u32 = 2;
+
+    /// Whether the kernel decided so.
+    pub const fn has_decided(&self, decision: u32) -> bool {
+        self.decisions & decision != 0
+    }
 }
 
 /// A linear framebuffer of 32-bit pixels; `physical` 0 if the machine has none.
@@ -377,5 +393,5 @@ const _: () = {
     assert!(size_of::<ThreadInfo>() == 96);
     assert!(size_of::<MemoryInfo>() == 48);
     assert!(size_of::<FramebufferInfo>() == 24);
-    assert!(size_of::<MachineInfo>() == 56);
+    assert!(size_of::<MachineInfo>() == 64);
 };

@@ -18,6 +18,9 @@ pub struct Facts {
     pub boot_seconds: u64,
     /// CPUs that were listed and not started.
     pub cpus_failed: u32,
+    /// What was decided, as [`MachineInfo::decisions`](abi::info::MachineInfo::decisions) has it. Who acts on a decision keeps it
+    /// himself: this is what it was, so that a test sees where it is not obeyed.
+    pub decisions: u32,
     /// Bytes of the kernel image.
     pub image_bytes: u64,
     /// Lines of the ISA bus, as the I/O APICs see them.
@@ -76,5 +79,7 @@ pub fn info() -> MachineInfo {
         boot_seconds: facts.map_or(0, |facts| facts.boot_seconds),
         kernel_boot_ns: FIRST_USER_NS.load(Ordering::Relaxed),
         framebuffer: facts.map_or_else(FramebufferInfo::default, |facts| facts.framebuffer),
+        decisions: facts.map_or(0, |facts| facts.decisions),
+        reserved: 0,
     }
 }

@@ -47,8 +47,8 @@ pub(super) fn choose(line: &str) {
     }
 }
 
-/// Decides when the state of the floating-point unit is loaded.
-pub(super) fn choose_fpu(line: &str) {
+/// Decides when the state of the floating-point unit is loaded. Returns whether that is eagerly.
+pub(super) fn choose_fpu(line: &str) -> bool {
     let choice = choice(line);
     let mode = FpuMode::from_command_line(line).unwrap_or_else(|other| {
         ::log::warn!("fpu={other}: unknown; auto, lazy and eager are known");
@@ -75,4 +75,5 @@ pub(super) fn choose_fpu(line: &str) {
     if leaks && !eager && choice != Choice::Off {
         ::log::warn!("this CPU may leak lazily kept floating-point registers (CVE-2018-3665)");
     }
+    eager
 }

@@ -5,7 +5,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use abi::Error;
-use abi::info::FramebufferInfo;
+use abi::info::{FramebufferInfo, MachineInfo};
 use arch::addr::PhysAddr;
 use arch::cpu::{block, cpu_init, detect, features, halt_forever, install_boot_block};
 use arch::memory::phys_to_virt;
@@ -161,7 +161,7 @@ extern "C" fn go_on() -> ! {
         unreachable!("the first half has set it")
     };
     let line = boot.answers.command_line.as_str();
-    flaws::choose_fpu(line);
+    let eager = flaws::choose_fpu(line);
     let failed = smp::start_others(
         boot.tables.as_ref(),
         boot.trampoline,
@@ -173,6 +173,12 @@ extern "C" fn go_on() -> ! {
         framebuffer: boot.answers.framebuffer.unwrap_or_default(),
         boot_seconds: boot.answers.boot_seconds,
         cpus_failed: failed,
+        decisions: [
+            (eager, MachineInfo::EAGER_FPU),
+            (decisions().isolation, MachineInfo::TABLES_APART),
+        ]
+        .into_iter()
+        .fold(0, |all, (so, bit)| if so { all | bit } else { all }),
         image_bytes: KernelImage::running(boot.answers.kernel).data.end
             - KernelImage::running(boot.answers.kernel).start,
         isa_lines: core::array::from_fn(|line| isa_line(boot.tables.as_ref(), line as u8)),

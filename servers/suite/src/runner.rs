@@ -34,13 +34,23 @@ pub fn run(argument: &str) -> u64 {
         Err(reason) => panic!("{reason}"),
     };
     match argument.split_once(' ').unwrap_or((argument, "")) {
-        ("test", name) => run_one(world, name),
+        // What is asked of the machine stands before the name, if anything does.
+        ("test", rest) => run_one(world, rest.rsplit(' ').next().unwrap_or(rest)),
         ("role", rest) => roles::run(world, rest),
-        ("injection", filter) => run_all(world, tests::INJECTED, filter),
-        ("many-cpus", filter) => run_all(world, tests::MANY_CPUS, filter),
-        ("floating-point", filter) => run_all(world, tests::FLOATING_POINT, filter),
-        _ => run_all(world, tests::ALL, argument),
+        ("injection", filter) => run_all(world, tests::INJECTED, filter, ""),
+        ("many-cpus", filter) => run_all(world, tests::MANY_CPUS, filter, ""),
+        ("floating-point", "") => run_all(world, tests::FLOATING_POINT, "", "auto"),
+        ("floating-point", mode) => run_all(world, tests::FLOATING_POINT, "", mode),
+        _ => run_all(world, tests::ALL, argument, ""),
     }
+}
+
+/// What is asked of this machine: when floating-point state is loaded (`auto`, `lazy`, `eager`), as its manifest says. `None` in a
+/// manifest that does not say.
+pub fn asked() -> Option<&'static str> {
+    let mut words = rt::start::argument().split(' ').skip(1);
+    // The last is the test's name.
+    words.next().filter(|_| words.next().is_some())
 }
 
 fn run_one(world: &'static World, name: &str) -> u64 {
@@ -66,8 +76,8 @@ fn find(name: &str) -> Option<&'static Test> {
         .find(|test| test.name == name)
 }
 
-/// Runs all of these tests whose name contains `filter`, then switches the machine off.
-fn run_all(world: &'static World, tests: &[&[Test]], filter: &str) -> u64 {
+/// Runs all of these tests whose name contains `filter`, each with the word for what is [`asked`], then switches the machine off.
+fn run_all(world: &'static World, tests: &[&[Test]], filter: &str, asked: &str) -> u64 {
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for test in tests
         .iter()
@@ -75,7 +85,7 @@ fn run_all(world: &'static World, tests: &[&[Test]], filter: &str) -> u64 {
         .flatten()
         .filter(|test| test.name.contains(filter))
     {
-        let verdict = run_in_process(world, test);
+        let verdict = run_in_process(world, test, asked);
         let line = match verdict {
             Ok(()) => {
                 passed += 1;
@@ -102,9 +112,10 @@ fn run_all(world: &'static World, tests: &[&[Test]], filter: &str) -> u64 {
     }
 }
 
-fn run_in_process(world: &World, test: &Test) -> Verdict {
+fn run_in_process(world: &World, test: &Test, asked: &str) -> Verdict {
+    let blank = if asked.is_empty() { "" } else { " " };
     let child = world
-        .spawn(&format!("test {}", test.name), &[])
+        .spawn(&format!("test {asked}{blank}{}", test.name), &[])
         .map_err(|error| Why::Failed(format!("can't be started: {error}")))?;
     let info: ProcessInfo = child
         .end(Duration::from_secs(test.seconds))

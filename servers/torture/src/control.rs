@@ -48,6 +48,8 @@ pub struct Tally {
     pub skipped: u64,
     /// First uses of the FPU in a slice that trapped.
     pub traps: u64,
+    /// Times that registers were cleared for a thread without a state.
+    pub scrubs: u64,
     /// Lives begun.
     pub lives: u64,
     /// Lives that ended by each way: killed, exit, invalid instruction, port, breakpoint, load of SS.
@@ -61,8 +63,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// What was not done at all, of what must have been.
-    pub fn missing(&self, cpus: u32) -> Vec<&'static str> {
+    /// What was not done at all, of what must have been on such a machine.
+    pub fn missing(&self, cpus: u32, eager: bool) -> Vec<&'static str> {
         let moves = cpus == 1 || self.counts[count::MIGRATED] > 0;
         [
             ("kills", self.ends[0] > 0),
@@ -99,6 +101,11 @@ impl Tally {
             ("32-bit steps", self.rounds32 > 0),
             ("FPU saves", self.saves > 0),
             ("FPU restores", self.restores > 0),
+            // What the one way of loading is, and the other never does.
+            ("FPU first uses trapped", eager || self.traps > 0),
+            ("FPU loads skipped", eager || self.skipped > 0),
+            ("FPU registers cleared", !eager || self.scrubs > 0),
+            ("FPU registers left alone", eager || self.scrubs == 0),
         ]
         .into_iter()
         .filter_map(|(name, done)| (!done).then_some(name))
@@ -149,13 +156,14 @@ impl fmt::Display for Tally {
         )?;
         write!(
             f,
-            "FPU: {} looks, {} loads, {} saves, {} restores, {} skipped, {} traps; {} segment loads, {} looks at descriptors",
+            "FPU: {} looks, {} loads, {} saves, {} restores, {} skipped, {} traps, {} scrubs; {} segment loads, {} looks at descriptors",
             counts[count::FPU_LOOKS],
             counts[count::FPU_LOADS],
             self.saves,
             self.restores,
             self.skipped,
             self.traps,
+            self.scrubs,
             counts[count::SEGMENT_LOADS],
             counts[count::SLOT_LOOKS],
         )
@@ -327,7 +335,7 @@ impl Crowd<'_> {
                 continue;
             }
             self.sum();
-            let missing = self.tally.missing(self.shop.cpus);
+            let missing = self.tally.missing(self.shop.cpus, self.shop.eager);
             if self.tally.switches >= switches && (missing.is_empty() || !all) {
                 return Ok(());
             }
@@ -446,5 +454,6 @@ impl Crowd<'_> {
         self.tally.restores = since(|cpu| cpu.fpu.restores);
         self.tally.skipped = since(|cpu| cpu.fpu.skipped);
         self.tally.traps = since(|cpu| cpu.fpu.traps);
+        self.tally.scrubs = since(|cpu| cpu.fpu.scrubs);
     }
 }

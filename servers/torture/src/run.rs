@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use abi::info::PowerAction;
+use abi::info::{MachineInfo, PowerAction};
 use rt::{Log, Priority, System, Thread, start};
 use torture::options::Options;
 use torture::page::BOARD_CPUS;
@@ -29,13 +29,15 @@ pub fn run(argument: &str) -> Result<(), String> {
     Thread::current()
         .and_then(|thread| thread.set_priority(priority(PRIORITY)))
         .map_err(kernel)?;
-    let cpus = system.machine().map_err(kernel)?.cpus.min(BOARD_CPUS);
+    let machine = system.machine().map_err(kernel)?;
+    let cpus = machine.cpus.min(BOARD_CPUS);
+    let eager = machine.has_decided(MachineInfo::EAGER_FPU);
     let servers = Servers::start(cpus, priority(PRIORITY - 1)).map_err(kernel)?;
-    let shop = Shop::open(&system, servers, cpus).map_err(kernel)?;
+    let shop = Shop::open(&system, servers, cpus, eager).map_err(kernel)?;
     let seed = options.seed.unwrap_or_else(features::new_seed);
     let say = |line: &str| log.write(line).map_err(kernel);
     say(&format!(
-        "torture: seed {seed:#x} (again with torture=seed={seed:#x}), {} threads on {cpus} CPUs, bases by {}, FPU: {};\n",
+        "torture: seed {seed:#x} (again with torture=seed={seed:#x}), {} threads on {cpus} CPUs, bases by {}, FPU: {}; {}, page tables {};\n",
         control::threads(cpus),
         if shop.fsgsbase {
             "instructions"
@@ -43,6 +45,12 @@ pub fn run(argument: &str) -> Result<(), String> {
             "calls"
         },
         shop.layout.names(),
+        if eager { "eager" } else { "lazy" },
+        if machine.has_decided(MachineInfo::TABLES_APART) {
+            "apart"
+        } else {
+            "shared"
+        },
     ))?;
     let random = Random::new(seed);
     let (mut passed, mut failed) = (0, 0);

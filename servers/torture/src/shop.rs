@@ -22,6 +22,8 @@ pub struct Shop {
     pub layout: Layout,
     /// Whether bases can be read and written by instructions.
     pub fsgsbase: bool,
+    /// Whether the kernel has decided to load FPU states when their threads come.
+    pub eager: bool,
     /// CPUs of the machine.
     pub cpus: u32,
     /// Who answers.
@@ -49,7 +51,7 @@ impl Shop {
     ///
     /// # Errors
     /// Those of the calls that it takes.
-    pub fn open(system: &System, servers: Servers, cpus: u32) -> rt::Result<Shop> {
+    pub fn open(system: &System, servers: Servers, cpus: u32, eager: bool) -> rt::Result<Shop> {
         let text = |code: &Code| {
             let memory = Memory::create(TEXT_BYTES)?;
             memory.write(0, code.text)?;
@@ -59,6 +61,7 @@ impl Shop {
         Ok(Shop {
             layout: features::layout(),
             fsgsbase: features::fsgsbase(),
+            eager,
             cpus,
             servers,
             ended: Notification::create()?,

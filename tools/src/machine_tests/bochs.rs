@@ -70,13 +70,13 @@ const TORTURES: [Row; 2] = [
         name: "torture/2/bochs-skylake-x",
         model: "corei7_skylake_x",
         cmdline: TORTURE,
-        demanded: &["FPU: x87 SSE AVX opmask ZMM ZMM16-31;"],
+        demanded: &["FPU: x87 SSE AVX opmask ZMM ZMM16-31; eager, page tables apart;"],
     },
     Row {
         name: "torture/2/bochs-ryzen",
         model: "ryzen",
         cmdline: TORTURE,
-        demanded: &["FPU: x87 SSE AVX;"],
+        demanded: &["FPU: x87 SSE AVX; lazy, page tables shared;"],
     },
 ];
 

@@ -53,16 +53,26 @@ const MACHINES: [Config; 9] = [
         "bases by calls",
     ),
     machine(2, ("without-xsave", "max,-xsave"), "", "FPU: x87 SSE;"),
-    machine(2, matrix::AMD, "", "AVX"),
+    machine(2, matrix::AMD, "", "AVX; lazy, page tables shared;"),
     machine(
         2,
         ("intel-lazy", matrix::INTEL.1),
         "fpu=lazy mitigations=off",
-        "AVX",
+        "AVX; lazy, page tables shared;",
     ),
-    machine(2, ("intel-eager", matrix::INTEL.1), "fpu=eager", "AVX"),
+    machine(
+        2,
+        ("intel-eager", matrix::INTEL.1),
+        "fpu=eager",
+        "AVX; eager, page tables apart;",
+    ),
     machine(1, matrix::QEMU64, "", "bases by calls, FPU: x87 SSE;"),
-    machine(2, ("max-mitigated", "max"), MITIGATED, "AVX"),
+    machine(
+        2,
+        ("max-mitigated", "max"),
+        MITIGATED,
+        "AVX; eager, page tables apart;",
+    ),
 ];
 
 /// A job for each machine.

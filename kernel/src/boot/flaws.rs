@@ -2,7 +2,7 @@
 
 use arch::cpu::features;
 use arch::fpu;
-use arch::mitigations::{self, Choice, Decisions};
+use arch::mitigations::{self, Choice, Decisions, decisions};
 
 use super::command_line::{self, FpuMode};
 
@@ -45,6 +45,18 @@ pub(super) fn choose(line: &str) {
     if choice == Choice::Off && !cpu.amd && !cpu.rdcl_no {
         ::log::warn!("this CPU may be vulnerable to Meltdown, and nothing is done about it");
     }
+}
+
+/// Says how the TLB tells address spaces apart here (`arch::tlb`). To be called after [`choose`].
+pub(super) fn say_names() {
+    let cpu = features();
+    let how = match (cpu.pcid, decisions().isolation, cpu.invpcid) {
+        (false, ..) => "no names in the TLB: each load of CR3 flushes it",
+        (true, false, _) => "names in the TLB (PCIDs)",
+        (true, true, true) => "names in the TLB (PCIDs), pages of user tables flushed by INVPCID",
+        (true, true, false) => "names in the TLB (PCIDs), user tables flushed as a whole",
+    };
+    ::log::info!("address spaces: {how}");
 }
 
 /// Decides when the state of the floating-point unit is loaded. Returns whether that is eagerly.

@@ -117,6 +117,7 @@ pub(super) extern "C" fn start() -> ! {
     let features = detect();
     // Page tables, control registers and entry paths depend on it.
     flaws::choose(answers.command_line.as_str());
+    flaws::say_names();
     let (map, trampoline) = match take_memory() {
         Ok(taken) => taken,
         Err(error) => give_up(&format_args!("the memory map: {error}")),

@@ -46,13 +46,23 @@ const ROWS: [Row; 2] = [
         name: "bochs/2/skylake-x",
         model: "corei7_skylake_x",
         cmdline: SUITE,
-        demanded: &["local APIC in x2APIC mode", "with deadlines"],
+        demanded: &[
+            "local APIC in x2APIC mode",
+            "with deadlines",
+            "address spaces: names in the TLB (PCIDs), pages of user tables flushed by INVPCID",
+            "mitigations: page tables apart,",
+            "hello, manifest from 32-bit code, by sysenter",
+        ],
     },
     Row {
         name: "bochs/2/ryzen",
         model: "ryzen",
         cmdline: SUITE,
-        demanded: &[],
+        demanded: &[
+            "mitigations: none, as this CPU needs it",
+            "not known to leak lazily kept registers",
+            "hello, manifest from 32-bit code, by syscall",
+        ],
     },
 ];
 

@@ -100,6 +100,11 @@ fn die_with_reply(_: &'static World, how: &str) -> u64 {
         "fault" => unsafe { core::arch::asm!("ud2") },
         "panic" => panic!("on purpose"),
         "wait" => {
+            // Killed before it has received, it would die without a reply.
+            let told = start::take::<Notification>("received").map(|received| received.signal(1));
+            if !matches!(told, Ok(Ok(()))) {
+                return 3;
+            }
             let _ = time::sleep(PATIENCE);
         }
         _ => {}
@@ -111,14 +116,18 @@ fn die_with_reply(_: &'static World, how: &str) -> u64 {
 fn server_that_dies_with_a_reply_is_an_error_for_the_caller(world: &'static World) -> Verdict {
     for how in ["fault", "panic", "wait", "exit"] {
         let endpoint = must!(Endpoint::create());
+        let received = must!(Notification::create());
         let child = must!(world.spawn(
             &alloc::format!("role dies-with-reply {how}"),
-            &[("endpoint", endpoint.handle())]
+            &[
+                ("endpoint", endpoint.handle()),
+                ("received", received.handle())
+            ]
         ));
         if how == "wait" {
             let process = must!(child.process.duplicate(Rights::MANAGE));
             must!(thread::spawn(move || {
-                let _ = time::sleep(Duration::from_millis(100));
+                let _ = received.wait(soon());
                 let _ = process.kill(7);
             }));
         }

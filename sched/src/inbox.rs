@@ -8,6 +8,9 @@
 //! own link, no capacity: *the inbox is never full*. The owner turns the order round, so threads come out in
 //! the order in which they went in.
 //!
+//! However many there are, the owner need not turn and look at all of them at once, with its interrupts off: [`Inbox::drain_some`]
+//! does a piece of that. What it has taken and not handed out yet it keeps, and the inbox is not empty as long as it keeps some.
+//!
 //! # The protocol
 //!
 //! A producer first writes what the wake-up is about into the thread (its state, its result), then pushes. The
@@ -35,6 +38,8 @@
 
 use core::marker::PhantomData;
 use core::num::NonZeroUsize;
+// A word that only the owner reads and writes: the models need not try it in every interleaving.
+use core::sync::atomic::AtomicUsize as Own;
 
 use crate::atomic::{AtomicUsize, Ordering, const_unless_loom};
 use crate::node::Node;
@@ -43,6 +48,11 @@ use crate::node::Node;
 const EMPTY: usize = 0;
 /// `head`: nothing inside, and the owner looks by itself. No thread has this address.
 const POLLED: usize = 1;
+/// `head`: nothing new inside, but the owner keeps some that it has taken, and will look by itself. Nor this.
+const KEPT: usize = 2;
+
+/// Threads whose order is turned round for each that may be handed out: that is far less work.
+const TURNED_FOR_EACH: usize = 8;
 
 /// What a push means to the producer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +69,10 @@ pub enum Pushed {
 /// The inbox of one CPU: pushed into by all, drained by its owner.
 pub struct Inbox<T> {
     head: AtomicUsize,
+    /// What the owner has taken and not turned round yet, newest first. The owner's alone, as the next one.
+    taken: Own,
+    /// What it has turned round and not handed out yet, oldest first; of that nothing is handed out before all is turned.
+    turned: Own,
     marker: PhantomData<fn(T) -> T>,
 }
 
@@ -66,7 +80,12 @@ impl<T: Node> Inbox<T> {
     const_unless_loom! {
         /// An empty inbox.
         pub fn new() -> Inbox<T> {
-            Inbox { head: AtomicUsize::new(EMPTY), marker: PhantomData }
+            Inbox {
+                head: AtomicUsize::new(EMPTY),
+                taken: Own::new(EMPTY),
+                turned: Own::new(EMPTY),
+                marker: PhantomData,
+            }
         }
     }
 
@@ -81,7 +100,7 @@ impl<T: Node> Inbox<T> {
             return Pushed::Already;
         }
         let word = thread.into_word().get();
-        debug_assert!(word > POLLED, "a thread's word must be above 1");
+        debug_assert!(word > KEPT, "a thread's word must be above 2");
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             links.next.set(Self::thread(head));
@@ -99,23 +118,38 @@ impl<T: Node> Inbox<T> {
     /// Hands out all threads that are inside, in the order in which they were pushed; ends polling.
     ///
     /// Each is out of the inbox, and can be pushed again, before `take` sees it. What is pushed meanwhile waits
-    /// for the next drain, so the call ends. It is for the owner, but two at once would each get a part.
+    /// for the next drain, so the call ends. For the owner alone.
     ///
     /// Returns how many there were.
-    pub fn drain(&self, mut take: impl FnMut(T)) -> usize {
-        if self.head.load(Ordering::Relaxed) == EMPTY {
-            return 0;
+    pub fn drain(&self, take: impl FnMut(T)) -> usize {
+        self.drain_some(usize::MAX, take)
+    }
+
+    /// The same for `most` threads at most. If [`is_empty`](Self::is_empty) says no afterwards the owner is to call this again
+    /// soon, by itself: for what it keeps nobody tells it. Of many it may hand out none yet, but has come nearer to that.
+    pub fn drain_some(&self, most: usize, mut take: impl FnMut(T)) -> usize {
+        let mut newest = Self::thread(self.taken.load(Ordering::Relaxed));
+        let mut oldest = Self::thread(self.turned.load(Ordering::Relaxed));
+        let kept = newest.is_some() || oldest.is_some();
+        if !kept {
+            if self.head.load(Ordering::Relaxed) == EMPTY {
+                return 0;
+            }
+            newest = Self::thread(self.head.swap(EMPTY, Ordering::Acquire));
         }
-        let mut newest = Self::thread(self.head.swap(EMPTY, Ordering::Acquire));
-        let mut oldest = None;
-        while let Some(thread) = newest {
+        for _ in 0..most.saturating_mul(TURNED_FOR_EACH) {
+            let Some(thread) = newest else { break };
             let link = &thread.links().inbox.next;
             newest = link.get();
             link.set(oldest);
             oldest = Some(thread);
         }
+        self.taken.store(Self::word(newest), Ordering::Relaxed);
         let mut count = 0;
-        while let Some(thread) = oldest {
+        while count < most
+            && newest.is_none()
+            && let Some(thread) = oldest
+        {
             let links = &thread.links().inbox;
             // The link is read first: once `pending` is clear it belongs to the next producer.
             oldest = links.next.get();
@@ -123,11 +157,21 @@ impl<T: Node> Inbox<T> {
             take(thread);
             count += 1;
         }
+        self.turned.store(Self::word(oldest), Ordering::Relaxed);
+        let keeps = newest.is_some() || oldest.is_some();
+        if keeps != kept {
+            let (from, to) = if keeps { (EMPTY, KEPT) } else { (KEPT, EMPTY) };
+            // If there is something new by now, that says as well that there is something.
+            let _ = self
+                .head
+                .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+        }
         count
     }
 
     /// Whether there is nothing to drain.
     pub fn is_empty(&self) -> bool {
+        // All that is inside is newer, or the mark for older ones.
         self.head.load(Ordering::Acquire) <= POLLED
     }
 
@@ -153,11 +197,15 @@ impl<T: Node> Inbox<T> {
     }
 
     fn thread(head: usize) -> Option<T> {
-        if head == POLLED {
+        if head <= KEPT {
             None
         } else {
             NonZeroUsize::new(head).map(T::from_word)
         }
+    }
+
+    fn word(thread: Option<T>) -> usize {
+        thread.map_or(EMPTY, |thread| thread.into_word().get())
     }
 }
 

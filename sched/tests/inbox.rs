@@ -67,6 +67,37 @@ fn a_thread_can_be_pushed_again_while_it_is_handed_out() {
 }
 
 #[test]
+fn many_are_taken_in_pieces_in_their_order() {
+    const MOST: usize = 3;
+    let inbox = Inbox::new();
+    let threads = ThreadRef::many(1000);
+    let (first, later) = threads.split_at(900);
+    for &thread in first {
+        let _ = inbox.push(thread);
+    }
+    let mut later = later.iter();
+    let mut all = Vec::new();
+    let mut calls = 0;
+    while !inbox.is_empty() {
+        let before = all.len();
+        let count = inbox.drain_some(MOST, |thread| all.push(thread.0.number));
+        assert_eq!(count, all.len() - before);
+        assert!(count <= MOST);
+        calls += 1;
+        assert!(calls < 1000, "it comes to no end");
+        // What comes meanwhile waits for its turn, and nobody need be told of it as long as the owner keeps some.
+        let keeps = !inbox.is_empty();
+        if let Some(&thread) = later.next() {
+            let pushed = inbox.push(thread);
+            assert_eq!(pushed == Pushed::First, !keeps);
+            assert!(!inbox.start_polling());
+        }
+    }
+    assert_eq!(all, (0..1000).collect::<Vec<_>>());
+    assert!(inbox.start_polling());
+}
+
+#[test]
 fn four_producers_at_full_speed_lose_no_wake_up() {
     const ROUNDS: u64 = 50_000;
     let inbox = Arc::new(Inbox::new());

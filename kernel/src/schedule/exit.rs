@@ -38,6 +38,10 @@ pub fn exit_work() {
         let has = |what: Pending| asked.0 & what.0 != 0;
         if has(Pending::INBOX) {
             look_around(cpu);
+            if !cpu.inbox.is_empty() {
+                // There may be any number of them: what is left comes with the next round.
+                let_interrupts_in();
+            }
         }
         if has(Pending::TIMER) {
             retime();

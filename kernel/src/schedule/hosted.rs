@@ -28,6 +28,11 @@ pub fn ask(thread: ThreadPtr, what: u32) {
     thread.get().asked.fetch_or(what, Ordering::SeqCst);
 }
 
+/// The same for its home.
+pub fn look_again(thread: ThreadPtr) {
+    ask(thread, crate::thread::ask::LOOK);
+}
+
 /// The threads that were made ready since the last call.
 #[cfg(test)]
 pub fn take_ready() -> Vec<ThreadPtr> {

@@ -45,6 +45,8 @@ pub fn run_idle() -> ! {
         // The end of an object may have made a thread ready, and here nobody asks the CPU to look.
         // SAFETY: this is the CPU; the borrow ends with the condition.
         if cpu.block().has_requests() || !unsafe { cpu.run_queue() }.is_empty() {
+            // It may have been asked for by this CPU itself, any number of times.
+            allow_pending_interrupts();
             continue;
         }
         wait_for_work(cpu);

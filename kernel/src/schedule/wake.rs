@@ -20,6 +20,9 @@ pub const RESCHEDULE_VECTOR: u8 = 0xFC;
 /// Makes the target serve what must be served anywhere.
 pub const SERVE_VECTOR: u8 = 0xFB;
 
+/// Threads from the inbox that are seen to before interrupts have another chance.
+const ANSWERED_AT_ONCE: usize = 8;
+
 /// Makes a thread ready that was taken out of its wait. Any CPU; the caller alone has the right to wake it.
 #[inline]
 pub fn make_ready(thread: ThreadPtr) {
@@ -44,6 +47,15 @@ pub fn ask(thread: ThreadPtr, what: u32) {
     // Else it was not started: whoever takes it in then answers.
 }
 
+/// Asks a thread's home, this CPU, to look at it again, when it looks into its inbox next.
+pub fn look_again(thread: ThreadPtr) {
+    let cpu = cpu::this();
+    thread.get().asked.fetch_or(ask::LOOK, Ordering::SeqCst);
+    send(cpu, thread, cpu.index());
+    // Also if it was inside already: that push may have been another CPU's, whose interrupt is still to come.
+    cpu.block().request(Pending::INBOX);
+}
+
 /// Pushes a thread into a CPU's inbox, and sees to it that this looks.
 pub(super) fn send(cpu: &Cpu, thread: ThreadPtr, to: u32) {
     let target = cpu::by_index(to);
@@ -66,7 +78,7 @@ pub(super) fn interrupt(from: &Cpu, target: &Cpu) {
     apic::send_ipi(target.apic_id(), RESCHEDULE_VECTOR);
 }
 
-/// Takes in what other CPUs have sent. No lock may be held, and the running thread is in no queue.
+/// Takes in what other CPUs have sent, a piece of it: if there is more the CPU asks itself to look again. No lock may be held, and the running thread is in no queue.
 #[inline]
 pub(super) fn drain_inbox(cpu: &Cpu) {
     if !cpu.inbox.is_empty() {
@@ -76,7 +88,7 @@ pub(super) fn drain_inbox(cpu: &Cpu) {
 
 #[cold]
 fn drain(cpu: &Cpu) {
-    cpu.inbox.drain(|thread| {
+    cpu.inbox.drain_some(ANSWERED_AT_ONCE, |thread| {
         match thread.get().home.arrive(cpu.index()) {
             // It has moved on since it was pushed.
             Arrival::Elsewhere(home) => send(cpu, thread, home),
@@ -90,6 +102,9 @@ fn drain(cpu: &Cpu) {
             }
         }
     });
+    if !cpu.inbox.is_empty() {
+        cpu.block().request(Pending::INBOX);
+    }
 }
 
 /// On a thread's home: does what was asked for it.

@@ -5,8 +5,12 @@
 //! its way out, when all of its user registers are in its context. Only the home parks a thread and lets it go, both under
 //! the lock in here: whoever holds that and finds the thread parked has its registers to himself.
 //!
-//! Whoever waits for any of this is in the thread's own list of waiters. The home looks through it whenever something
-//! has changed. A waiter enters the list *before* it asks the home to look, so that no answer comes too early.
+//! Whoever waits for any of this is in one of the thread's own lists of waiters, one for each thing to wait for. The home looks
+//! which of them are over whenever something has changed. A waiter enters its list *before* it asks the home to look, so that no
+//! answer comes too early.
+//!
+//! Any number may wait. So a look costs nothing for those whose wait goes on, and wakes a few of the others at a time; the home asks
+//! itself to look again if there may be more, so that interrupts have their chance in between.
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,6 +36,14 @@ pub(crate) enum Until {
     Placed,
 }
 
+impl Until {
+    /// All of them, each at the place that is its number.
+    const ALL: [Until; 4] = [Until::Ended, Until::Still, Until::Parked, Until::Placed];
+}
+
+/// Waiters that are woken in one go.
+pub(super) const WOKEN_AT_ONCE: usize = 8;
+
 /// The part of a thread that is about its rest and its end.
 pub(crate) struct Rest {
     inner: Mutex<{ level::REST }, Inner>,
@@ -45,7 +57,8 @@ pub(crate) struct Rest {
 struct Inner {
     parked: bool,
     ended: bool,
-    waiters: sched::List<ThreadPtr>,
+    /// Those who wait, by what they wait for.
+    waiters: [sched::List<ThreadPtr>; Until::ALL.len()],
     wish: Option<Wish>,
 }
 
@@ -61,7 +74,7 @@ impl Rest {
             inner: Mutex::new(Inner {
                 parked: false,
                 ended: false,
-                waiters: sched::List::new(),
+                waiters: [const { sched::List::new() }; Until::ALL.len()],
                 wish: None,
             }),
             shown_parked: AtomicBool::new(false),
@@ -168,7 +181,7 @@ impl Thread {
         }
         current.wait.until.set(until);
         current.wait.set(WaitOn::Thread(self));
-        inner.waiters.push_back(ThreadPtr::new(current));
+        inner.waiters[until as usize].push_back(ThreadPtr::new(current));
         Ok(Flow::Block)
     }
 
@@ -203,30 +216,40 @@ impl Thread {
         }
     }
 
-    /// Wakes those whose wait is over. `waits`: its home has found it in a wait.
+    /// Wakes those whose wait is over; if they are many, some of them, and the home looks again soon. For the home. `waits`: it has
+    /// found the thread in a wait.
     pub(crate) fn wake_waiters(&self, waits: bool) {
-        loop {
+        if self.wake_some(waits) {
+            schedule::look_again(ThreadPtr::new(self));
+        }
+    }
+
+    /// Wakes some of those whose wait is over; true if there may be more.
+    fn wake_some(&self, waits: bool) -> bool {
+        for _ in 0..WOKEN_AT_ONCE {
             let mut inner = self.rest.inner.lock();
-            let next = inner.waiters.iter().find_map(|waiter| {
-                let answer = self.answer(&inner, waiter.get().wait.until.get(), waits)?;
-                Some((waiter, answer))
+            let over = Until::ALL.into_iter().find_map(|until| {
+                let waiter = inner.waiters[until as usize].front()?;
+                Some((until, waiter, self.answer(&inner, until, waits)?))
             });
-            let Some((waiter, answer)) = next else {
-                return;
+            let Some((until, waiter, answer)) = over else {
+                return false;
             };
-            inner.waiters.remove(waiter);
-            let until = waiter.get().wait.until.get();
+            inner.waiters[until as usize].remove(waiter);
             waiter.get().wait.set(WaitOn::Nothing);
             drop(inner);
             self.tell(waiter.get(), until, answer);
             schedule::make_ready(waiter);
         }
+        true
     }
 
-    /// It has ended: tells all who wait for it.
+    /// It has ended: tells all who wait for it. If they are many, others may have the CPU in between.
     pub(crate) fn tell_of_end(&self) {
         self.rest.inner.lock().ended = true;
-        self.wake_waiters(false);
+        while self.wake_some(false) {
+            schedule::preemption_point();
+        }
     }
 
     /// Takes a waiting thread out of this one's list, if it is still there.
@@ -235,7 +258,8 @@ impl Thread {
         if waiter.wait.on() != on {
             return false;
         }
-        let removed = inner.waiters.remove(ThreadPtr::new(waiter));
+        let list = &mut inner.waiters[waiter.wait.until.get() as usize];
+        let removed = list.remove(ThreadPtr::new(waiter));
         debug_assert!(removed, "a thread that waits for another is in its list");
         waiter.wait.set(WaitOn::Nothing);
         true

@@ -3,8 +3,11 @@
 use abi::info::{ThreadEnd, ThreadState};
 use abi::{Deadline, Error, Priority};
 
-use super::Until;
+use core::sync::atomic::Ordering;
+
+use super::rest::WOKEN_AT_ONCE;
 use super::testing::*;
+use super::{Until, ask};
 use crate::ipc::{Flow, WaitOn, cancel};
 use crate::object::Section;
 
@@ -185,6 +188,59 @@ fn those_who_wait_for_a_thread_are_told_once_of_what_they_wait_for() {
     // And afterwards.
     assert_eq!(wait(&joiner, Until::Ended), Ok(Flow::Done));
     assert_eq!(wait(&joiner, Until::Still), Err(Error::Ended));
+}
+
+/// However many wait, a look takes no time for those whose wait goes on and wakes a few of the others, until all were woken once.
+#[test]
+fn many_who_wait_for_a_thread_are_woken_a_few_at_a_time() {
+    const JOINERS: usize = 100;
+    const MOVERS: usize = 3 * WOKEN_AT_ONCE + 1;
+    let process = process("many");
+    let target = Program::new(&process);
+    let thread = target.thread();
+    target.live_on(1);
+    thread.affinity.set(&sched::Affinity::only(2));
+    let waiting = |count, until| -> Vec<Program> {
+        let programs: Vec<_> = (0..count).map(|_| Program::new(&process)).collect();
+        for program in &programs {
+            let begun = thread.wait_until(program.thread(), until, Deadline::NEVER);
+            assert_eq!(begun, Ok(Flow::Block));
+        }
+        programs
+    };
+    let pointers =
+        |programs: &[Program]| -> Vec<_> { programs.iter().map(Program::pointer).collect() };
+    let looks_again = || thread.asked.swap(0, Ordering::SeqCst) & ask::LOOK != 0;
+    let joiners = waiting(JOINERS, Until::Ended);
+    let movers = waiting(MOVERS, Until::Placed);
+    thread.wake_waiters(true);
+    assert_eq!((woken(), looks_again()), (vec![], false));
+    target.live_on(2);
+    let mut told = Vec::new();
+    loop {
+        thread.wake_waiters(false);
+        let some = woken();
+        assert!(some.len() <= WOKEN_AT_ONCE);
+        told.extend(some);
+        if !looks_again() {
+            break;
+        }
+    }
+    assert_eq!(told, pointers(&movers));
+    // One in the middle gives up; the others are told in the order in which they came.
+    // SAFETY: nothing is reclaimed meanwhile.
+    let section = unsafe { Section::enter() };
+    assert!(cancel(joiners[50].thread(), Error::TimedOut, &section));
+    drop(section);
+    thread.rest.note_end(ThreadEnd::Exited, 42);
+    thread.tell_of_end();
+    let mut expected = pointers(&joiners);
+    expected.remove(50);
+    assert_eq!(woken(), expected);
+    assert!(joiners.iter().enumerate().all(|(index, joiner)| {
+        let registers = joiner.thread().registers();
+        index == 50 || (registers.rax, registers.rdi) == (0, 42)
+    }));
 }
 
 #[test]

@@ -79,6 +79,45 @@ fn two_producers_lose_and_double_nothing() {
     });
 }
 
+/// The owner takes one at a time, and looks again as long as there is something: what it keeps has its place before what is new.
+#[test]
+fn threads_that_are_taken_one_by_one_come_out_in_order() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let inbox = Arc::new(Inbox::new());
+        let producer = {
+            let inbox = inbox.clone();
+            thread::spawn(move || {
+                (0..3)
+                    .map(|i| {
+                        ThreadRef(i).message().store(i, Ordering::Relaxed);
+                        inbox.push(ThreadRef(i))
+                    })
+                    .filter(|pushed| *pushed == Pushed::First)
+                    .count()
+            })
+        };
+        let mut all = Vec::new();
+        let mut take_one = || {
+            let before = all.len();
+            let count = inbox.drain_some(1, |thread| {
+                all.push((thread.0, thread.message().load(Ordering::Relaxed)));
+            });
+            assert!(count <= 1 && all.len() == before + count);
+        };
+        take_one();
+        take_one();
+        let told = producer.join().unwrap();
+        assert!(told >= 1, "somebody must tell the owner");
+        while !inbox.is_empty() {
+            take_one();
+        }
+        assert_eq!(all, [(0, 0), (1, 1), (2, 2)]);
+        assert!(inbox.start_polling(), "nothing is kept");
+    });
+}
+
 #[test]
 fn one_producers_threads_come_out_in_order() {
     loom::model(|| {
@@ -162,10 +201,10 @@ impl Cpu {
     }
 
     /// The idle loop, until two threads were woken.
-    fn idle(&self, poll_first: bool) {
+    fn idle(&self, poll_first: bool, most: usize) {
         let mut woken = 0;
         while woken < 2 {
-            woken += self.inbox.drain(|thread| {
+            woken += self.inbox.drain_some(most, |thread| {
                 assert_eq!(thread.message().load(Ordering::Relaxed), 1);
             });
             if woken == 2 {
@@ -185,7 +224,7 @@ impl Cpu {
     }
 }
 
-fn idle_cpu_is_woken_by_two(poll_first: bool) {
+fn idle_cpu_is_woken_by_two(poll_first: bool, most: usize) {
     let mut model = loom::model::Builder::new();
     // Three CPUs with a loop have too many interleavings to try all; each that takes the CPU away from somebody
     // at most twice in mid-course is tried, and that is where such errors show.
@@ -198,7 +237,7 @@ fn idle_cpu_is_woken_by_two(poll_first: bool) {
                 thread::spawn(move || cpu.wake(ThreadRef(i)))
             })
             .collect();
-        cpu.idle(poll_first);
+        cpu.idle(poll_first, most);
         for producer in producers {
             producer.join().unwrap();
         }
@@ -207,12 +246,22 @@ fn idle_cpu_is_woken_by_two(poll_first: bool) {
 
 #[test]
 fn a_halting_cpu_never_sleeps_through_a_wake_up() {
-    idle_cpu_is_woken_by_two(false);
+    idle_cpu_is_woken_by_two(false, usize::MAX);
+}
+
+#[test]
+fn a_halting_cpu_that_takes_one_at_a_time_never_sleeps_through_a_wake_up() {
+    idle_cpu_is_woken_by_two(false, 1);
 }
 
 #[test]
 fn a_cpu_that_polls_and_then_halts_never_sleeps_through_a_wake_up() {
-    idle_cpu_is_woken_by_two(true);
+    idle_cpu_is_woken_by_two(true, usize::MAX);
+}
+
+#[test]
+fn a_cpu_that_polls_and_takes_one_at_a_time_never_sleeps_through_a_wake_up() {
+    idle_cpu_is_woken_by_two(true, 1);
 }
 
 /// The models must be able to fail: without the interrupt the CPU sleeps for ever, and loom says so.

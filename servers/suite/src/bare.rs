@@ -24,7 +24,7 @@ pub const STACK_TOP: u64 = 0x80_0000;
 pub const STACK_BOTTOM: u64 = STACK_TOP - STACK_BYTES;
 const STACK_BYTES: u64 = 4 * 4096;
 /// How long one may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = crate::runner::PATIENCE;
 
 /// The bytes that a few lines of assembly make. They run at [`CODE`] after the preamble, so they must not name addresses.
 #[macro_export]

@@ -17,6 +17,10 @@ const SKIPPED: u64 = 2;
 /// Exit code of a program that panicked, as the SDK has it.
 const PANICKED: u64 = 101;
 
+/// How long a test waits for something that is about to happen, unless it says otherwise. Each test may take longer than that, so
+/// that one that waits in vain says for what.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A test: its name and what it does.
 pub struct Test {
     /// Named for the behaviour that it holds.

@@ -18,12 +18,12 @@ use crate::world::{World, ending};
 use crate::{check, code, must, same};
 
 tests! {
-    breakpoints_stop_before_the_instruction: 10,
-    watched_memory_stops_after_the_access: 10,
-    watched_memory_that_the_kernel_touches_stops_behind_the_call: 10,
-    watched_operand_of_mov_ss_does_not_stop_the_kernel: 20,
-    breakpoints_come_and_go_with_their_thread: 30,
-    breakpoints_on_the_kernel_are_refused: 10,
+    breakpoints_stop_before_the_instruction: 40,
+    watched_memory_stops_after_the_access: 40,
+    watched_memory_that_the_kernel_touches_stops_behind_the_call: 40,
+    watched_operand_of_mov_ss_does_not_stop_the_kernel: 40,
+    breakpoints_come_and_go_with_their_thread: 40,
+    breakpoints_on_the_kernel_are_refused: 40,
 }
 
 /// What `debug_status` says for a hit of breakpoint `index`.

@@ -13,13 +13,13 @@ use crate::world::World;
 use crate::{check, must, same};
 
 tests! {
-    unknown_call_numbers_are_refused: 10,
-    bad_pointers_are_refused_by_every_call: 10,
-    read_only_memory_is_no_place_for_results: 10,
-    copies_that_run_into_unmapped_memory_end_in_an_error: 10,
-    senseless_arguments_of_memory_calls_are_refused: 10,
-    senseless_arguments_of_process_and_thread_calls_are_refused: 10,
-    senseless_arguments_of_other_calls_are_refused: 10,
+    unknown_call_numbers_are_refused: 40,
+    bad_pointers_are_refused_by_every_call: 40,
+    read_only_memory_is_no_place_for_results: 40,
+    copies_that_run_into_unmapped_memory_end_in_an_error: 40,
+    senseless_arguments_of_memory_calls_are_refused: 40,
+    senseless_arguments_of_process_and_thread_calls_are_refused: 40,
+    senseless_arguments_of_other_calls_are_refused: 40,
 }
 
 fn unknown_call_numbers_are_refused(_: &'static World) -> Verdict {

@@ -17,16 +17,16 @@ use crate::world::{World, ending};
 use crate::{check, code, must, same};
 
 tests! {
-    new_thread_starts_with_the_context_that_was_set: 10,
-    contexts_that_would_fault_in_the_kernel_are_refused: 10,
-    flags_in_a_context_are_only_those_of_user_code: 10,
-    contexts_are_for_threads_that_do_not_run: 10,
-    selectors_that_went_bad_become_null: 10,
-    stack_selector_that_went_bad_faults_at_once: 10,
-    trap_flag_in_a_context_stops_after_one_instruction: 10,
-    contexts_may_begin_in_32_bit_code: 10,
-    instruction_pointer_at_the_edge_faults_in_user_code: 10,
-    floating_point_state_of_a_thread_can_be_had_and_set: 10,
+    new_thread_starts_with_the_context_that_was_set: 40,
+    contexts_that_would_fault_in_the_kernel_are_refused: 40,
+    flags_in_a_context_are_only_those_of_user_code: 40,
+    contexts_are_for_threads_that_do_not_run: 40,
+    selectors_that_went_bad_become_null: 40,
+    stack_selector_that_went_bad_faults_at_once: 40,
+    trap_flag_in_a_context_stops_after_one_instruction: 40,
+    contexts_may_begin_in_32_bit_code: 40,
+    instruction_pointer_at_the_edge_faults_in_user_code: 40,
+    floating_point_state_of_a_thread_can_be_had_and_set: 40,
 }
 
 /// Where the code is, without the preamble that loads registers.

@@ -12,15 +12,15 @@ use crate::world::{World, ending};
 use crate::{check, code, must, same, skip};
 
 tests! {
-    faults_are_reported_with_all_registers: 20,
-    page_faults_are_reported_with_address_and_cause: 20,
-    x87_fault_ends_the_program: 10,
-    simd_fault_ends_the_program: 10,
-    alignment_check_faults_end_the_program: 10,
-    stack_overflow_ends_the_program: 10,
-    syscall_at_the_end_of_memory_does_no_harm: 10,
-    syscall_with_a_senseless_stack_pointer_works: 20,
-    jump_to_where_no_code_can_be_faults: 10,
+    faults_are_reported_with_all_registers: 40,
+    page_faults_are_reported_with_address_and_cause: 40,
+    x87_fault_ends_the_program: 40,
+    simd_fault_ends_the_program: 40,
+    alignment_check_faults_end_the_program: 40,
+    stack_overflow_ends_the_program: 40,
+    syscall_at_the_end_of_memory_does_no_harm: 40,
+    syscall_with_a_senseless_stack_pointer_works: 40,
+    jump_to_where_no_code_can_be_faults: 40,
 }
 
 const START: u64 = CODE + PREAMBLE_BYTES;

@@ -17,12 +17,12 @@ use crate::world::World;
 use crate::{check, code, must, same, skip};
 
 tests! {
-    fpu_state_survives_calls_and_blocking: 20,
+    fpu_state_survives_calls_and_blocking: 40,
     fpu_state_survives_preemption_on_every_cpu: 60,
-    fpu_state_survives_ipc_with_a_server_that_uses_it: 20,
+    fpu_state_survives_ipc_with_a_server_that_uses_it: 40,
     wide_vector_registers_survive_preemption: 60,
-    new_thread_finds_a_clean_fpu: 20,
-    fpu_state_of_the_dead_is_not_inherited: 20,
+    new_thread_finds_a_clean_fpu: 40,
+    fpu_state_of_the_dead_is_not_inherited: 40,
 }
 
 /// Memory as `fxsave64` lays it out (Intel SDM vol. 1 §10.5.1), and behind it the upper halves of sixteen `ymm` registers.

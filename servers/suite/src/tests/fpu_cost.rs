@@ -22,14 +22,14 @@ use crate::world::{World, ending};
 use crate::{check, code, fail, must, same, skip};
 
 tests! {
-    the_kernel_decides_when_states_are_loaded_as_it_is_asked: 20,
-    threads_that_do_not_use_the_fpu_cost_no_fpu_work: 20,
-    steady_users_of_the_fpu_get_it_without_a_trap: 20,
-    a_thread_that_stops_using_the_fpu_is_not_preloaded_for_long: 20,
-    registers_keep_a_threads_state_unless_loading_is_eager: 20,
-    registers_are_left_alone_over_idleness: 20,
-    a_pending_x87_error_stays_with_its_thread: 20,
-    wide_registers_of_the_dead_are_not_inherited: 30,
+    the_kernel_decides_when_states_are_loaded_as_it_is_asked: 40,
+    threads_that_do_not_use_the_fpu_cost_no_fpu_work: 40,
+    steady_users_of_the_fpu_get_it_without_a_trap: 40,
+    a_thread_that_stops_using_the_fpu_is_not_preloaded_for_long: 40,
+    registers_keep_a_threads_state_unless_loading_is_eager: 40,
+    registers_are_left_alone_over_idleness: 40,
+    a_pending_x87_error_stays_with_its_thread: 40,
+    wide_registers_of_the_dead_are_not_inherited: 40,
     no_memory_for_fpu_state_ends_only_the_thread_that_needs_it: 60,
 }
 

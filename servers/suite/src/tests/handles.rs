@@ -11,11 +11,11 @@ use crate::world::World;
 use crate::{check, must, same};
 
 tests! {
-    bad_handles_are_refused_by_every_call: 10,
-    handles_of_another_kind_are_refused_by_every_call: 10,
-    handles_without_the_right_are_refused_by_every_call: 10,
-    rights_never_grow: 10,
-    stale_handle_never_reaches_a_new_object: 20,
+    bad_handles_are_refused_by_every_call: 40,
+    handles_of_another_kind_are_refused_by_every_call: 40,
+    handles_without_the_right_are_refused_by_every_call: 40,
+    rights_never_grow: 40,
+    stale_handle_never_reaches_a_new_object: 40,
 }
 
 fn bad_handles_are_refused_by_every_call(world: &'static World) -> Verdict {

@@ -15,15 +15,15 @@ use crate::world::{World, ending};
 use crate::{check, fail, must, same};
 
 tests! {
-    dropped_reply_is_an_error_for_the_caller: 10,
-    server_that_dies_with_a_reply_is_an_error_for_the_caller: 20,
-    endpoint_without_receiver_is_closed_for_waiting_and_new_callers: 10,
-    deadlines_end_every_wait: 20,
-    past_deadline_does_not_wait: 10,
-    late_answer_finds_the_caller_gone: 10,
+    dropped_reply_is_an_error_for_the_caller: 40,
+    server_that_dies_with_a_reply_is_an_error_for_the_caller: 40,
+    endpoint_without_receiver_is_closed_for_waiting_and_new_callers: 40,
+    deadlines_end_every_wait: 40,
+    past_deadline_does_not_wait: 40,
+    late_answer_finds_the_caller_gone: 40,
     many_clients_on_all_cpus_are_all_answered: 60,
     clients_of_another_process_are_all_answered: 60,
-    send_waits_for_nobody_but_the_receiver: 10,
+    send_waits_for_nobody_but_the_receiver: 40,
 }
 
 /// The partners of these tests.
@@ -42,7 +42,7 @@ pub const ROLES: &[Role] = &[
     },
 ];
 
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = crate::runner::PATIENCE;
 
 pub(super) fn soon() -> Deadline {
     time::after(PATIENCE)

@@ -18,12 +18,12 @@ use crate::world::World;
 use crate::{check, code, must, same};
 
 tests! {
-    landing_page_is_an_elf_image_with_symbols: 10,
-    time_without_a_call_agrees_with_the_kernels: 20,
-    time_falls_back_to_a_call_where_the_counter_is_not_trusted: 10,
-    cpu_number_without_a_call_is_right_by_every_way: 30,
-    landing_page_can_not_be_changed: 20,
-    landing_page_lies_elsewhere_in_each_process: 20,
+    landing_page_is_an_elf_image_with_symbols: 40,
+    time_without_a_call_agrees_with_the_kernels: 40,
+    time_falls_back_to_a_call_where_the_counter_is_not_trusted: 40,
+    cpu_number_without_a_call_is_right_by_every_way: 40,
+    landing_page_can_not_be_changed: 40,
+    landing_page_lies_elsewhere_in_each_process: 40,
 }
 
 /// Where the image is.

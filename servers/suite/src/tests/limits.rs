@@ -15,10 +15,10 @@ use crate::world::{World, ending};
 use crate::{check, must, same};
 
 tests! {
-    handles_run_out_with_an_error: 30,
+    handles_run_out_with_an_error: 40,
     what_a_process_used_up_is_free_after_its_end: 60,
     same_work_again_and_again_takes_no_memory: 60,
-    watchers_run_out_with_an_error: 10,
+    watchers_run_out_with_an_error: 40,
 }
 
 /// The partners of these tests.
@@ -27,7 +27,7 @@ pub const ROLES: &[Role] = &[Role {
     run: use_up,
 }];
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = crate::runner::PATIENCE;
 
 fn handles_run_out_with_an_error(_: &'static World) -> Verdict {
     let mut handles = Vec::new();

@@ -19,7 +19,7 @@ use crate::{check, must, same};
 tests! {
     every_cpu_is_listed_and_woken_by_others: 90,
     every_cpu_is_reached_by_shoot_downs: 90,
-    a_thread_goes_to_each_cpu_in_turn: 30,
+    a_thread_goes_to_each_cpu_in_turn: 80,
 }
 
 const PAGE: u64 = 4096;

@@ -18,18 +18,18 @@ use crate::world::{World, ending};
 use crate::{check, code, fail, must, same};
 
 tests! {
-    new_memory_is_zero: 20,
-    used_memory_comes_back_as_zero: 30,
-    mapping_can_be_placed_moved_and_taken_away: 10,
-    protection_changes_are_obeyed: 20,
-    memory_is_shared_between_processes: 20,
-    read_and_write_see_what_mappings_see: 10,
-    untouched_memory_costs_nothing: 10,
-    mapping_outlives_its_handle: 10,
+    new_memory_is_zero: 40,
+    used_memory_comes_back_as_zero: 40,
+    mapping_can_be_placed_moved_and_taken_away: 40,
+    protection_changes_are_obeyed: 40,
+    memory_is_shared_between_processes: 40,
+    read_and_write_see_what_mappings_see: 40,
+    untouched_memory_costs_nothing: 40,
+    mapping_outlives_its_handle: 40,
     unmapping_holds_on_every_cpu_when_the_call_returns: 60,
     protection_holds_on_every_cpu_when_the_call_returns: 60,
-    threads_that_touch_one_page_see_one_page: 30,
-    copies_survive_unmapping_under_way: 30,
+    threads_that_touch_one_page_see_one_page: 40,
+    copies_survive_unmapping_under_way: 40,
     exhausted_memory_is_an_error_and_comes_back: 60,
 }
 
@@ -50,7 +50,7 @@ pub const ROLES: &[Role] = &[
 ];
 
 const PAGE: u64 = 4096;
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = crate::runner::PATIENCE;
 
 fn new_memory_is_zero(_: &'static World) -> Verdict {
     for pages in [1, 3, 64, 700] {

@@ -18,14 +18,14 @@ use crate::world::World;
 use crate::{check, fail, must, same};
 
 tests! {
-    words_label_and_badge_arrive: 10,
-    bytes_arrive_whole_at_every_length: 20,
-    handles_are_copied_and_moved: 10,
-    transfer_with_a_bad_handle_changes_nothing: 10,
-    handles_are_refused_where_none_are_posted: 10,
-    refused_answer_uses_the_reply_up: 10,
-    reply_works_once: 10,
-    reply_can_be_passed_on: 10,
+    words_label_and_badge_arrive: 40,
+    bytes_arrive_whole_at_every_length: 40,
+    handles_are_copied_and_moved: 40,
+    transfer_with_a_bad_handle_changes_nothing: 40,
+    handles_are_refused_where_none_are_posted: 40,
+    refused_answer_uses_the_reply_up: 40,
+    reply_works_once: 40,
+    reply_can_be_passed_on: 40,
 }
 
 fn words_label_and_badge_arrive(_: &'static World) -> Verdict {

@@ -94,9 +94,16 @@ pub const ROLES: &[&[Role]] = &[
     grinder::ROLES,
 ];
 
-/// A line of a table of tests: a function, whose name is the test's, and the seconds that it may take.
+/// A line of a table of tests: a function, whose name is the test's, and the seconds that it may take: more than it has patience for,
+/// or the machine would end it before it could say what it waited for.
 macro_rules! tests {
     ($($name:ident: $seconds:literal,)+) => {
+        const _: () = {
+            $(assert!(
+                $seconds > $crate::runner::PATIENCE.as_secs(),
+                concat!("no time to say what was waited for: ", stringify!($name)),
+            );)+
+        };
         /// The tests of this subject.
         pub const TESTS: &[$crate::runner::Test] =
             &[$($crate::runner::Test { name: stringify!($name), run: $name, seconds: $seconds },)+];

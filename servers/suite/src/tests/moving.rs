@@ -19,14 +19,14 @@ use crate::world::World;
 use crate::{check, code, must, same, skip};
 
 tests! {
-    a_running_thread_is_where_its_affinity_says_when_the_call_returns: 20,
+    a_running_thread_is_where_its_affinity_says_when_the_call_returns: 40,
     all_of_a_threads_state_goes_with_it: 40,
-    a_waiting_thread_goes_with_its_deadline: 20,
-    a_wait_for_a_thread_to_leave_its_cpu_has_a_deadline: 20,
-    idle_cpus_pull_what_may_run_there_and_nothing_else: 30,
-    wake_ups_reach_a_thread_that_moves: 30,
-    a_cpu_with_one_thread_takes_no_ticks: 20,
-    a_process_is_killed_while_its_threads_move: 30,
+    a_waiting_thread_goes_with_its_deadline: 40,
+    a_wait_for_a_thread_to_leave_its_cpu_has_a_deadline: 40,
+    idle_cpus_pull_what_may_run_there_and_nothing_else: 40,
+    wake_ups_reach_a_thread_that_moves: 40,
+    a_cpu_with_one_thread_takes_no_ticks: 40,
+    a_process_is_killed_while_its_threads_move: 40,
 }
 
 /// The partners of these tests.

@@ -15,10 +15,10 @@ use crate::world::World;
 use crate::{must, same};
 
 tests! {
-    bound_notification_wakes_a_receive: 10,
-    notification_bits_gather_until_taken: 10,
-    signal_before_the_wait_is_not_lost: 30,
-    notification_that_is_closed_wakes_its_waiter: 10,
+    bound_notification_wakes_a_receive: 40,
+    notification_bits_gather_until_taken: 40,
+    signal_before_the_wait_is_not_lost: 40,
+    notification_that_is_closed_wakes_its_waiter: 40,
 }
 
 fn bound_notification_wakes_a_receive(_: &'static World) -> Verdict {

@@ -18,10 +18,10 @@ use crate::{check, code, must, same};
 
 tests! {
     io_ports_taken_back_are_gone_on_every_cpu_when_the_call_returns: 60,
-    io_ports_are_taken_back_one_by_one: 20,
-    io_ports_end_at_the_last_one: 20,
-    io_ports_come_and_go_with_their_thread: 30,
-    io_ports_are_taken_back_by_those_who_may: 10,
+    io_ports_are_taken_back_one_by_one: 40,
+    io_ports_end_at_the_last_one: 40,
+    io_ports_come_and_go_with_their_thread: 40,
+    io_ports_are_taken_back_by_those_who_may: 40,
 }
 
 /// A port that only diagnostics cards listen to: reading and writing have no effect.

@@ -17,13 +17,13 @@ use crate::world::{World, ending};
 use crate::{check, code, must, same, skip};
 
 tests! {
-    privileged_instructions_fault: 30,
-    interrupt_vectors_of_the_kernel_are_out_of_reach: 30,
-    io_ports_fault_unless_granted: 20,
-    io_ports_that_one_thread_enabled_are_all_threads: 30,
-    other_system_call_instructions_do_no_harm: 20,
-    iret_of_user_code_goes_nowhere_else: 20,
-    system_calls_of_32_bit_code_do_no_harm: 20,
+    privileged_instructions_fault: 40,
+    interrupt_vectors_of_the_kernel_are_out_of_reach: 40,
+    io_ports_fault_unless_granted: 40,
+    io_ports_that_one_thread_enabled_are_all_threads: 40,
+    other_system_call_instructions_do_no_harm: 40,
+    iret_of_user_code_goes_nowhere_else: 40,
+    system_calls_of_32_bit_code_do_no_harm: 40,
 }
 
 fn privileged_instructions_fault(_: &'static World) -> Verdict {

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 use abi::info::{ThreadInfo, ThreadState};
-use abi::{CpuSet, Protection, UserContext};
+use abi::{CpuSet, Priority, Protection, UserContext};
 use rt::{Deadline, Mapping, Memory, Thread, time};
 
 use super::contexts::prepared;
@@ -19,7 +19,7 @@ use crate::{check, code, fail, must, same};
 /// Where the program has the page.
 pub(super) const SHARED: u64 = 0x60_0000;
 /// How long anything may take that is about to happen.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = crate::runner::PATIENCE;
 
 /// The end of [`PATIENCE`], from now.
 pub(super) fn soon() -> Deadline {
@@ -116,10 +116,15 @@ impl Probe {
         Ok(())
     }
 
-    /// Checks, for a moment, that it does not run.
+    /// Checks that it does not run: another of its priority, which would come after it, gets its CPU.
     pub(super) fn stands_still(&self) -> Verdict {
         let before = self.count();
-        must!(time::sleep(Duration::from_millis(3)));
+        let info = must!(self.info());
+        let other = must!(Probe::counting(&CpuSet::only(info.cpu)));
+        let priority = Priority::new(u64::from(info.base_priority)).unwrap_or(Priority::LOWEST);
+        must!(other.thread().set_priority(priority));
+        must!(other.thread().start());
+        other.goes_on()?;
         if self.count() != before {
             fail!("it runs although it should not");
         }

@@ -16,16 +16,16 @@ use crate::world::{World, ending};
 use crate::{check, code, must, same};
 
 tests! {
-    exit_codes_are_kept: 10,
-    last_thread_ends_the_process: 10,
-    kill_ends_the_process_with_its_code: 10,
-    process_without_threads_can_be_killed: 10,
-    watch_signals_at_the_end_and_after_it: 10,
-    ended_process_refuses_work: 10,
-    panic_ends_the_program_alone: 10,
-    process_with_threads_on_every_cpu_is_killed: 30,
+    exit_codes_are_kept: 40,
+    last_thread_ends_the_process: 40,
+    kill_ends_the_process_with_its_code: 40,
+    process_without_threads_can_be_killed: 40,
+    watch_signals_at_the_end_and_after_it: 40,
+    ended_process_refuses_work: 40,
+    panic_ends_the_program_alone: 40,
+    process_with_threads_on_every_cpu_is_killed: 40,
     killed_while_working_in_the_kernel: 60,
-    log_is_the_kernels_again_when_its_owner_ends: 20,
+    log_is_the_kernels_again_when_its_owner_ends: 40,
 }
 
 /// The partners of these tests.
@@ -48,7 +48,7 @@ pub const ROLES: &[Role] = &[
     },
 ];
 
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = crate::runner::PATIENCE;
 
 pub(super) fn soon() -> Deadline {
     time::after(PATIENCE)

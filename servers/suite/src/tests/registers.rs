@@ -14,14 +14,14 @@ use crate::world::World;
 use crate::{check, must, same};
 
 tests! {
-    syscall_keeps_all_registers_but_those_documented: 10,
-    software_interrupt_keeps_all_registers_but_those_documented: 10,
-    refused_calls_leave_no_kernel_value_in_registers: 10,
-    page_faults_keep_all_registers: 10,
-    first_fpu_use_keeps_all_registers: 10,
-    preemption_keeps_all_registers: 30,
-    flags_of_the_program_survive_calls: 10,
-    ipc_registers_are_as_documented: 10,
+    syscall_keeps_all_registers_but_those_documented: 40,
+    software_interrupt_keeps_all_registers_but_those_documented: 40,
+    refused_calls_leave_no_kernel_value_in_registers: 40,
+    page_faults_keep_all_registers: 40,
+    first_fpu_use_keeps_all_registers: 40,
+    preemption_keeps_all_registers: 40,
+    flags_of_the_program_survive_calls: 40,
+    ipc_registers_are_as_documented: 40,
 }
 
 /// Calls that succeed at once and give no result.

@@ -19,18 +19,18 @@ use crate::world::World;
 use crate::{check, must, same};
 
 tests! {
-    every_cpu_runs_threads: 20,
-    threads_stay_on_their_cpu: 20,
-    higher_priority_runs_first: 20,
-    lower_priority_waits_for_higher: 20,
-    equal_priorities_share_a_cpu: 30,
-    yield_lets_equals_run: 20,
-    who_never_yields_is_preempted_for_those_who_do: 30,
-    time_never_runs_backwards: 20,
-    sleepers_wake_in_order_and_not_early: 20,
-    idle_cpus_are_idle: 20,
-    priorities_change_at_once_while_threads_run: 30,
-    a_budget_is_all_that_a_thread_gets: 30,
+    every_cpu_runs_threads: 40,
+    threads_stay_on_their_cpu: 40,
+    higher_priority_runs_first: 40,
+    lower_priority_waits_for_higher: 40,
+    equal_priorities_share_a_cpu: 40,
+    yield_lets_equals_run: 40,
+    who_never_yields_is_preempted_for_those_who_do: 40,
+    time_never_runs_backwards: 40,
+    sleepers_wake_in_order_and_not_early: 40,
+    idle_cpus_are_idle: 40,
+    priorities_change_at_once_while_threads_run: 40,
+    a_budget_is_all_that_a_thread_gets: 40,
 }
 
 fn priority(level: u64) -> Priority {

@@ -16,10 +16,10 @@ use crate::world::{World, ending};
 use crate::{check, code, must, same};
 
 tests! {
-    thread_segments_are_each_threads_own: 30,
-    changed_thread_segment_is_loaded_anew: 10,
-    senseless_thread_segments_are_refused: 10,
-    stack_segment_that_went_bad_faults_the_program: 10,
+    thread_segments_are_each_threads_own: 40,
+    changed_thread_segment_is_loaded_anew: 40,
+    senseless_thread_segments_are_refused: 40,
+    stack_segment_that_went_bad_faults_the_program: 40,
 }
 
 /// The limit of the segment that a selector names, if user code may see one.

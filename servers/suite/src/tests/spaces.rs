@@ -17,13 +17,13 @@ use crate::world::World;
 use crate::{check, code, fail, must, same, skip};
 
 tests! {
-    every_entry_finds_its_threads_stack_after_each_kind_of_switch: 30,
+    every_entry_finds_its_threads_stack_after_each_kind_of_switch: 40,
     spaces_that_take_turns_never_see_pages_that_are_gone: 60,
-    a_copy_ends_where_another_cpu_unmaps_its_pages: 30,
+    a_copy_ends_where_another_cpu_unmaps_its_pages: 40,
 }
 
 const PAGE: u64 = 4096;
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = crate::runner::PATIENCE;
 
 fn soon() -> Deadline {
     time::after(PATIENCE)

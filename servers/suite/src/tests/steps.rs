@@ -10,8 +10,8 @@ use crate::world::{World, ending};
 use crate::{check, code, must, same};
 
 tests! {
-    single_steps_over_entries_stop_in_user_code: 20,
-    single_steps_behind_a_load_of_ss_stop_in_user_code: 20,
+    single_steps_over_entries_stop_in_user_code: 40,
+    single_steps_behind_a_load_of_ss_stop_in_user_code: 40,
 }
 
 const TRAP: u64 = 1 << 8;

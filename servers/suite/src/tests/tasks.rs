@@ -16,11 +16,11 @@ use crate::world::World;
 use crate::{code, code32, must, same};
 
 tests! {
-    nested_task_flag_survives_every_way_through_the_kernel: 20,
-    nested_task_flag_makes_iret_a_fault_of_the_program: 10,
-    task_segment_is_no_segment_of_user_code: 10,
-    task_segment_is_nowhere_to_go: 10,
-    task_register_says_nothing_of_the_machine: 10,
+    nested_task_flag_survives_every_way_through_the_kernel: 40,
+    nested_task_flag_makes_iret_a_fault_of_the_program: 40,
+    task_segment_is_no_segment_of_user_code: 40,
+    task_segment_is_nowhere_to_go: 40,
+    task_register_says_nothing_of_the_machine: 40,
 }
 
 /// The selector of the task segment, with the user's privilege level. Error codes have 0 in place of the level.

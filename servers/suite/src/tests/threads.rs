@@ -17,12 +17,12 @@ use crate::world::World;
 use crate::{check, must, same, skip};
 
 tests! {
-    threads_are_killed_while_running_on_every_cpu: 30,
-    threads_are_killed_while_ready: 30,
-    threads_are_killed_in_every_wait: 30,
-    threads_have_bases_of_their_own: 20,
-    gs_base_that_the_program_set_is_kept: 20,
-    unstarted_thread_can_be_killed: 10,
+    threads_are_killed_while_running_on_every_cpu: 40,
+    threads_are_killed_while_ready: 40,
+    threads_are_killed_in_every_wait: 40,
+    threads_have_bases_of_their_own: 40,
+    gs_base_that_the_program_set_is_kept: 40,
+    unstarted_thread_can_be_killed: 40,
 }
 
 /// Whether a thread is listed, and as what.

@@ -231,7 +231,6 @@ fn many_who_wait_for_a_thread_are_woken_a_few_at_a_time() {
     // SAFETY: nothing is reclaimed meanwhile.
     let section = unsafe { Section::enter() };
     assert!(cancel(joiners[50].thread(), Error::TimedOut, &section));
-    drop(section);
     thread.rest.note_end(ThreadEnd::Exited, 42);
     thread.tell_of_end();
     let mut expected = pointers(&joiners);

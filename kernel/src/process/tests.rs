@@ -5,6 +5,7 @@ use abi::{Badge, Deadline, Error, Rights, Tag, UserContext};
 
 use super::*;
 use crate::object::AnyObject;
+use crate::thread::ask;
 use crate::thread::testing::*;
 
 fn log() -> Capability {

@@ -238,7 +238,7 @@ fn put_word(bare: &Bare, word: u64) -> rt::Result<()> {
 fn breakpoints_come_and_go_with_their_thread(world: &'static World) -> Verdict {
     // On each CPU, in turn: programs with a breakpoint each, which they come to after many turns; programs that run the same
     // addresses without one; and this process's own threads.
-    const TURNS: u64 = 200;
+    const TURNS: u64 = 60;
     let code = code!(
         "mov rbx, rcx",
         "2:",

@@ -135,10 +135,11 @@ fn io_ports_taken_back_are_gone_on_every_cpu_when_the_call_returns(
 ) -> Verdict {
     let code = enable!("3:", "in al, dx", "lock inc qword ptr [rdi]", "jmp 3b");
     let cpus: Vec<_> = (0..world.cpus).map(Some).collect();
-    for round in 1..=10 {
+    // An emulator takes its time for each access of each CPU.
+    for round in 1..=6 {
         let program = must!(Program::new(world, code, (PORT, 1), &cpus));
         must!(program.start());
-        program.wait_for(round * 50)?;
+        program.wait_for(round * 20)?;
         must!(program.ports.disable(&program.bare.process));
         let used = program.word(0).load(Ordering::SeqCst);
         let info = must!(program.bare.run_to_end());
@@ -258,11 +259,11 @@ fn io_ports_come_and_go_with_their_thread(world: &'static World) -> Verdict {
     let second = must!(Program::new(world, code, (0xED, 1), &cpus));
     must!(first.start());
     must!(second.start());
-    let mut reached = 50;
+    let mut reached = 20;
     for cpu in 0..world.cpus {
         first.wait_for(reached)?;
         second.wait_for(reached)?;
-        reached += 50;
+        reached += 20;
         // After some turns, one that has no ports at all tries both.
         for port in [u64::from(PORT), 0xED] {
             let none = must!(prepared(

@@ -3,12 +3,10 @@
 //! There is one question for all of them, and one answer: the thread's marks and settings as they are now, whoever set them
 //! and however often. So changes that come together, or overtake each other, end up right.
 
-use core::sync::atomic::Ordering;
-
 use abi::Error;
 use arch::cpu::Pending;
 
-use super::wake::{end_wait, send};
+use super::wake::{end_wait, look_again};
 use super::{aside, migrate};
 use crate::cpu::Cpu;
 use crate::ipc::WaitOn;
@@ -138,11 +136,7 @@ fn settle_affinity(cpu: &Cpu, thread: ThreadPtr) {
         Place::Running => cpu.block().request(Pending::THREAD),
         // Its wait may last, and somebody waits for it to be where it may be: it is looked at again when it has left. That is the next
         // time that this CPU looks into its inbox, which it does on another stack.
-        Place::Leaving => {
-            thread.get().asked.fetch_or(ask::LOOK, Ordering::SeqCst);
-            send(cpu, thread, cpu.index());
-            cpu.block().request(Pending::INBOX);
-        }
+        Place::Leaving => look_again(thread),
         Place::Queued => {
             // SAFETY: this is the CPU; the borrow ends with the statement.
             unsafe { cpu.run_queue() }.remove(thread);

@@ -78,7 +78,8 @@ pub(super) fn interrupt(from: &Cpu, target: &Cpu) {
     apic::send_ipi(target.apic_id(), RESCHEDULE_VECTOR);
 }
 
-/// Takes in what other CPUs have sent, a piece of it: if there is more the CPU asks itself to look again. No lock may be held, and the running thread is in no queue.
+/// Takes in what other CPUs have sent, a piece of it: if there is more the CPU asks itself to look again. No lock may be held, and the
+/// running thread is in no queue.
 #[inline]
 pub(super) fn drain_inbox(cpu: &Cpu) {
     if !cpu.inbox.is_empty() {

@@ -7,7 +7,8 @@
 //! Counted is everything between two readings of the counter but the reading itself, which is measured the same way and taken
 //! off: so the program's own loads and stores around a system call are in, on both sides of a call and its answer.
 //!
-//! With the argument `scale` it measures how a switch's cost grows ([`scale`]), and with `stretches` it does what the kernel takes long for ([`stretches`]).
+//! With the argument `scale` it measures how a switch's cost grows ([`scale`]), and with `stretches` it does what the kernel takes long
+//! for ([`stretches`]).
 
 #![cfg_attr(target_env = "musl", no_std, no_main)]
 

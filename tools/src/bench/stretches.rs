@@ -19,7 +19,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
 
 use super::steps::{self, Names};
 use super::{CPU, CPUS};
@@ -77,19 +76,13 @@ struct Found {
 
 fn follow(spec: &Spec, kernel: &Path, program: &Path) -> Result<Vec<Found>> {
     let scratch = tempfile::tempdir().context("temporary folder")?;
-    let (pipe, socket) = (scratch.path().join("log"), scratch.path().join("gdb"));
+    let pipe = scratch.path().join("log");
     let made = Command::new("mkfifo").arg(&pipe).status();
     ensure!(made.context("mkfifo")?.success(), "mkfifo failed");
     let (sender, events) = mpsc::channel();
     let mut machine = Machine::start(spec, sender)?;
-    let tell = |machine: &mut Machine, command: String| -> Result<()> {
-        let qmp = machine.qmp().context("QEMU opened no control channel")?;
-        qmp.command("human-monitor-command", &json!({ "command-line": command }))?;
-        Ok(())
-    };
-    let server = format!("gdbserver unix:{},server=on,wait=off", socket.display());
-    tell(&mut machine, server)?;
-    let mut gdb = Gdb::connect(&socket)?;
+    let qmp = machine.qmp().context("QEMU opened no control channel")?;
+    let mut gdb = Gdb::attach(qmp)?;
     steps::stop_at_begin(&mut gdb, program)?;
     let names = Names::read(kernel)?;
     let (done, log) = mpsc::channel();
@@ -98,8 +91,8 @@ fn follow(spec: &Spec, kernel: &Path, program: &Path) -> Result<Vec<Found>> {
         // Who waits may be gone already.
         let _ = done.send(read(&reader));
     });
-    tell(&mut machine, format!("logfile {}", pipe.display()))?;
-    tell(&mut machine, "log in_asm,exec,nochain".into())?;
+    qmp.monitor(&format!("logfile {}", pipe.display()))?;
+    qmp.monitor("log in_asm,exec,nochain")?;
     gdb.detach()?;
     let begin = Instant::now();
     let mut said = Vec::new();

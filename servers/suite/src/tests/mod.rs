@@ -28,6 +28,7 @@ mod schedule;
 mod segments;
 mod spaces;
 mod steps;
+mod suspended_registers;
 mod suspending;
 mod tasks;
 mod things;
@@ -63,6 +64,7 @@ pub const ALL: &[&[Test]] = &[
     spaces::TESTS,
     limits::TESTS,
     schedule::TESTS,
+    suspended_registers::TESTS,
     suspending::TESTS,
     moving::TESTS,
     many::TESTS,

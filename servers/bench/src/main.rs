@@ -16,6 +16,8 @@
 extern crate alloc;
 
 #[cfg(target_env = "musl")]
+mod mapping;
+#[cfg(target_env = "musl")]
 mod measure;
 #[cfg(target_env = "musl")]
 mod operations;

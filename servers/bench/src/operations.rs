@@ -9,6 +9,7 @@ use core::time::Duration;
 use rt::sys::{self, IpcRegisters};
 use rt::{AsHandle, Endpoint, Log, System, start, thread, time};
 
+use crate::mapping;
 use crate::measure::{Cost, DONE, measure};
 use crate::partner::{self, Starter, Turn};
 
@@ -61,6 +62,7 @@ pub fn measure_all() -> Result<(), String> {
     ] {
         say(name, &|| yield_cross_space(&starter, mine, partners))?;
     }
+    say("map_unmap_4k", &mapping::map_unmap_4k)?;
     log.write("bench done\n")
         .map_err(|error| format!("{error}"))?;
     system

@@ -156,7 +156,7 @@ pub fn reschedule() {
     // SAFETY: this is the CPU; the borrow ends before the switch.
     let run = unsafe { cpu.run_queue() };
     match Turn::judge(priority, left, run.peek_priority()) {
-        Turn::Continue => return arm_for_turn(cpu),
+        Turn::Continue => return go_on(cpu, current, left, now),
         Turn::Front => {
             keep_turn(cpu, current.get(), now);
             run.push_front(current, priority);
@@ -172,6 +172,17 @@ pub fn reschedule() {
         cpu.block().request(Pending::INBOX);
     }
     let _ = switch_to_highest(cpu, current, now);
+}
+
+/// The running thread stays after all. What it was to leave for is gone: a waiting thread was given away, or its budget's next period
+/// has begun. The timer may have come for that, and is set to nothing more.
+fn go_on(cpu: &Cpu, current: ThreadPtr, left: Slice, now: u64) {
+    if left.is_spent() {
+        cpu.turn_began.set(now);
+        current.get().slice.set(Slice::new(cpu.quantum.get()));
+    }
+    arm_for_turn(cpu);
+    aside::notice(cpu, current);
 }
 
 /// Blocks the running thread, which is queued somewhere already, until somebody makes it ready.

@@ -2,6 +2,7 @@
 
 use abi::info::{ProcessState, ThreadState};
 use abi::{Call, CpuSet, Error, FaultKind, UserContext};
+use alloc::format;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
@@ -12,7 +13,7 @@ use super::faults::faulted;
 use super::probe::{Probe, soon, until};
 use super::tests;
 use crate::bare::{self, Bare, PREAMBLE32_BYTES, reg};
-use crate::verdict::Verdict;
+use crate::verdict::{Verdict, Why};
 use crate::world::World;
 use crate::{check, code, code32, must, same};
 
@@ -194,6 +195,16 @@ fn a_thread_in_short_calls_is_suspended_with_all_of_its_registers(
     Ok(())
 }
 
+/// What was seen of a thread whose budget never ended in a call.
+fn with_looks(why: Why, (throttled, calls): (u32, u32)) -> Why {
+    match why {
+        Why::Failed(reason) => Why::Failed(format!(
+            "{reason}; seen without budget {throttled} times, in a call {calls} times"
+        )),
+        skipped @ Why::Skipped(_) => skipped,
+    }
+}
+
 /// A budget that is used up ends a thread's turn in the middle of a long system call as well. If it is to be suspended then, it still
 /// has the rest of the call to run: its registers would not be those of user code, and what is set in them would be lost.
 fn a_thread_whose_budget_ends_in_a_call_is_suspended_at_the_calls_end(
@@ -259,9 +270,15 @@ fn a_thread_whose_budget_ends_in_a_call_is_suspended_at_the_calls_end(
         let mut round = 0;
         while round < 5 {
             must!(probe.thread().set_budget(Some((BUDGET, PERIOD))));
+            let mut looks = (0, 0);
             until("its budget ends in a call", || {
-                Ok(probe.info()?.state == ThreadState::Throttled as u32 && last_word()? == BEFORE)
-            })?;
+                let throttled = probe.info()?.state == ThreadState::Throttled as u32;
+                let calls = last_word()? == BEFORE;
+                looks.0 += u32::from(throttled);
+                looks.1 += u32::from(calls);
+                Ok(throttled && calls)
+            })
+            .map_err(|why| with_looks(why, looks))?;
             // Not as a thread that waits for its budget, but when the next one has ended.
             // SAFETY: the thread is of another process.
             let early = unsafe { probe.thread().suspend(Deadline::NOW) };

@@ -156,8 +156,17 @@ pub(crate) fn collect(lines: &[String], cpu: &str) -> Result<Vec<Figure>> {
 fn table(figures: &[Figure], without: &[Figure]) -> String {
     let width = figures.iter().map(|f| f.name.len()).max().unwrap_or(0);
     let mut text = format!(
-        "{:<width$}  {:>12}  {:>11}  {:>4} {:>4} {:>4} {:>6} {:>6}\n",
-        "operation", "instructions", "no FSGSBASE", "CR0", "CR3", "MSR", "locked", "lines"
+        "{:<width$}  {:>12}  {:>11}  {:>4} {:>4} {:>4} {:>6} {:>6} {:>6} {:>6}\n",
+        "operation",
+        "instructions",
+        "no FSGSBASE",
+        "CR0",
+        "CR3",
+        "MSR",
+        "locked",
+        "lines",
+        "k.data",
+        "k.code"
     );
     for figure in figures {
         let other = without
@@ -172,8 +181,14 @@ fn table(figures: &[Figure], without: &[Figure]) -> String {
         if let Some(price) = figure.price {
             let _ = write!(
                 text,
-                "  {:>4} {:>4} {:>4} {:>6} {:>6}",
-                price.cr0_writes, price.cr3_writes, price.msr_writes, price.locked, price.lines
+                "  {:>4} {:>4} {:>4} {:>6} {:>6} {:>6} {:>6}",
+                price.cr0_writes,
+                price.cr3_writes,
+                price.msr_writes,
+                price.locked,
+                price.lines,
+                price.kernel_lines,
+                price.kernel_code_lines
             );
         }
         text.push('\n');

@@ -16,9 +16,15 @@
 extern crate alloc;
 
 #[cfg(target_env = "musl")]
+mod calls;
+#[cfg(target_env = "musl")]
+mod creation;
+#[cfg(target_env = "musl")]
 mod mapping;
 #[cfg(target_env = "musl")]
 mod measure;
+#[cfg(target_env = "musl")]
+mod messages;
 #[cfg(target_env = "musl")]
 mod operations;
 #[cfg(target_env = "musl")]

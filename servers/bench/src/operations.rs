@@ -1,20 +1,19 @@
 //! The operations, and how each is measured.
 
+use abi::Call;
 use abi::info::{FpuCounters, PowerAction};
-use abi::{Call, Deadline, Error};
+use abi::ipc_area::BUFFER_BYTES;
 use alloc::format;
 use alloc::string::String;
 use core::fmt::Write as _;
-use core::time::Duration;
-use rt::sys::{self, IpcRegisters};
-use rt::{AsHandle, Endpoint, Log, System, start, thread, time};
+use rt::sys;
+use rt::{Log, System, start, thread, time};
 
+use crate::creation;
 use crate::mapping;
 use crate::measure::{Cost, DONE, measure};
-use crate::partner::{self, Starter, Turn};
-
-/// Time for a partner to come to its first wait.
-const SETTLING: Duration = Duration::from_millis(20);
+use crate::messages::{self, SETTLING};
+use crate::partner::{self, Role, Starter, Turn};
 
 /// Measures everything, says it, and switches the machine off.
 ///
@@ -25,19 +24,25 @@ pub fn measure_all() -> Result<(), String> {
     let system: System = start::take("system").map_err(|error| format!("{error}"))?;
     let starter = Starter::new()?;
     let overhead = measure(|| ());
-    let say = |name: &str, act: &dyn Fn() -> rt::Result<Cost>| -> Result<(), String> {
-        let failed = |error: Error| format!("{name}: {error}");
-        let before = fpu_counters(&system).map_err(failed)?;
+    let say = |name: &str, act: &dyn Fn() -> Result<Cost, String>| -> Result<(), String> {
+        let failed = |error: String| format!("{name}: {error}");
+        let cpu = || fpu_counters(&system).map_err(|error| format!("{error}"));
+        let before = cpu().map_err(failed)?;
         let cost = act().map_err(failed)?.without(overhead);
-        let did = floating_work(before, fpu_counters(&system).map_err(failed)?);
+        let did = floating_work(before, cpu().map_err(failed)?);
         log.write(&format!(
-            "{name}: at least {}{did}\nbench {name} {}\n",
-            cost.least, cost.median
+            "{name}: at least {}, at most {}{did}\nbench {name} {}\n",
+            cost.least, cost.most, cost.median
         ))
-        .map_err(failed)
+        .map_err(|error| failed(format!("{error}")))
     };
-    say("syscall_null", &syscall_null)?;
-    say("call_reply_same_space", &call_reply_same_space)?;
+    let tell = |name: &str, act: &dyn Fn() -> rt::Result<Cost>| {
+        say(name, &|| act().map_err(|error| format!("{error}")))
+    };
+    tell("syscall_null", &syscall_null)?;
+    tell("call_reply_cross_space_6w", &|| {
+        messages::call_reply_cross_space_6w(&starter)
+    })?;
     for (name, mine, servers) in [
         ("call_reply_cross_space", Turn::Plain, Turn::Plain),
         (
@@ -52,17 +57,36 @@ pub fn measure_all() -> Result<(), String> {
         ),
         ("call_reply_cross_space_fpu_both", Turn::Float, Turn::Float),
     ] {
-        say(name, &|| call_reply_cross_space(&starter, mine, servers))?;
+        tell(name, &|| {
+            messages::call_reply_cross_space(&starter, mine, servers)
+        })?;
     }
-    say("yield_same_space", &yield_same_space)?;
+    tell("call_reply_same_space", &messages::call_reply_same_space)?;
+    for (name, bytes) in [("call_reply_256b", 256), ("call_reply_4k", BUFFER_BYTES)] {
+        tell(name, &|| messages::call_reply_bytes(&starter, bytes))?;
+    }
+    tell("call_reply_handle", &|| {
+        messages::call_reply_handle(&starter)
+    })?;
+    tell("signal_idle", &messages::signal_idle)?;
+    tell("signal_wait_pingpong", &|| {
+        messages::signal_wait_pingpong(Some(&starter))
+    })?;
+    tell("signal_wait_pingpong_same_space", &|| {
+        messages::signal_wait_pingpong(None)
+    })?;
+    tell("thread_create_cold", &creation::thread_create_cold)?;
+    tell("thread_create", &creation::thread_create)?;
+    say("process_create", &creation::process_create)?;
+    tell("yield_same_space", &yield_same_space)?;
     for (name, mine, partners) in [
         ("yield_cross_space", Turn::Plain, Turn::Plain),
         ("yield_cross_space_fpu_one", Turn::Float, Turn::Plain),
         ("yield_cross_space_fpu_both", Turn::Float, Turn::Float),
     ] {
-        say(name, &|| yield_cross_space(&starter, mine, partners))?;
+        tell(name, &|| yield_cross_space(&starter, mine, partners))?;
     }
-    say("map_unmap_4k", &mapping::map_unmap_4k)?;
+    tell("map_unmap_4k", &mapping::map_unmap_4k)?;
     log.write("bench done\n")
         .map_err(|error| format!("{error}"))?;
     system
@@ -109,48 +133,6 @@ fn syscall_null() -> rt::Result<Cost> {
     sys::check(failed).map(|()| cost)
 }
 
-/// Calls whoever serves the endpoint, with words alone, each time after `work`.
-#[inline(always)]
-fn call_reply(endpoint: &Endpoint, work: impl Fn()) -> rt::Result<Cost> {
-    let mut status = 0;
-    let cost = measure(|| {
-        work();
-        let mut registers = IpcRegisters {
-            handle: endpoint.handle().0,
-            tag: 0,
-            words: [1, 2, 3, 4, 5, 6],
-            deadline: Deadline::NEVER.0,
-            reply: 0,
-        };
-        // SAFETY: a message of words alone, which touches nothing but the registers.
-        status |= unsafe { sys::ipc(Call::Call as u64, &mut registers) };
-    });
-    sys::check(status).map(|()| cost)
-}
-
-fn call_reply_same_space() -> rt::Result<Cost> {
-    let endpoint = Endpoint::create()?;
-    let caller = endpoint.duplicate(rt::Rights::SEND)?;
-    let server = thread::spawn(move || partner::serve(&endpoint, Turn::Plain))?;
-    time::sleep(SETTLING)?;
-    let cost = call_reply(&caller, || ());
-    // SAFETY: it waits for a message, holds nothing, and is not heard of again.
-    unsafe { server.thread().kill() }?;
-    cost
-}
-
-fn call_reply_cross_space(starter: &Starter, mine: Turn, servers: Turn) -> rt::Result<Cost> {
-    let endpoint = Endpoint::create()?;
-    let server = starter.start(servers.serving(), Some(&endpoint))?;
-    time::sleep(SETTLING)?;
-    let cost = match mine {
-        Turn::Plain => call_reply(&endpoint, || ()),
-        Turn::Float => call_reply(&endpoint, partner::use_fpu),
-    };
-    server.kill(0)?;
-    cost
-}
-
 /// There and back: the partner does nothing but yield as well.
 fn yield_same_space() -> rt::Result<Cost> {
     let partner = thread::spawn(|| partner::take_turns(Turn::Plain))?;
@@ -162,7 +144,7 @@ fn yield_same_space() -> rt::Result<Cost> {
 }
 
 fn yield_cross_space(starter: &Starter, mine: Turn, partners: Turn) -> rt::Result<Cost> {
-    let partner = starter.start(partners.role(), None)?;
+    let partner = starter.start(Role::Yield(partners), &[])?;
     time::sleep(SETTLING)?;
     let cost = match mine {
         Turn::Plain => measure(thread::yield_now),

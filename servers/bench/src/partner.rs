@@ -1,27 +1,114 @@
 //! The other side of an operation: a thread of this process or a process of its own.
 
-use abi::{Call, Deadline, Handle};
+use abi::ipc_area::BUFFER_BYTES;
+use abi::{Call, Deadline, Handle, Tag};
 use alloc::format;
 use alloc::string::String;
 use rt::archive::Archive;
 use rt::loader::{self, Plan};
+use rt::start::StartError;
 use rt::sys::{self, IpcRegisters};
-use rt::{AsHandle, Endpoint, Memory, Process, Protection, Rights, start, thread};
+use rt::{AsHandle, Endpoint, Memory, Notification, Process, Protection, Rights, start, thread};
+
+use crate::calls::{self, Received};
 
 /// Stack of a partner's first thread.
 const STACK_BYTES: u64 = 64 * 1024;
+
+/// Bytes of a request that carries some.
+pub const REQUEST_BYTES: usize = 64;
+/// What a server's buffer is full of.
+pub const FILLING: u8 = 0xA5;
+
+/// What a partner does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Yields for ever.
+    Yield(Turn),
+    /// Answers calls without words.
+    Serve(Turn),
+    /// Answers calls of six words with the same words.
+    ServeWords,
+    /// Answers calls with so many bytes.
+    ServeBytes(usize),
+    /// Takes a handle in one call, and gives it back in the answer to the next.
+    ServeHandle,
+    /// Waits for one notification and signals another.
+    PingPong,
+}
+
+impl Role {
+    /// All of them.
+    const ALL: [Role; 9] = [
+        Role::Yield(Turn::Plain),
+        Role::Yield(Turn::Float),
+        Role::Serve(Turn::Plain),
+        Role::Serve(Turn::Float),
+        Role::ServeWords,
+        Role::ServeBytes(256),
+        Role::ServeBytes(BUFFER_BYTES),
+        Role::ServeHandle,
+        Role::PingPong,
+    ];
+
+    /// Its name: the argument of the process that plays it.
+    fn name(self) -> String {
+        match self {
+            Role::Yield(Turn::Plain) => "yield".into(),
+            Role::Yield(Turn::Float) => "yield-fpu".into(),
+            Role::Serve(Turn::Plain) => "serve".into(),
+            Role::Serve(Turn::Float) => "serve-fpu".into(),
+            Role::ServeWords => "serve-words".into(),
+            Role::ServeBytes(bytes) => format!("serve-{bytes}"),
+            Role::ServeHandle => "serve-handle".into(),
+            Role::PingPong => "ping-pong".into(),
+        }
+    }
+}
 
 /// Plays a partner in a process of its own.
 ///
 /// # Errors
 /// What it lacks, in words.
 pub fn run(role: &str) -> Result<(), String> {
+    let role = Role::ALL
+        .into_iter()
+        .find(|known| known.name() == role)
+        .ok_or_else(|| format!("there is no role '{role}'"))?;
+    let failed = |error: StartError| format!("{error}");
     match role {
-        role if role == Turn::Plain.serving() => serve_given(Turn::Plain),
-        role if role == Turn::Float.serving() => serve_given(Turn::Float),
-        role if role == Turn::Plain.role() => take_turns(Turn::Plain),
-        role if role == Turn::Float.role() => take_turns(Turn::Float),
-        role => Err(format!("there is no role '{role}'")),
+        Role::Yield(turn) => take_turns(turn),
+        Role::PingPong => {
+            let ping: Notification = start::take("ping").map_err(failed)?;
+            let pong: Notification = start::take("pong").map_err(failed)?;
+            ping_pong(&ping, &pong);
+        }
+        role => {
+            let endpoint: Endpoint = start::take("endpoint").map_err(failed)?;
+            serve(role, &endpoint);
+        }
+    }
+    Ok(())
+}
+
+/// Serves in a role that has an endpoint. Returns when there is nothing to receive from any more.
+pub fn serve(role: Role, endpoint: &Endpoint) {
+    let endpoint = endpoint.handle().0;
+    match role {
+        Role::Serve(Turn::Plain) => answer(endpoint, |_| 0),
+        Role::Serve(Turn::Float) => answer(endpoint, |_| {
+            use_fpu();
+            0
+        }),
+        Role::ServeBytes(bytes) => {
+            // SAFETY: the calling thread's own buffer, which nobody else names.
+            unsafe { sys::buffer().write_bytes(FILLING, BUFFER_BYTES) };
+            let tag = Tag::new(0).with_bytes(bytes).0;
+            answer(endpoint, |_| tag);
+        }
+        Role::ServeHandle => hold_handles(endpoint),
+        Role::ServeWords => answer_words(endpoint),
+        Role::Yield(_) | Role::PingPong => {}
     }
 }
 
@@ -32,24 +119,6 @@ pub enum Turn {
     Plain,
     /// One instruction on a vector register.
     Float,
-}
-
-impl Turn {
-    /// The name of the role that does it.
-    pub const fn role(self) -> &'static str {
-        match self {
-            Turn::Plain => "yield",
-            Turn::Float => "yield-fpu",
-        }
-    }
-
-    /// The name of the role that answers calls and does it for each.
-    pub const fn serving(self) -> &'static str {
-        match self {
-            Turn::Plain => "serve",
-            Turn::Float => "serve-fpu",
-        }
-    }
 }
 
 /// Yields for ever.
@@ -71,16 +140,25 @@ pub fn use_fpu() {
     }
 }
 
-fn serve_given(turn: Turn) -> Result<(), String> {
-    let endpoint: Endpoint = start::take("endpoint").map_err(|error| format!("{error}"))?;
-    serve(&endpoint, turn);
-    Ok(())
+/// Answers every call with the tag that `act` makes of the call's, in one system call each.
+#[inline(always)]
+fn answer(endpoint: u64, mut act: impl FnMut(u64) -> u64) {
+    let mut received = Received::default();
+    let mut tag = 0;
+    loop {
+        // SAFETY: reads and writes the thread's own IPC area alone, to which no reference is held.
+        received = unsafe { calls::reply_recv(endpoint, tag, received.reply) };
+        if received.status != 0 {
+            return;
+        }
+        tag = act(received.tag);
+    }
 }
 
-/// Answers every call with its own words, in one system call each. Returns when there is nothing to receive from any more.
-pub fn serve(endpoint: &Endpoint, turn: Turn) {
+/// The same with six words each way.
+fn answer_words(endpoint: u64) {
     let mut registers = IpcRegisters {
-        handle: endpoint.handle().0,
+        handle: endpoint,
         tag: 0,
         words: [0; 6],
         deadline: Deadline::NEVER.0,
@@ -91,12 +169,34 @@ pub fn serve(endpoint: &Endpoint, turn: Turn) {
         if unsafe { sys::ipc(Call::ReplyRecv as u64, &mut registers) } != 0 {
             return;
         }
-        if turn == Turn::Float {
-            use_fpu();
-        }
-        registers.handle = endpoint.handle().0;
+        registers.handle = endpoint;
         registers.deadline = Deadline::NEVER.0;
     }
+}
+
+/// Keeps the handle that a call brings, and sends it back with the answer to one that brings none.
+fn hold_handles(endpoint: u64) {
+    let area = sys::area();
+    let mut held = 0;
+    // SAFETY: the calling thread's own area, which nobody else names.
+    unsafe { (*area).accept = 1 };
+    answer(endpoint, |tag| {
+        // SAFETY: as above, and the kernel is done with it.
+        unsafe {
+            if Tag(tag).handles() == 0 {
+                (*area).handles_out[0] = held;
+                Tag::new(0).with_handles(1, 1).0
+            } else {
+                held = (*area).handles_in[0];
+                0
+            }
+        }
+    });
+}
+
+/// Waits for one and signals the other. Returns when that fails.
+pub fn ping_pong(ping: &Notification, pong: &Notification) {
+    while ping.wait(Deadline::NEVER).is_ok() && pong.signal(1).is_ok() {}
 }
 
 /// Starts processes of this program.
@@ -127,19 +227,19 @@ impl Starter {
         Ok(Starter { file, plan })
     }
 
-    /// Starts one in a role. It ends when the handle is used to end it.
+    /// Starts one in a role, with a few handles by name. It ends when the handle is used to end it.
     ///
     /// # Errors
     /// Those of the calls that it takes.
-    pub fn start(&self, role: &str, endpoint: Option<&Endpoint>) -> rt::Result<Process> {
-        let process = Process::create(role)?;
+    pub fn start(&self, role: Role, given: &[(&str, Handle, Rights)]) -> rt::Result<Process> {
+        let role = role.name();
+        let process = Process::create(&role)?;
         self.plan.load(self.file, &process)?;
         let mut block = start::Builder::new();
-        if let Some(endpoint) = endpoint {
-            let given: Handle = process.grant(endpoint, Rights::RECEIVE)?;
-            block.add("endpoint", given, 0)?;
+        for (name, handle, rights) in given {
+            block.add(name, process.grant(handle, *rights)?, 0)?;
         }
-        loader::first_thread(&process, &self.plan, STACK_BYTES, &block, role)?.start()?;
+        loader::first_thread(&process, &self.plan, STACK_BYTES, &block, &role)?.start()?;
         Ok(process)
     }
 }

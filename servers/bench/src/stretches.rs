@@ -13,7 +13,7 @@ use core::time::Duration;
 use rt::{Deadline, Endpoint, Log, Memory, Message, Notification, System, start, thread, time};
 
 use crate::measure::bench_trace_begin;
-use crate::partner::Starter;
+use crate::partner::{Role, Starter, Turn};
 
 /// Bytes of the large object: 512 pages.
 const LARGE: u64 = 2 << 20;
@@ -68,7 +68,7 @@ fn memory() -> rt::Result<()> {
 
 /// A process with a large space and many handles is made and ended.
 fn processes(starter: &Starter) -> rt::Result<()> {
-    let process = starter.start("yield", None)?;
+    let process = starter.start(Role::Yield(Turn::Plain), &[])?;
     let memory = Memory::create(LARGE)?;
     memory.write(0, &[1; PAGE])?;
     let mapping = memory.map(Protection::READ_WRITE)?;

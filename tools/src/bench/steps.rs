@@ -46,6 +46,10 @@ pub struct Price {
     pub locked: u32,
     /// Cache lines of data that are read or written, stacks among them.
     pub lines: u32,
+    /// Those of them that are the kernel's.
+    pub kernel_lines: u32,
+    /// Cache lines of the kernel's code.
+    pub kernel_code_lines: u32,
 }
 
 /// One operation.
@@ -143,10 +147,16 @@ impl Follower {
         let mut functions: Vec<(String, u32)> = Vec::new();
         let mut price = Price::default();
         let mut lines = BTreeSet::new();
+        let mut code_lines = BTreeSet::new();
         for _ in 0..LONGEST {
             let rip = at.get("rip");
             if rip == self.end {
-                price.lines = u32::try_from(lines.len()).unwrap_or(u32::MAX);
+                let count = |lines: &mut dyn Iterator<Item = &u64>| {
+                    u32::try_from(lines.count()).unwrap_or(u32::MAX)
+                };
+                price.lines = count(&mut lines.iter());
+                price.kernel_lines = count(&mut lines.iter().filter(|line| is_kernel(**line)));
+                price.kernel_code_lines = count(&mut code_lines.iter());
                 return Ok(Steps { functions, price });
             }
             let bytes = read_code(gdb, rip)
@@ -157,10 +167,11 @@ impl Follower {
                 !instruction.is_invalid(),
                 "can't decode what is at {rip:#x}"
             );
-            let name = if rip >> 63 == 0 {
-                self.program.of(rip)
-            } else {
+            let name = if is_kernel(rip / LINE) {
+                code_lines.extend(lines_of(rip, instruction.len()));
                 self.kernel.of(rip)
+            } else {
+                self.program.of(rip)
             };
             match functions.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, count)) => *count += 1,
@@ -202,11 +213,21 @@ impl Follower {
             }
             let value = |register: Register, _, _| Some(value_of(at, register));
             if let Some(address) = memory.virtual_address(0, value) {
-                let bytes = memory.memory_size().size().max(1) as u64;
-                lines.extend(address / LINE..=address.wrapping_add(bytes - 1) / LINE);
+                lines.extend(lines_of(address, memory.memory_size().size()));
             }
         }
     }
+}
+
+/// The lines that so many bytes lie in.
+fn lines_of(address: u64, bytes: usize) -> impl Iterator<Item = u64> {
+    let last = address.wrapping_add(bytes.max(1) as u64 - 1);
+    address / LINE..=last / LINE
+}
+
+/// Whether a line lies in the upper half of the address space.
+fn is_kernel(line: u64) -> bool {
+    line >= (1 << 63) / LINE
 }
 
 /// The bytes of an instruction, and some more unless a page ends there.
@@ -350,6 +371,16 @@ mod tests {
             own_file("/home/user/.cargo/registry/src/index/spin-0.9/src/once.rs"),
             None
         );
+    }
+
+    #[test]
+    fn what_lies_across_a_border_is_in_two_lines() {
+        assert_eq!(lines_of(0x7F, 1).collect::<Vec<_>>(), [1]);
+        assert_eq!(lines_of(0x7F, 2).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(lines_of(0x80, 0).collect::<Vec<_>>(), [2]);
+        assert_eq!(lines_of(u64::MAX, 1).count(), 1);
+        assert!(is_kernel(0xFFFF_8000_0000_0000 / LINE));
+        assert!(!is_kernel(0x7FFF_FFFF_FFFF / LINE));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!
 //! A file is 64-bit or 32-bit, and with it the process that is made of it ([`Plan::process`]).
 
+mod image;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use abi::layout::{MAP_START_32, PAGE_SIZE};
 use abi::start::names;
 use abi::{Error, Handle, Priority, Protection};
 
+pub use image::Image;
 pub use plan::{ElfError, MOST_BYTES, Plan, Segment};
 
 use crate::process::Mode;

@@ -7,8 +7,8 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use abi::Protection;
 use abi::layout::{PAGE_SIZE, USER_START};
-use abi::{Error, Protection};
 use elf::ElfBytes;
 use elf::abi::{
     DT_JMPREL, DT_NEEDED, DT_REL, DT_RELA, DT_RELSZ, EM_386, EM_X86_64, ET_DYN, ET_EXEC, PF_R,
@@ -20,7 +20,7 @@ use elf::segment::ProgramHeader;
 
 use super::places;
 use crate::process::Mode;
-use crate::{Memory, Process, Result};
+use crate::{Process, Result};
 
 /// Largest image in bytes, all segments together.
 pub const MOST_BYTES: u64 = 1 << 30;
@@ -248,27 +248,7 @@ impl Plan {
     /// `NoMemory`, `QuotaExceeded`, `NoRight`; `OutOfRange` with another file.
     pub fn load(&self, file: &[u8], process: &Process) -> Result<()> {
         for segment in &self.segments {
-            let bytes = segment.pages_end() - segment.first_page();
-            let end = segment
-                .file_offset
-                .checked_add(segment.file_bytes)
-                .ok_or(Error::OutOfRange)?;
-            let contents = file
-                .get(segment.file_offset..end)
-                .ok_or(Error::OutOfRange)?;
-            let object = Memory::create(bytes)?;
-            let within = segment.address - segment.first_page();
-            if !contents.is_empty() {
-                object.write(within, contents)?;
-            }
-            for (place, word) in self.relocated(file) {
-                // The plan has only words that lie wholly in one segment.
-                if (segment.file_offset..end).contains(&place) {
-                    let offset = (place - segment.file_offset) as u64;
-                    object.write(within + offset, &word.to_le_bytes())?;
-                }
-            }
-            process.map(&object, segment.first_page(), 0, bytes, segment.protection)?;
+            segment.map(&self.fill(segment, file)?, process)?;
         }
         Ok(())
     }

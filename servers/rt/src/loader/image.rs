@@ -1,0 +1,103 @@
+//! A program that is started more than once: what its processes can't write to, they share.
+//!
+//! Read-only segments are memory objects that are filled once and mapped into each process; of the others each process has its own,
+//! which is made of the file's bytes.
+
+use alloc::vec::Vec;
+
+use abi::layout::PAGE_SIZE;
+use abi::{Error, Priority};
+
+use super::plan::{Plan, Segment};
+use crate::{Memory, Process, Result};
+
+/// A program's segments in memory.
+#[derive(Debug)]
+pub struct Image<'a> {
+    plan: &'a Plan,
+    file: &'a [u8],
+    /// One for each segment that can't be written to, in the plan's order.
+    shared: Vec<Option<Memory>>,
+}
+
+impl<'a> Image<'a> {
+    /// Puts what can be shared into memory. `file` is the one that the plan was made of.
+    ///
+    /// # Errors
+    /// `NoMemory`, `QuotaExceeded`; `OutOfRange` with another file.
+    pub fn new(plan: &'a Plan, file: &'a [u8]) -> Result<Image<'a>> {
+        let mut shared = Vec::with_capacity(plan.segments.len());
+        for segment in &plan.segments {
+            shared.push(if segment.protection.writable() {
+                None
+            } else {
+                Some(plan.fill(segment, file)?)
+            });
+        }
+        Ok(Image { plan, file, shared })
+    }
+
+    /// A process with the program in it and no thread: see [`Plan::process`].
+    ///
+    /// # Errors
+    /// `NoMemory`, `QuotaExceeded`, `NoRight`, and those of [`Plan::process`].
+    pub fn process(&self, name: &str, highest: Priority) -> Result<Process> {
+        let process = self.plan.process(name, highest)?;
+        for (segment, shared) in self.plan.segments.iter().zip(&self.shared) {
+            match shared {
+                Some(memory) => segment.map(memory, &process)?,
+                None => segment.map(&self.plan.fill(segment, self.file)?, &process)?,
+            }
+        }
+        Ok(process)
+    }
+}
+
+impl Segment {
+    /// Its size in whole pages, in bytes.
+    const fn page_bytes(&self) -> u64 {
+        self.pages_end() - self.first_page()
+    }
+
+    /// Maps its memory where it belongs.
+    pub(super) fn map(&self, memory: &Memory, process: &Process) -> Result<()> {
+        process
+            .map(
+                memory,
+                self.first_page(),
+                0,
+                self.page_bytes(),
+                self.protection,
+            )
+            .map(drop)
+    }
+}
+
+impl Plan {
+    /// New memory with what the file has for a segment of this plan.
+    ///
+    /// # Errors
+    /// `NoMemory`, `QuotaExceeded`; `OutOfRange` with another file.
+    pub(super) fn fill(&self, segment: &Segment, file: &[u8]) -> Result<Memory> {
+        let end = segment
+            .file_offset
+            .checked_add(segment.file_bytes)
+            .ok_or(Error::OutOfRange)?;
+        let contents = file
+            .get(segment.file_offset..end)
+            .ok_or(Error::OutOfRange)?;
+        let memory = Memory::create(segment.page_bytes())?;
+        let within = segment.address % PAGE_SIZE;
+        if !contents.is_empty() {
+            memory.write(within, contents)?;
+        }
+        for (place, word) in self.relocated(file) {
+            // The plan has only words that lie wholly in one segment.
+            if (segment.file_offset..end).contains(&place) {
+                let offset = (place - segment.file_offset) as u64;
+                memory.write(within + offset, &word.to_le_bytes())?;
+            }
+        }
+        Ok(memory)
+    }
+}

@@ -6,16 +6,21 @@
 //!
 //! The same is counted on a CPU without FSGSBASE. Then a debugger follows one of each operation ([`steps`]): that gives its steps, and
 //! what instructions hide of their price.
+//!
+//! The table has beside each figure what is asked of it and what others take ([`targets`]), and what has changed since the figures
+//! that were accepted last ([`compare`]).
 
+mod compare;
 pub mod scale;
 mod steps;
 pub mod stretches;
+pub mod targets;
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cargo::{self, Profile};
 use crate::ending::Ending;
@@ -28,6 +33,7 @@ use crate::transcript::untimed;
 use crate::workspace::Workspace;
 
 use self::steps::{Price, Steps};
+use self::targets::Target;
 
 /// QEMU's CPU model.
 pub(crate) const CPU: &str = "max";
@@ -40,7 +46,7 @@ pub(crate) const CPUS: u32 = 1;
 const LIMIT: Duration = Duration::from_mins(5);
 
 /// One figure, as it stands in `build/bench.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Figure {
     /// The operation.
     pub name: String,
@@ -55,11 +61,14 @@ pub struct Figure {
     pub price: Option<Price>,
 }
 
-/// Builds, boots, collects.
+/// Where the figures are that were accepted last.
+const ACCEPTED: &str = "bench/results.json";
+
+/// Builds, boots, collects; compares with what was accepted last, or accepts what there is.
 ///
 /// # Errors
 /// If something can't be built or started, or the machine ends without its figures.
-pub fn run() -> Result<()> {
+pub fn run(accept: bool) -> Result<()> {
     let ws = Workspace::find()?;
     // What is shipped is what is measured: no checks.
     let plan = Plan {
@@ -89,13 +98,33 @@ pub fn run() -> Result<()> {
     for (figure, steps) in figures.iter_mut().zip(&followed) {
         figure.price = Some(steps.price);
     }
-    print!("{}", table(&figures, &without));
     write(&lab.ws, "bench-steps.txt", &breakdown(&figures, &followed))?;
+    let accepted = lab.ws.root.join(ACCEPTED);
+    let before = compare::read(&accepted)?;
+    print!(
+        "{}\n{}",
+        table(&figures, &without, &before),
+        prices(&figures)
+    );
     figures.extend(without);
+    let changes = compare::changes(&before, &figures);
+    if before.is_empty() {
+        println!("\nthere is no {ACCEPTED} yet");
+    } else if changes.is_empty() {
+        println!("\nas in {ACCEPTED}");
+    } else {
+        print!("\nsince {ACCEPTED}:\n{changes}");
+    }
     let mut json = serde_json::to_string_pretty(&figures)?;
     json.push('\n');
     write(&lab.ws, "bench.json", &json)?;
     eprintln!("bench: wrote build/bench.json, and each operation's steps to build/bench-steps.txt");
+    if accept {
+        std::fs::write(&accepted, &json).with_context(|| accepted.display().to_string())?;
+        eprintln!("bench: wrote {ACCEPTED}");
+    } else if !changes.is_empty() {
+        eprintln!("bench: if that is meant to be: ./justw bench-accept, and commit {ACCEPTED}");
+    }
     Ok(())
 }
 
@@ -152,48 +181,83 @@ pub(crate) fn collect(lines: &[String], cpu: &str) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
+/// Each figure beside what was accepted last, what others take and what is asked of it.
+///
 /// Writing to a string can't fail, so what `write!` says of it is left alone here and below.
-fn table(figures: &[Figure], without: &[Figure]) -> String {
-    let width = figures.iter().map(|f| f.name.len()).max().unwrap_or(0);
-    let mut text = format!(
-        "{:<width$}  {:>12}  {:>11}  {:>4} {:>4} {:>4} {:>6} {:>6} {:>6} {:>6}\n",
+fn table(figures: &[Figure], without: &[Figure], before: &[Figure]) -> String {
+    let width = names_width(figures);
+    let columns = |words: [&str; 9]| {
+        let [name, here, other, last, smp, one, linux, must, judged] = words;
+        format!("{name:<width$} {here:>8} {other:>8} {last:>8}  {must:>13}  {judged:<6}  {smp:>16}  {one:>16}  {linux}")
+            .trim_end()
+            .to_owned()
+            + "\n"
+    };
+    let mut text = columns([
         "operation",
-        "instructions",
-        "no FSGSBASE",
-        "CR0",
-        "CR3",
-        "MSR",
-        "locked",
-        "lines",
-        "k.data",
-        "k.code"
-    );
+        "here",
+        "no FSGS",
+        "accepted",
+        "seL4, many CPUs",
+        "seL4, one CPU",
+        "Linux",
+        "must / aim",
+        "",
+    ]);
     for figure in figures {
-        let other = without
-            .iter()
-            .find(|other| other.name == figure.name)
-            .map_or_else(String::new, |other| other.instructions.to_string());
-        let _ = write!(
-            text,
-            "{:<width$}  {:>12}  {other:>11}",
-            figure.name, figure.instructions
-        );
-        if let Some(price) = figure.price {
-            let _ = write!(
-                text,
-                "  {:>4} {:>4} {:>4} {:>6} {:>6} {:>6} {:>6}",
-                price.cr0_writes,
-                price.cr3_writes,
-                price.msr_writes,
-                price.locked,
-                price.lines,
-                price.kernel_lines,
-                price.kernel_code_lines
-            );
-        }
-        text.push('\n');
+        let other = without.iter().find(|other| other.name == figure.name);
+        let number = |figure: Option<&Figure>| {
+            figure.map_or_else(String::new, |figure| figure.instructions.to_string())
+        };
+        let target = Target::of(&figure.name);
+        let bar = target.map_or_else(String::new, |target| {
+            format!("{} / {}", target.must, target.aim)
+        });
+        let peer = |of: fn(&Target) -> &'static str| target.map_or("", of);
+        text += &columns([
+            &figure.name,
+            &figure.instructions.to_string(),
+            &number(other),
+            &number(compare::find(figure, before)),
+            peer(|target| target.sel4_smp),
+            peer(|target| target.sel4_one),
+            peer(|target| target.linux),
+            &bar,
+            target.map_or("", |target| target.judge(figure.instructions)),
+        ]);
     }
     text
+}
+
+/// What each figure hides.
+fn prices(figures: &[Figure]) -> String {
+    let width = names_width(figures);
+    let mut text = format!(
+        "{:<width$} {:>4} {:>4} {:>4} {:>7} {:>6} {:>12} {:>12}\n",
+        "operation", "CR0", "CR3", "MSR", "locked", "lines", "kernel data", "kernel code"
+    );
+    for (figure, price) in figures
+        .iter()
+        .filter_map(|figure| Some((figure, figure.price?)))
+    {
+        let _ = writeln!(
+            text,
+            "{:<width$} {:>4} {:>4} {:>4} {:>7} {:>6} {:>12} {:>12}",
+            figure.name,
+            price.cr0_writes,
+            price.cr3_writes,
+            price.msr_writes,
+            price.locked,
+            price.lines,
+            price.kernel_lines,
+            price.kernel_code_lines
+        );
+    }
+    text
+}
+
+fn names_width(figures: &[Figure]) -> usize {
+    figures.iter().map(|f| f.name.len()).max().unwrap_or(0)
 }
 
 /// The functions of each operation and how many instructions each has.
@@ -231,6 +295,39 @@ mod tests {
             json[0],
             serde_json::json!({"name": "syscall_null", "instructions": 71, "cpu": "max", "cpus": 1})
         );
+    }
+
+    #[test]
+    fn the_table_has_what_is_asked_and_what_was() {
+        let figure = |name: &str, instructions| Figure {
+            name: name.into(),
+            instructions,
+            cpu: CPU.into(),
+            cpus: CPUS,
+            price: None,
+        };
+        let now = [figure("syscall_null", 46), figure("other", 7)];
+        let text = table(&now, &[figure("syscall_null", 47)], &[figure("other", 8)]);
+        let words: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(
+            words[1],
+            [
+                "syscall_null",
+                "46",
+                "47",
+                "45",
+                "/",
+                "36",
+                "MISSED",
+                "138",
+                "89",
+                "325"
+            ]
+        );
+        assert_eq!(words[2], ["other", "7", "8"]);
     }
 
     #[test]

@@ -61,8 +61,12 @@ enum Command {
         #[arg(long)]
         list: bool,
     },
-    /// Count guest instructions per operation
-    Bench,
+    /// Count guest instructions per operation, and compare
+    Bench {
+        /// Write the figures that later runs are compared with
+        #[arg(long)]
+        accept: bool,
+    },
     /// The same for how a switch's cost grows with threads and CPUs
     BenchScale,
     /// The longest stretches of instructions with interrupts off
@@ -123,7 +127,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             cmdline,
             ..
         } => return test(only, &filter, &cmdline),
-        Command::Bench => bench::run()?,
+        Command::Bench { accept } => bench::run(accept)?,
         Command::BenchScale => bench::scale::run()?,
         Command::BenchStretches => bench::stretches::run()?,
         Command::Screenshot { path, options } => screenshot::run(&options, &path)?,

@@ -20,7 +20,7 @@ use iced_x86::{
     Code, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
     Register,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::gdb::{Gdb, Registers};
 use crate::machine::{Machine, Spec};
@@ -34,7 +34,7 @@ const LINE: u64 = 64;
 const LONGEST_INSTRUCTION: usize = 15;
 
 /// What instructions hide of their price.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Price {
     /// Writes of CR0, `clts` among them.
     pub cr0_writes: u32,

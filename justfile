@@ -90,7 +90,7 @@ bench: _machine
 bench-accept: _machine
     @{{tools}} bench --accept < /dev/null
 
-# How a switch's cost grows, from 2 to 10,000 threads and from 1 to 64 CPUs, into build/bench-scale.json and tables
+# How costs grow, from 2 to 10,000 threads, with 100,000 handles, from 1 to 64 CPUs, into build/bench-scale.json and tables
 bench-scale: _machine
     @{{tools}} bench-scale < /dev/null
 

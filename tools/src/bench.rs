@@ -11,7 +11,9 @@
 //! that were accepted last ([`compare`]).
 
 mod compare;
+mod log;
 pub mod scale;
+mod sides;
 mod steps;
 pub mod stretches;
 pub mod targets;

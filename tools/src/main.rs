@@ -67,7 +67,7 @@ enum Command {
         #[arg(long)]
         accept: bool,
     },
-    /// The same for how a switch's cost grows with threads and CPUs
+    /// The same for how costs grow with threads, handles and CPUs
     BenchScale,
     /// The longest stretches of instructions with interrupts off
     BenchStretches,

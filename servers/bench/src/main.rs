@@ -7,7 +7,8 @@
 //! Counted is everything between two readings of the counter but the reading itself, which is measured the same way and taken
 //! off: so the program's own loads and stores around a system call are in, on both sides of a call and its answer.
 //!
-//! With the argument `scale` it measures how a switch's cost grows ([`scale`]), and with `stretches` it does what the kernel takes long
+//! With the argument `scale` it measures how a switch's cost grows and what calls on several CPUs come to ([`scale`], [`cpus`]), with `sides`
+//! it makes one call to another CPU, with `crowd` it measures the operations on a machine full of objects ([`crowd`]), and with `stretches` it does what the kernel takes long
 //! for ([`stretches`]).
 
 #![cfg_attr(target_env = "musl", no_std, no_main)]
@@ -18,7 +19,11 @@ extern crate alloc;
 #[cfg(target_env = "musl")]
 mod calls;
 #[cfg(target_env = "musl")]
+mod cpus;
+#[cfg(target_env = "musl")]
 mod creation;
+#[cfg(target_env = "musl")]
+mod crowd;
 #[cfg(target_env = "musl")]
 mod mapping;
 #[cfg(target_env = "musl")]
@@ -41,7 +46,9 @@ rt::entry!(run);
 fn run() -> Result<(), alloc::string::String> {
     match rt::start::argument() {
         "" => operations::measure_all(),
+        "crowd" => operations::measure_in_crowd(),
         "scale" => scale::measure_all(),
+        "sides" => scale::call_other_cpu(),
         "stretches" => stretches::do_all(),
         role => partner::run(role),
     }

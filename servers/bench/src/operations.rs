@@ -10,10 +10,22 @@ use rt::sys;
 use rt::{Log, System, start, thread, time};
 
 use crate::creation;
+use crate::crowd::Crowd;
 use crate::mapping;
 use crate::measure::{Cost, DONE, measure};
 use crate::messages::{self, SETTLING};
 use crate::partner::{self, Role, Starter, Turn};
+
+/// The same as [`measure_all`], among very many objects.
+///
+/// # Errors
+/// What stood in the way, in words.
+pub fn measure_in_crowd() -> Result<(), String> {
+    let crowd = Crowd::gather()?;
+    measure_all()?;
+    drop(crowd);
+    Ok(())
+}
 
 /// Measures everything, says it, and switches the machine off.
 ///

@@ -1,7 +1,7 @@
 //! The other side of an operation: a thread of this process or a process of its own.
 
 use abi::ipc_area::BUFFER_BYTES;
-use abi::{Call, Deadline, Handle, Tag};
+use abi::{Call, CpuSet, Deadline, Handle, Tag};
 use alloc::format;
 use alloc::string::String;
 use rt::archive::Archive;
@@ -35,11 +35,16 @@ pub enum Role {
     ServeHandle,
     /// Waits for one notification and signals another.
     PingPong,
+    /// Waits for a notification, passes it on, calls [`CLIENT_CALLS`] times, and signals the bit of this number.
+    Client(u32),
 }
+
+/// Calls that a client makes.
+pub const CLIENT_CALLS: u64 = 2000;
 
 impl Role {
     /// All of them.
-    const ALL: [Role; 9] = [
+    const ALL: [Role; 13] = [
         Role::Yield(Turn::Plain),
         Role::Yield(Turn::Float),
         Role::Serve(Turn::Plain),
@@ -49,6 +54,10 @@ impl Role {
         Role::ServeBytes(BUFFER_BYTES),
         Role::ServeHandle,
         Role::PingPong,
+        Role::Client(0),
+        Role::Client(1),
+        Role::Client(2),
+        Role::Client(3),
     ];
 
     /// Its name: the argument of the process that plays it.
@@ -62,6 +71,7 @@ impl Role {
             Role::ServeBytes(bytes) => format!("serve-{bytes}"),
             Role::ServeHandle => "serve-handle".into(),
             Role::PingPong => "ping-pong".into(),
+            Role::Client(bit) => format!("client-{bit}"),
         }
     }
 }
@@ -82,6 +92,12 @@ pub fn run(role: &str) -> Result<(), String> {
             let ping: Notification = start::take("ping").map_err(failed)?;
             let pong: Notification = start::take("pong").map_err(failed)?;
             ping_pong(&ping, &pong);
+        }
+        Role::Client(bit) => {
+            let endpoint: Endpoint = start::take("endpoint").map_err(failed)?;
+            let go: Notification = start::take("go").map_err(failed)?;
+            let done: Notification = start::take("done").map_err(failed)?;
+            client(&endpoint, &go, &done, 1 << bit).map_err(|error| format!("{error}"))?;
         }
         role => {
             let endpoint: Endpoint = start::take("endpoint").map_err(failed)?;
@@ -108,7 +124,7 @@ pub fn serve(role: Role, endpoint: &Endpoint) {
         }
         Role::ServeHandle => hold_handles(endpoint),
         Role::ServeWords => answer_words(endpoint),
-        Role::Yield(_) | Role::PingPong => {}
+        Role::Yield(_) | Role::PingPong | Role::Client(_) => {}
     }
 }
 
@@ -199,6 +215,20 @@ pub fn ping_pong(ping: &Notification, pong: &Notification) {
     while ping.wait(Deadline::NEVER).is_ok() && pong.signal(1).is_ok() {}
 }
 
+/// Calls when it is told to, many times, and says when it has done so.
+fn client(endpoint: &Endpoint, go: &Notification, done: &Notification, bit: u64) -> rt::Result<()> {
+    go.wait(Deadline::NEVER)?;
+    // To the next one who waits for it.
+    go.signal(1)?;
+    let mut status = 0;
+    for _ in 0..CLIENT_CALLS {
+        // SAFETY: a message without bytes and handles.
+        status |= unsafe { calls::call(endpoint.handle().0, 0) }.0;
+    }
+    sys::check(status)?;
+    done.signal(bit)
+}
+
 /// Starts processes of this program.
 pub struct Starter {
     file: &'static [u8],
@@ -232,6 +262,19 @@ impl Starter {
     /// # Errors
     /// Those of the calls that it takes.
     pub fn start(&self, role: Role, given: &[(&str, Handle, Rights)]) -> rt::Result<Process> {
+        self.start_on(&CpuSet::ALL, role, given)
+    }
+
+    /// The same, on some CPUs alone.
+    ///
+    /// # Errors
+    /// The same, and `OutOfRange` if there is none of them.
+    pub fn start_on(
+        &self,
+        cpus: &CpuSet,
+        role: Role,
+        given: &[(&str, Handle, Rights)],
+    ) -> rt::Result<Process> {
         let role = role.name();
         let process = Process::create(&role)?;
         self.plan.load(self.file, &process)?;
@@ -239,7 +282,9 @@ impl Starter {
         for (name, handle, rights) in given {
             block.add(name, process.grant(handle, *rights)?, 0)?;
         }
-        loader::first_thread(&process, &self.plan, STACK_BYTES, &block, &role)?.start()?;
+        let thread = loader::first_thread(&process, &self.plan, STACK_BYTES, &block, &role)?;
+        thread.set_affinity(cpus)?;
+        thread.start()?;
         Ok(process)
     }
 }

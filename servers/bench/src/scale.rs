@@ -12,6 +12,9 @@ use core::arch::{naked_asm, x86_64::_rdtsc};
 use core::time::Duration;
 use rt::{Log, Priority, System, Thread, process, start, thread, time};
 
+use crate::cpus;
+use crate::partner::Starter;
+
 /// Threads that take turns, the measuring one among them.
 const CROWDS: [u64; 5] = [2, 10, 100, 1000, 10_000];
 /// Readings of each; of the median nothing is seen of the few in which the timer came.
@@ -33,6 +36,7 @@ pub fn measure_all() -> Result<(), String> {
     Thread::current()
         .and_then(|own| own.set_affinity(&here))
         .map_err(failed)?;
+    cpus::measure_all(&log, &system, &Starter::new()?)?;
     let mut threads = 1;
     for crowd in CROWDS {
         while threads < crowd {
@@ -44,7 +48,23 @@ pub fn measure_all() -> Result<(), String> {
         log.write(&format!("bench yield_among_{crowd} {turn}\n"))
             .map_err(failed)?;
     }
-    log.write("bench done\n").map_err(failed)?;
+    end(&log, &system)
+}
+
+/// One call to another CPU, and nothing else: for whoever follows it.
+///
+/// # Errors
+/// What stood in the way, in words.
+pub fn call_other_cpu() -> Result<(), String> {
+    let log: Log = start::take("log").map_err(|error| format!("{error}"))?;
+    let system: System = start::take("system").map_err(|error| format!("{error}"))?;
+    cpus::once(&Starter::new()?)?;
+    end(&log, &system)
+}
+
+fn end(log: &Log, system: &System) -> Result<(), String> {
+    log.write("bench done\n")
+        .map_err(|error| format!("{error}"))?;
     system
         .power(PowerAction::Off)
         .map_err(|error| format!("can't switch the machine off: {error}"))

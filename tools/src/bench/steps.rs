@@ -254,7 +254,7 @@ fn value_of(at: &Registers, register: Register) -> u64 {
 }
 
 /// A symbol's address in a program.
-fn address(program: &Path, name: &str) -> Result<u64> {
+pub(super) fn address(program: &Path, name: &str) -> Result<u64> {
     let bytes = std::fs::read(program).with_context(|| program.display().to_string())?;
     let file = ElfBytes::<AnyEndian>::minimal_parse(&bytes).context("the program's file")?;
     let (symbols, names) = file.symbol_table()?.context("the program has no symbols")?;

@@ -3,33 +3,23 @@
 //! QEMU's log of executed blocks (`-d in_asm,exec,nochain`) comes through a pipe while a program asks the kernel for what is long. The
 //! kernel runs with interrupts off but behind each `sti`. So a stretch is what is executed at privilege level 0 from where user mode is
 //! left, or from a `sti`, to the next `sti` or to user mode. Each iteration of a `rep` instruction is a block of its own there, and
-//! counts.
-//!
-//! What may go wrong: a block that a fault ends is counted whole, some instructions too many; the log's form is another QEMU's, which is
-//! an error.
+//! counts ([`log`]).
 
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use super::steps::{self, Names};
+use super::log::{self, Line, Listing};
+use super::steps::Names;
 use super::{CPU, CPUS};
 use crate::cargo::{self, Profile};
-use crate::gdb::Gdb;
 use crate::image::{self, Plan};
-use crate::machine::{Event, Machine, Spec};
+use crate::machine::Spec;
 use crate::machine_tests::Lab;
 use crate::workspace::Workspace;
 
-const LIMIT: Duration = Duration::from_mins(8);
 /// What is shorter is not looked at.
 const FLOOR: u32 = 500;
 /// Rows of the table.
@@ -75,46 +65,9 @@ struct Found {
 }
 
 fn follow(spec: &Spec, kernel: &Path, program: &Path) -> Result<Vec<Found>> {
-    let scratch = tempfile::tempdir().context("temporary folder")?;
-    let pipe = scratch.path().join("log");
-    let made = Command::new("mkfifo").arg(&pipe).status();
-    ensure!(made.context("mkfifo")?.success(), "mkfifo failed");
-    let (sender, events) = mpsc::channel();
-    let mut machine = Machine::start(spec, sender)?;
-    let qmp = machine.qmp().context("QEMU opened no control channel")?;
-    let mut gdb = Gdb::attach(qmp)?;
-    steps::stop_at_begin(&mut gdb, program)?;
-    let names = Names::read(kernel)?;
-    let (done, log) = mpsc::channel();
-    let reader = pipe.clone();
-    thread::spawn(move || {
-        // Who waits may be gone already.
-        let _ = done.send(read(&reader));
-    });
-    qmp.monitor(&format!("logfile {}", pipe.display()))?;
-    qmp.monitor("log in_asm,exec,nochain")?;
-    gdb.detach()?;
-    let begin = Instant::now();
-    let mut said = Vec::new();
-    loop {
-        match events.recv_timeout(Duration::from_millis(200)) {
-            Ok(Event::Said(bytes)) => said.extend(bytes),
-            Ok(Event::Closed) | Err(mpsc::RecvTimeoutError::Disconnected) => break,
-            _ if begin.elapsed() > LIMIT => {
-                machine.kill();
-                break;
-            }
-            _ => {}
-        }
-    }
-    machine.kill();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    ensure!(
-        said.contains("bench done"),
-        "the program did not come to its end: {said}"
-    );
-    let stretches = log.recv_timeout(LIMIT).context("the log has no end")??;
-    Ok(named(&stretches, &names))
+    let log = log::follow(spec, program, Log::default(), Log::line)?;
+    ensure!(!log.long.is_empty(), "nothing in the log is long");
+    Ok(named(&log.long, &Names::read(kernel)?))
 }
 
 /// What was executed in one go, by block.
@@ -125,20 +78,10 @@ struct Stretch {
     blocks: HashMap<u64, u32>,
 }
 
-/// A translated block.
-#[derive(Clone, Copy, Debug, Default)]
-struct Block {
-    instructions: u32,
-    allows_interrupts: bool,
-}
-
 /// What the log's lines say so far.
 #[derive(Debug, Default)]
 struct Log {
-    /// By the address of the translation.
-    blocks: HashMap<u64, Block>,
-    /// The listing that was read last, whose translation is not known yet.
-    listed: Option<(u64, Block)>,
+    listing: Listing,
     now: Stretch,
     /// What came last: where, and how many instructions.
     last: Option<(u64, u32)>,
@@ -149,55 +92,30 @@ struct Log {
 
 impl Log {
     fn line(&mut self, line: &str) -> Result<()> {
-        if let Some(rest) = line.strip_prefix("Trace 0: 0x") {
-            self.executed(rest)
-                .with_context(|| format!("can't read '{line}'"))
-        } else if line.starts_with("Stopped execution of TB chain") {
-            self.take_back();
-            Ok(())
-        } else if line.starts_with("IN:") {
-            self.listed = None;
-            Ok(())
-        } else {
-            if let Some((address, text)) = line.split_once(": ")
-                && let Some(address) = address.strip_prefix("0x")
-                && let Ok(address) = u64::from_str_radix(address, 16)
-            {
-                let (_, block) = self.listed.get_or_insert((address, Block::default()));
-                block.instructions += 1;
-                block.allows_interrupts |= text.split_whitespace().any(|word| word == "sti");
+        match self.listing.read(line)? {
+            Line::Executed {
+                pc, level, block, ..
+            } => {
+                if self.over || level != 0 {
+                    self.end();
+                }
+                if level != 0 {
+                    self.last = None;
+                    return Ok(());
+                }
+                let block =
+                    block.with_context(|| format!("the block at {pc:#x} was not listed"))?;
+                if self.now.instructions == 0 {
+                    self.now.begin = pc;
+                }
+                self.now.instructions += block.instructions;
+                *self.now.blocks.entry(pc).or_default() += block.instructions;
+                self.last = Some((pc, block.instructions));
+                self.over = block.allows_interrupts;
             }
-            Ok(())
+            Line::TakenBack => self.take_back(),
+            Line::Other => {}
         }
-    }
-
-    /// `TRANSLATION [BASE/PC/FLAGS/CFLAGS] SYMBOL`, before it is executed.
-    fn executed(&mut self, rest: &str) -> Result<()> {
-        let (translation, rest) = rest.split_once(" [").context("no bracket")?;
-        let translation = u64::from_str_radix(translation, 16)?;
-        let mut parts = rest.split(['/', ']']).skip(1);
-        let mut hex =
-            || -> Result<u64> { Ok(u64::from_str_radix(parts.next().context("too short")?, 16)?) };
-        let (pc, flags) = (hex()?, hex()?);
-        if let Some((_, block)) = self.listed.take_if(|(listed, _)| *listed == pc) {
-            self.blocks.insert(translation, block);
-        }
-        if self.over || flags & 3 != 0 {
-            self.end();
-        }
-        if flags & 3 != 0 {
-            self.last = None;
-            return Ok(());
-        }
-        let block = self.blocks.get(&translation);
-        let block = block.with_context(|| format!("the block at {pc:#x} was not listed"))?;
-        if self.now.instructions == 0 {
-            self.now.begin = pc;
-        }
-        self.now.instructions += block.instructions;
-        *self.now.blocks.entry(pc).or_default() += block.instructions;
-        self.last = Some((pc, block.instructions));
-        self.over = block.allows_interrupts;
         Ok(())
     }
 
@@ -221,23 +139,6 @@ impl Log {
             self.now.blocks.clear();
         }
     }
-}
-
-/// Reads the log to its end.
-fn read(path: &Path) -> Result<Vec<Stretch>> {
-    let mut lines = BufReader::with_capacity(1 << 20, File::open(path)?);
-    let mut log = Log::default();
-    let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line)? != 0 {
-        if line.ends_with(b"\n") {
-            log.line(String::from_utf8_lossy(&line).trim_end())?;
-        }
-        line.clear();
-    }
-    if log.long.is_empty() {
-        bail!("nothing in the log is long");
-    }
-    Ok(log.long)
 }
 
 /// The longest of each kind, the longest first.
@@ -372,9 +273,8 @@ mod tests {
     }
 
     #[test]
-    fn a_log_of_another_form_is_refused() {
+    fn a_block_that_was_not_listed_is_an_error() {
         let mut log = Log::default();
         assert!(log.line("Trace 0: 0x10 [0/ffff8000/000000b0/0] ").is_err());
-        assert!(log.line("Trace 0: 0x10 ").is_err());
     }
 }

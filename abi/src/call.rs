@@ -78,7 +78,7 @@ calls! {
     /// `(notification or 0)`: bind it to the calling thread (0 unbinds), so that its `recv` also waits for it. Right WAIT.
     NotificationBind = 27, "notification_bind";
 
-    /// `(bytes, flags = 0) -> rdi handle`: memory, zeroed on demand; `bytes` is rounded up to whole pages.
+    /// `(bytes, MemoryFlags) -> rdi handle`: memory, zeroed on demand; `bytes` is rounded up to whole pages.
     MemoryCreate = 32, "memory_create";
     /// `(hardware, physical address, bytes, cache: 0 uncached, 1 write-combining) -> rdi handle`: device memory. Right HARDWARE.
     MemoryCreatePhysical = 33, "memory_create_physical";
@@ -94,6 +94,12 @@ calls! {
     MemoryRead = 37, "memory_read";
     /// `(memory, offset, pointer, bytes)`: copy from the caller into the object. Right WRITE.
     MemoryWrite = 38, "memory_write";
+    /// `(memory, flags = 0) -> rdi handle`: an object with the same contents as this one has at one moment during the call. Both share
+    /// their memory until one is written; the caller's process pays for as much as if it did not. The object must have been made with
+    /// [`MemoryFlags::CLONABLE`](crate::MemoryFlags::CLONABLE), which the clone is as well; another is
+    /// [`Error::NotSupported`](crate::Error::NotSupported). Right READ. The handle has all rights, but EXECUTE only if the given
+    /// one has it.
+    MemoryClone = 39, "memory_clone";
 
     /// `(name pointer, name bytes, highest priority, mode: 0 = 64-bit, 1 = 32-bit) -> rdi handle`: an empty process with an address
     /// space and a handle table. Its threads can give threads at most this priority, which is at most the caller's own

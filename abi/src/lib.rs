@@ -37,6 +37,6 @@ pub use cpu_set::CpuSet;
 pub use error::Error;
 pub use handle::{Badge, Handle};
 pub use priority::Priority;
-pub use rights::{Protection, Rights};
+pub use rights::{MemoryFlags, Protection, Rights};
 pub use tag::{Tag, TagError};
 pub use time::Deadline;

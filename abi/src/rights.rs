@@ -74,6 +74,34 @@ impl Sub for Rights {
     }
 }
 
+/// What kind of memory object is made.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(transparent)]
+pub struct MemoryFlags(pub u32);
+
+impl MemoryFlags {
+    /// Nothing particular.
+    pub const NONE: MemoryFlags = MemoryFlags(0);
+    /// It can be cloned. At most 32 address spaces can map it at a time.
+    pub const CLONABLE: MemoryFlags = MemoryFlags(1);
+    /// All flags there are.
+    pub const ALL: MemoryFlags = MemoryFlags(1);
+
+    /// The flags with these bits; `None` if there are others among them.
+    pub const fn from_bits(bits: u64) -> Option<MemoryFlags> {
+        if bits & !(Self::ALL.0 as u64) == 0 {
+            Some(MemoryFlags(bits as u32))
+        } else {
+            None
+        }
+    }
+
+    /// Whether every flag of `other` is among these.
+    pub const fn contains(self, other: MemoryFlags) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
 /// How pages are mapped. Write and execute together are refused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(transparent)]

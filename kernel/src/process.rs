@@ -144,7 +144,7 @@ impl Process {
         mode: Mode,
     ) -> Result<Ref<Process>, Error> {
         let account = Account::create(frame_limit)?;
-        let space = Ref::try_new(Space::new(Some(account.clone()), mode)?)?;
+        let space = Space::create(Some(account.clone()), mode)?;
         let landing = space.landing_image();
         let process = Ref::try_new(Process {
             table: Mutex::new(HandleTable::new(HANDLE_LIMIT)),

@@ -31,20 +31,22 @@ pub mod level {
     pub const THREAD: u8 = 7;
     /// Whether a thread is at rest, and who waits for that. After the process's: its end asks threads to look under its lock.
     pub const REST: u8 = 8;
+    /// Who changes what a memory object shares with its clones. Before the space's: every space that maps it is asked to let go.
+    pub const CHANGES: u8 = 9;
     /// A user address space.
-    pub const SPACE: u8 = 9;
+    pub const SPACE: u8 = 10;
     /// A memory object.
-    pub const MEMORY: u8 = 10;
+    pub const MEMORY: u8 = 11;
     /// The pool of kernel stacks.
-    pub const STACKS: u8 = 11;
+    pub const STACKS: u8 = 12;
     /// The kernel's own address space.
-    pub const KERNEL_SPACE: u8 = 12;
+    pub const KERNEL_SPACE: u8 = 13;
     /// A slab's free list.
-    pub const SLAB: u8 = 13;
+    pub const SLAB: u8 = 14;
     /// The list of retired objects.
-    pub const RETIRED: u8 = 14;
+    pub const RETIRED: u8 = 15;
     /// Physical frames.
-    pub const FRAMES: u8 = 15;
+    pub const FRAMES: u8 = 16;
 }
 
 /// What a CPU does while it waits for a lock: it serves what must be served anywhere.

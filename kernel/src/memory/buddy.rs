@@ -164,6 +164,7 @@ impl Buddy {
         let record = self.table.record(number);
         record.state.store(HELD, Relaxed);
         record.order.store(order, Relaxed);
+        record.prev.store(1, Relaxed);
         record.kind.store(kind as u8, Relaxed);
         self.statistics.free -= 1 << order;
         self.statistics.held[kind as usize] += 1 << order;

@@ -17,7 +17,7 @@ use super::{PAGE_BYTES, Progress, frames};
 /// Who owns the frames to which the lowest tables of a tree point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Leaves {
-    /// The tree: they are freed with it.
+    /// The tree: they are freed with it. Its frames may be [shared](frames::share) with other trees, and then stay.
     Owned,
     /// Somebody else: they are left alone.
     Foreign,
@@ -43,7 +43,7 @@ impl Discard {
 
     /// Puts a tree in. `level` is how many tables lie on the way to a leaf: 0 for a plain frame.
     ///
-    /// The tree must be out of everyone's reach, also of page walkers.
+    /// The tree must be out of everyone's reach, also of page walkers; of a tree that owns its leaves, at least its root.
     pub(super) fn push(&mut self, root: PhysAddr, level: u32, leaves: Leaves) {
         let table = frames::table();
         let record = table.record(root.as_u64() / PAGE_BYTES);
@@ -86,6 +86,9 @@ impl Discard {
                         continue;
                     }
                     let child = PhysAddr::new(entry & ADDRESS_MASK);
+                    if owned && !frames::release(child) {
+                        continue;
+                    }
                     if level == 1 {
                         frames::free_frame(child);
                         *freed += 1;

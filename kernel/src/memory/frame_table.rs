@@ -5,8 +5,8 @@
 //! through the direct map, whose offset changes once; so physical addresses are kept here and never pointers.
 //!
 //! A record's `next`, `tag` and `note` belong to whoever holds the frame ([`FrameList`] strings frames together by
-//! them without a byte of their contents); the other fields are the allocator's, under its lock. All are atomics, since the
-//! allocator looks at neighbours that others hold.
+//! them without a byte of their contents), and so does `prev`, which counts how many [arrays](super::radix) share a held frame; the other
+//! fields are the allocator's, under its lock. All are atomics, since the allocator looks at neighbours that others hold.
 
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -29,6 +29,7 @@ const SECTION_FRAMES: u64 = 1 << SECTION_SHIFT;
 #[repr(C)]
 pub(super) struct Frame {
     pub(super) next: AtomicU32,
+    /// Free: the neighbour in the list. Held: how many words refer to it; 1 when it is handed out.
     pub(super) prev: AtomicU32,
     /// The holder's own.
     pub(super) tag: AtomicU32,

@@ -5,7 +5,7 @@
 //! 1 MiB is the last to go. Where the one lock hurts, a cache of frames for each CPU fits between [`allocate`] and the
 //! lock without a change for callers.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::Error;
 use arch::addr::PhysAddr;
@@ -133,6 +133,42 @@ pub fn free_frame(frame: PhysAddr) {
         freed.is_ok(),
         "frame {frame:?} was given back but is not held"
     );
+}
+
+/// One more word refers to a held frame.
+#[inline]
+pub(super) fn share(frame: PhysAddr) {
+    let before = references(frame).fetch_add(1, Ordering::Relaxed);
+    debug_assert!(before != 0 && before < u32::MAX / 2);
+}
+
+/// [`share`] for many.
+pub(super) fn share_all(held: impl Iterator<Item = PhysAddr>) {
+    let table = table();
+    for frame in held {
+        let references = &table.record(frame.as_u64() / PAGE_BYTES).prev;
+        let before = references.fetch_add(1, Ordering::Relaxed);
+        debug_assert!(before != 0 && before < u32::MAX / 2);
+    }
+}
+
+/// Whether several words refer to a held frame. What the others did with it, if there are none any more, is seen.
+#[inline]
+pub(super) fn is_shared(frame: PhysAddr) -> bool {
+    references(frame).load(Ordering::Acquire) != 1
+}
+
+/// One word less refers to a held frame; whether it was the last. Then the frame is the caller's, to be freed.
+#[inline]
+#[must_use]
+pub(super) fn release(frame: PhysAddr) -> bool {
+    !is_shared(frame) || references(frame).fetch_sub(1, Ordering::AcqRel) == 1
+}
+
+/// How many words refer to a held frame. Who counts it up holds one of them.
+#[inline]
+fn references(frame: PhysAddr) -> &'static AtomicU32 {
+    &table().record(frame.as_u64() / PAGE_BYTES).prev
 }
 
 /// How many frames there are, and what for.

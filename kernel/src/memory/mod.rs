@@ -11,7 +11,7 @@
 //! | `fpu_areas` | where threads' floating-point state lies |
 //! | `start_tables` | what other CPUs start on |
 //! | `account` | what a process is charged for |
-//! | `object` | memory objects |
+//! | `object`, `cloning` | memory objects; those that share frames until one side writes |
 //! | `regions`, `space` | a process's mappings, and its page tables |
 //! | `ipc_area` | the pinned pages through which a thread's messages travel |
 //! | `user` | user memory as system calls see it: an allegation to be checked |
@@ -21,6 +21,9 @@
 
 pub mod account;
 mod buddy;
+mod cloning;
+#[cfg(test)]
+mod cloning_tests;
 mod discard;
 pub mod fpu_areas;
 mod frame_table;

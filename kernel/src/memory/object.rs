@@ -3,21 +3,23 @@
 //! An object is a number of pages that exist from the start as zeros and get a frame when they are first touched, so
 //! a large one costs nothing until it is used. Or it is a stretch of physical addresses: a device's registers, a framebuffer, a boot
 //! module. A page, once it has a frame, keeps it until the object dies; so a frame's address, once looked up, is
-//! good for as long as the object is referred to, without a lock.
+//! good for as long as the object is referred to, without a lock. That is not so in objects that can be [cloned](super::cloning): there a frame
+//! is good as long as the object's lock is held, or a lock that [`cloning`](super::cloning) takes before it replaces the frame.
 //!
 //! What may go wrong: memory runs out, or the paying process's quota, at the first touch of a page. Then the toucher gets the
 //! error (a system call) or faults (user code). Frames are charged when they are committed, tables included.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use abi::Error;
 use abi::layout::{USER_END, USER_START};
+use abi::{Error, MemoryFlags};
 use arch::addr::PhysAddr;
 use arch::memory::phys_to_virt;
 use arch::paging::{Cache, PAGE_BYTES};
 
 use super::Progress;
 use super::account::{self, Account};
+use super::cloning::{Change, Sharing};
 use super::discard::Discard;
 use super::frames::{self, FrameKind};
 use super::radix::Radix;
@@ -28,10 +30,10 @@ use crate::sync::{Mutex, level};
 /// A memory object.
 pub struct MemoryObject {
     pages: u64,
-    backing: Backing,
+    pub(super) backing: Backing,
 }
 
-enum Backing {
+pub(super) enum Backing {
     Anonymous(Anonymous),
     Physical {
         start: PhysAddr,
@@ -41,19 +43,29 @@ enum Backing {
     },
 }
 
-struct Anonymous {
-    radix: Mutex<{ level::MEMORY }, Radix>,
+pub(super) struct Anonymous {
+    pub(super) contents: Mutex<{ level::MEMORY }, Contents>,
+    /// If it can be cloned: who maps it.
+    pub(super) sharing: Option<Ref<Sharing>>,
     /// Used at the end only.
     discard: Discard,
-    account: Option<Ref<Account>>,
-    /// Frames charged: contents and tables.
-    charged: AtomicU64,
+    pub(super) account: Option<Ref<Account>>,
+    /// Frames charged: contents and tables, also those that it shares with clones.
+    pub(super) charged: AtomicU64,
+}
+
+pub(super) struct Contents {
+    pub(super) radix: Radix,
+    /// What is about to change, if anything is.
+    pub(super) change: Change,
 }
 
 /// Entries that one piece of an object's end looks at.
 const TEAR_DOWN_BUDGET: usize = 256;
 /// Bytes that one piece of a copy moves.
 pub const COPY_PIECE: usize = 4 * PAGE_BYTES as usize;
+/// Bytes that go over the stack at once where a frame may be replaced while user memory is touched.
+const BOUNCE_BYTES: usize = 1024;
 /// What reads of pages without a frame see.
 static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
 
@@ -63,6 +75,18 @@ impl MemoryObject {
     /// # Errors
     /// [`Error::BadArgument`] for no bytes; [`Error::OutOfRange`] for more than an address space holds; [`Error::NoMemory`].
     pub fn create(bytes: u64, account: Option<Ref<Account>>) -> Result<Ref<MemoryObject>, Error> {
+        MemoryObject::create_with(bytes, MemoryFlags::NONE, account)
+    }
+
+    /// [`create`](Self::create) with flags.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_with(
+        bytes: u64,
+        flags: MemoryFlags,
+        account: Option<Ref<Account>>,
+    ) -> Result<Ref<MemoryObject>, Error> {
         if bytes == 0 {
             return Err(Error::BadArgument);
         }
@@ -70,10 +94,19 @@ impl MemoryObject {
             return Err(Error::OutOfRange);
         }
         let pages = bytes.div_ceil(PAGE_BYTES);
+        let sharing = if flags.contains(MemoryFlags::CLONABLE) {
+            Some(Sharing::create()?)
+        } else {
+            None
+        };
         Ref::try_new(MemoryObject {
             pages,
             backing: Backing::Anonymous(Anonymous {
-                radix: Mutex::new(Radix::new(pages)),
+                contents: Mutex::new(Contents {
+                    radix: Radix::new(pages),
+                    change: Change::None,
+                }),
+                sharing,
                 discard: Discard::new(),
                 account,
                 charged: AtomicU64::new(0),
@@ -146,7 +179,7 @@ impl MemoryObject {
         }
     }
 
-    /// Frames that it holds: contents and tables.
+    /// Frames that are charged for it: contents and tables, also those that it shares with clones.
     pub fn committed(&self) -> u64 {
         match &self.backing {
             Backing::Anonymous(anonymous) => anonymous.charged.load(Relaxed),
@@ -165,8 +198,7 @@ impl MemoryObject {
         match &self.backing {
             Backing::Physical { start, .. } => Ok(*start + index * PAGE_BYTES),
             Backing::Anonymous(anonymous) => {
-                let mut make = |kind| anonymous.make(kind);
-                anonymous.radix.lock().get_or_insert(index, &mut make)
+                anonymous.insert(&mut anonymous.contents.lock(), index)
             }
         }
     }
@@ -181,7 +213,7 @@ impl MemoryObject {
         }
         match &self.backing {
             Backing::Physical { start, .. } => Ok(Some(*start + index * PAGE_BYTES)),
-            Backing::Anonymous(anonymous) => Ok(anonymous.radix.lock().get(index)),
+            Backing::Anonymous(anonymous) => Ok(anonymous.contents.lock().radix.get(index)),
         }
     }
 
@@ -200,6 +232,9 @@ impl MemoryObject {
         self.check_range(offset, user.len())?;
         let mut done = 0;
         let total = user.len().min(COPY_PIECE);
+        if self.clonable().is_some() {
+            return self.copy_over_stack(offset, user.first(total), direction);
+        }
         while done < total {
             let (place, bytes) = self.place(
                 offset + done as u64,
@@ -214,6 +249,34 @@ impl MemoryObject {
         Ok(done)
     }
 
+    /// Copies all of `user`, by way of the stack: the frame may change while user memory is touched, but not under the object's lock.
+    fn copy_over_stack(
+        &self,
+        offset: u64,
+        user: UserSlice,
+        direction: Direction,
+    ) -> Result<usize, Error> {
+        let mut bounce = [0; BOUNCE_BYTES];
+        let mut done = 0;
+        while done < user.len() {
+            let rest = user.after(done);
+            let part = &mut bounce[..rest.len().min(BOUNCE_BYTES)];
+            let rest = rest.first(part.len());
+            match direction {
+                Direction::ToUser => {
+                    self.read(offset + done as u64, part)?;
+                    rest.copy_out(part)?;
+                }
+                Direction::FromUser => {
+                    rest.copy_in(part)?;
+                    self.write(offset + done as u64, part)?;
+                }
+            }
+            done += part.len();
+        }
+        Ok(done)
+    }
+
     /// Copies from the object into the kernel's `to`.
     ///
     /// # Errors
@@ -222,6 +285,10 @@ impl MemoryObject {
         self.check_range(offset, to.len())?;
         let mut done = 0;
         while done < to.len() {
+            if let Some(anonymous) = self.clonable() {
+                done += anonymous.read_page(offset + done as u64, &mut to[done..]);
+                continue;
+            }
             let (place, bytes) = self.place(offset + done as u64, to.len() - done, false)?;
             // SAFETY: as in `copy_piece`; `to` is the kernel's own and can't overlap.
             unsafe { place.copy_to_nonoverlapping(to[done..].as_mut_ptr(), bytes) };
@@ -238,6 +305,10 @@ impl MemoryObject {
         self.check_range(offset, from.len())?;
         let mut done = 0;
         while done < from.len() {
+            if let Some(anonymous) = self.clonable() {
+                done += anonymous.write_page(offset + done as u64, &from[done..])?;
+                continue;
+            }
             let (place, bytes) = self.place(offset + done as u64, from.len() - done, true)?;
             // SAFETY: as in `read`.
             unsafe { place.copy_from_nonoverlapping(from[done..].as_ptr(), bytes) };
@@ -287,14 +358,69 @@ impl Anonymous {
         Ok(frame)
     }
 
+    /// The frame of a page, committed now if it was not.
+    pub(super) fn insert(&self, contents: &mut Contents, index: u64) -> Result<PhysAddr, Error> {
+        contents
+            .radix
+            .get_or_insert(index, &mut |kind| self.make(kind), &mut copy)
+    }
+
+    /// The frame of a page, for the object alone: committed if there was none, replaced if it was shared. In the second case no CPU may
+    /// have it mapped through this object.
+    pub(super) fn own(&self, contents: &mut Contents, index: u64) -> Result<PhysAddr, Error> {
+        contents
+            .radix
+            .own(index, &mut |kind| self.make(kind), &mut copy)
+    }
+
+    /// Copies to `to` from `offset` on, up to the end of the page; gives how many bytes.
+    fn read_page(&self, offset: u64, to: &mut [u8]) -> usize {
+        let (index, within) = (offset / PAGE_BYTES, offset % PAGE_BYTES);
+        let bytes = to.len().min((PAGE_BYTES - within) as usize);
+        let contents = self.contents.lock();
+        let page = contents
+            .radix
+            .get(index)
+            .map_or(ZEROS.as_ptr().cast_mut(), phys_to_virt);
+        // SAFETY: the frame is the object's as long as the lock is held; `to` is the kernel's own and can't overlap.
+        unsafe {
+            page.add(within as usize)
+                .copy_to_nonoverlapping(to.as_mut_ptr(), bytes);
+        }
+        bytes
+    }
+
+    /// Copies from `from` to `offset` on, up to the end of the page; gives how many bytes.
+    fn write_page(&self, offset: u64, from: &[u8]) -> Result<usize, Error> {
+        let (index, within) = (offset / PAGE_BYTES, offset % PAGE_BYTES);
+        let bytes = from.len().min((PAGE_BYTES - within) as usize);
+        self.with_own_page(index, |frame| {
+            // SAFETY: the frame is this object's alone, and its lock is held; `from` is the kernel's own and can't overlap.
+            unsafe {
+                phys_to_virt(frame)
+                    .add(within as usize)
+                    .copy_from_nonoverlapping(from.as_ptr(), bytes);
+            }
+        })?;
+        Ok(bytes)
+    }
+
     fn tear_down(&mut self, budget: usize) -> Progress {
-        self.radix.get_mut().discard(&mut self.discard);
+        self.contents.get_mut().radix.discard(&mut self.discard);
         let mut freed = 0;
         let progress = self.discard.step(budget, &mut freed);
-        account::uncharge(self.account.as_ref(), freed);
-        *self.charged.get_mut() -= freed;
+        if progress == Progress::Done {
+            // Also what others go on sharing: they have paid for it as well.
+            account::uncharge(self.account.as_ref(), *self.charged.get_mut());
+            *self.charged.get_mut() = 0;
+        }
         progress
     }
+}
+
+/// A frame in place of a shared one, which was charged when it began to be shared.
+fn copy(kind: FrameKind) -> Result<PhysAddr, Error> {
+    frames::allocate(kind).ok_or(Error::NoMemory)
 }
 
 impl Drop for Anonymous {

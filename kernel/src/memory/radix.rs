@@ -1,12 +1,24 @@
-//! A sparse array of frames, made of frames.
+//! A sparse array of frames, made of frames, which can share them with other arrays.
 //!
 //! It is a tree of tables of 512 words whose height follows from the size it is made for, so that an array for a terabyte
 //! costs nothing until a page is put in, and then at most a few tables.
+//!
+//! A copy of an array costs the same, whatever its size: it gets the same root, and the root's record counts two references. From then on
+//! a frame is an array's own only if it and every table on the way to it are referred to once; what is shared is not
+//! changed. Who wants to change something below makes what lies on the way its own, from the root down: a table's copy refers to all
+//! that the table refers to, so that those count one more. An array's end takes one reference from its root, and goes
+//! on to what lies below only if that was the last.
+//!
+//! What may go wrong: the arrays that share have locks of their own. So a count is atomic; and it can rise from 1 by nobody but the
+//! one who has the way to the frame for its own, under its lock. It may fall to 1 at any time: then who looks too early takes a copy that was
+//! not needed, and frees what turns out to be referred to by nobody else.
 
 use abi::Error;
 use arch::addr::PhysAddr;
+use arch::memory::phys_to_virt;
 use arch::paging::{ADDRESS_MASK, ENTRIES};
 
+use super::PAGE_BYTES;
 use super::discard::{Discard, Leaves};
 use super::frames::{self, FrameKind};
 
@@ -20,6 +32,20 @@ pub(super) struct Radix {
     height: u32,
 }
 
+/// What is at an index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Found {
+    /// No frame.
+    Nothing,
+    /// A frame of this array alone.
+    Own(PhysAddr),
+    /// A frame that other arrays have as well.
+    Shared(PhysAddr),
+}
+
+/// Where an array's frames come from: zeroed, tables of the array (kind kernel) and contents (kind user).
+pub(super) type Make<'a> = dyn FnMut(FrameKind) -> Result<PhysAddr, Error> + 'a;
+
 impl Radix {
     /// An empty array for indices below `size`.
     pub(super) const fn new(size: u64) -> Radix {
@@ -28,6 +54,14 @@ impl Radix {
             height += 1;
         }
         Radix { root: 0, height }
+    }
+
+    /// An array with the same contents. Nothing that is in either is its own from now on.
+    pub(super) fn share(&self) -> Radix {
+        if self.root != 0 {
+            frames::share(PhysAddr::new(self.root & ADDRESS_MASK));
+        }
+        Radix { ..*self }
     }
 
     /// The frame at `index`, if there is one.
@@ -42,52 +76,143 @@ impl Radix {
         (word != 0).then(|| PhysAddr::new(word & ADDRESS_MASK))
     }
 
-    /// The frame at `index`; if there is none, the one that `make` gives. `make` gives zeroed frames, tables of this array
-    /// (kind kernel) and contents (kind user).
+    /// The frame at `index`, and whether it is shared.
+    pub(super) fn find(&self, index: u64) -> Found {
+        let mut word = self.root;
+        let mut level = self.height;
+        let mut shared = false;
+        while word != 0 {
+            let frame = PhysAddr::new(word & ADDRESS_MASK);
+            shared |= frames::is_shared(frame);
+            if level == 0 {
+                return if shared {
+                    Found::Shared(frame)
+                } else {
+                    Found::Own(frame)
+                };
+            }
+            level -= 1;
+            // SAFETY: as in `get`.
+            word = unsafe { Self::slot(word, index, level).read() };
+        }
+        Found::Nothing
+    }
+
+    /// The frame at `index`; if there is none, the one that `make` gives. Tables on the way to a new one become this array's own: those
+    /// that were shared are replaced by what `copy` gives.
     ///
     /// # Errors
-    /// Those of `make`. Tables made before stay, empty.
+    /// Those of `make` and `copy`. Tables made before stay, empty or as they were.
     pub(super) fn get_or_insert(
         &mut self,
         index: u64,
-        make: &mut dyn FnMut(FrameKind) -> Result<PhysAddr, Error>,
+        make: &mut Make<'_>,
+        copy: &mut Make<'_>,
+    ) -> Result<PhysAddr, Error> {
+        match self.find(index) {
+            Found::Nothing => self.walk(index, make, copy),
+            Found::Own(frame) | Found::Shared(frame) => Ok(frame),
+        }
+    }
+
+    /// The frame at `index`, made this array's own: one that was shared is replaced by a copy, so nobody may go on using it as this
+    /// array's. `make` gives frames where there were none, `copy` those for copies.
+    ///
+    /// # Errors
+    /// Those of `make` and `copy`; the contents are what they were.
+    pub(super) fn own(
+        &mut self,
+        index: u64,
+        make: &mut Make<'_>,
+        copy: &mut Make<'_>,
+    ) -> Result<PhysAddr, Error> {
+        self.walk(index, make, copy)
+    }
+
+    /// Goes down to `index` and makes all on the way the array's own, and there.
+    fn walk(
+        &mut self,
+        index: u64,
+        make: &mut Make<'_>,
+        copy: &mut Make<'_>,
     ) -> Result<PhysAddr, Error> {
         let mut slot: *mut u64 = &raw mut self.root;
         let mut level = self.height;
         loop {
-            // SAFETY: the slot is the root or a word of a table of this tree, which we borrow exclusively.
+            // SAFETY: the slot is the root or a word of a table of this tree alone, which we borrow exclusively.
             let word = unsafe { slot.read() };
-            let word = if word == 0 {
-                let frame = make(if level == 0 {
-                    FrameKind::User
-                } else {
-                    FrameKind::Kernel
-                })?;
-                let word = frame.as_u64() | PRESENT;
-                // SAFETY: as above.
-                unsafe { slot.write(word) };
-                word
+            let frame = PhysAddr::new(word & ADDRESS_MASK);
+            let kind = if level == 0 {
+                FrameKind::User
             } else {
-                word
+                FrameKind::Kernel
             };
+            let own = if word == 0 {
+                make(kind)?
+            } else if frames::is_shared(frame) {
+                let own = copy(kind)?;
+                Self::copy_node(frame, own, level);
+                own
+            } else {
+                frame
+            };
+            // SAFETY: as above.
+            unsafe { slot.write(own.as_u64() | PRESENT) };
+            if word != 0 && own != frame {
+                Self::let_go(frame, level);
+            }
             if level == 0 {
-                return Ok(PhysAddr::new(word & ADDRESS_MASK));
+                return Ok(own);
             }
             level -= 1;
-            slot = Self::slot(word, index, level);
+            slot = Self::slot(own.as_u64(), index, level);
         }
     }
 
-    /// Moves all frames to `discard`; the array is empty afterwards.
-    pub(super) fn discard(&mut self, discard: &mut Discard) {
-        if self.root != 0 {
-            discard.push(
-                PhysAddr::new(self.root & ADDRESS_MASK),
-                self.height,
-                Leaves::Owned,
-            );
-            self.root = 0;
+    /// Makes `to` a copy of the shared node `from`: its contents, or a table that refers to the same.
+    fn copy_node(from: PhysAddr, to: PhysAddr, level: u32) {
+        // SAFETY: both are frames in the direct map, the second is fresh and nobody else's. The first does not change: what is shared
+        // is mapped nowhere for writing, and the kernel writes to what is an array's own alone.
+        unsafe {
+            phys_to_virt(from)
+                .cast::<u64>()
+                .copy_to_nonoverlapping(phys_to_virt(to).cast(), PAGE_BYTES as usize / 8);
         }
+        if level > 0 {
+            frames::share_all(Self::children(to));
+        }
+    }
+
+    /// Takes this array's reference from a shared node of which it has a copy now. If all others have gone meanwhile it is freed.
+    fn let_go(node: PhysAddr, level: u32) {
+        if !frames::release(node) {
+            return;
+        }
+        if level > 0 {
+            for child in Self::children(node) {
+                let last = frames::release(child);
+                debug_assert!(!last, "the copy refers to it");
+            }
+        }
+        frames::free_frame(node);
+    }
+
+    /// What a table refers to.
+    fn children(table: PhysAddr) -> impl Iterator<Item = PhysAddr> {
+        (0..ENTRIES).filter_map(move |index| {
+            // SAFETY: the frame is a table of the array's; the index is below 512.
+            let word = unsafe { frames::words(table).add(index).read() };
+            (word != 0).then(|| PhysAddr::new(word & ADDRESS_MASK))
+        })
+    }
+
+    /// Moves all frames that are nobody else's to `discard`; the array is empty afterwards.
+    pub(super) fn discard(&mut self, discard: &mut Discard) {
+        let root = PhysAddr::new(self.root & ADDRESS_MASK);
+        if self.root != 0 && frames::release(root) {
+            discard.push(root, self.height, Leaves::Owned);
+        }
+        self.root = 0;
     }
 
     /// The word of a table that leads towards `index`, with `level` tables below it.
@@ -105,6 +230,10 @@ mod tests {
 
     use super::*;
     use crate::memory::{Progress, testing};
+
+    fn no_copy(_: FrameKind) -> Result<PhysAddr, Error> {
+        panic!("nothing is shared")
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
@@ -126,7 +255,7 @@ mod tests {
                 };
                 let known = model.get(&index).copied();
                 prop_assert_eq!(radix.get(index), known);
-                let frame = radix.get_or_insert(index, &mut make).unwrap();
+                let frame = radix.get_or_insert(index, &mut make, &mut no_copy).unwrap();
                 prop_assert!(known.is_none_or(|known| known == frame));
                 model.insert(index, frame);
             }
@@ -151,7 +280,7 @@ mod tests {
                 left = usize::checked_sub(left, 1).ok_or(Error::QuotaExceeded)?;
                 frames::allocate_zeroed(kind).ok_or(Error::NoMemory)
             };
-            let result = radix.get_or_insert(12345, &mut make);
+            let result = radix.get_or_insert(12345, &mut make, &mut no_copy);
             assert_eq!(result.is_ok(), allowed == 4);
             assert_eq!(radix.get(12345), result.ok());
             let mut discard = Discard::new();

@@ -181,25 +181,30 @@ impl Regions {
         Ok(())
     }
 
-    /// Cuts the region that spans `address`, if there is one, into two that meet there. That changes no mapping.
+    /// Cuts the region that spans `address`, if there is one, into two that meet there, of which it gives the second. That changes no
+    /// mapping.
     ///
     /// # Errors
     /// As [`insert`](Self::insert), and nothing is changed.
-    pub(super) fn cut(&mut self, address: u64) -> Result<(), Error> {
+    pub(super) fn cut(&mut self, address: u64) -> Result<Option<&Region>, Error> {
         let Some(position) = self.position_before(address) else {
-            return Ok(());
+            return Ok(None);
         };
         let region = &mut self.leaf_mut(position.leaf)[position.index];
         if region.end <= address {
-            return Ok(());
+            return Ok(None);
         }
         let end = region.end;
         let tail = region.split_off(address);
-        self.insert(tail).inspect_err(|_| {
-            self.ending_after_mut(address - 1)
-                .expect("the first part is there")
-                .end = end;
-        })
+        match self.insert(tail) {
+            Ok(()) => Ok(self.find(address)),
+            Err(error) => {
+                self.ending_after_mut(address - 1)
+                    .expect("the first part is there")
+                    .end = end;
+                Err(error)
+            }
+        }
     }
 
     /// Takes out the first region that starts at or after `start` and ends by `end`.

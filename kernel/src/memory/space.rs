@@ -14,6 +14,8 @@
 //! What may go wrong: a copy from or to user memory faults into [`Space::handle_page_fault`], which takes the lock of the
 //! space; so nobody copies while holding it.
 
+use core::marker::PhantomPinned;
+
 use abi::landing::{BYTES as LANDING_BYTES, IMAGE_OFFSET};
 use abi::layout::{USER_END, USER_START};
 use abi::{Error, Protection, Rights};
@@ -23,6 +25,7 @@ use arch::paging::{Access, Attributes, FrameSource, PAGE_BYTES, PageSize, PageTa
 use arch::tlb;
 
 use super::account::{self, Account};
+use super::cloning::{Mapper, Page, Place};
 use super::discard::{Discard, Leaves};
 use super::frames::{self, FrameKind};
 pub use super::ipc_area::{IpcArea, max_ipc_areas};
@@ -43,6 +46,8 @@ pub struct Space {
     landing: u64,
     pub(super) account: Option<Ref<Account>>,
     pub(super) inner: Mutex<{ level::SPACE }, Inner>,
+    /// Objects that can be cloned know by address who maps them, and look in also while the space's end takes its mappings back.
+    _pinned: PhantomPinned,
 }
 
 pub(super) struct Inner {
@@ -84,6 +89,18 @@ pub enum Fault {
     Failed(Error),
 }
 
+/// What one look at a fault came to.
+enum Attempt {
+    /// This.
+    Over(Fault),
+    /// The page must become its object's own first.
+    Own(Ref<MemoryObject>, u64),
+    /// Something about the object is changing: wait for it, and look again.
+    Wait(Ref<MemoryObject>),
+}
+
+/// Looks that one fault is given at most.
+const FAULT_TRIES: u32 = 4;
 /// Regions that one piece of work lets go.
 const REGIONS_A_PIECE: usize = 16;
 /// Table entries that one piece of work looks at.
@@ -130,7 +147,12 @@ impl Space {
     ///
     /// # Errors
     /// [`Error::NoMemory`], [`Error::QuotaExceeded`]
-    pub fn new(account: Option<Ref<Account>>, mode: Mode) -> Result<Space, Error> {
+    pub fn create(account: Option<Ref<Account>>, mode: Mode) -> Result<Ref<Space>, Error> {
+        Ref::try_new(Self::new(account, mode)?)
+    }
+
+    /// [`create`](Self::create), for a space that must not be moved any more once an object that can be cloned is mapped in it.
+    pub(super) fn new(account: Option<Ref<Account>>, mode: Mode) -> Result<Space, Error> {
         Self::new_with(account, mode, decisions().isolation)
     }
 
@@ -167,6 +189,7 @@ impl Space {
             landing: 0,
             account,
             inner: Mutex::new(inner),
+            _pinned: PhantomPinned,
         };
         if let Some(object) = landing::object_for(mode) {
             space.landing = space.inner.get_mut().map_landing(object)?;
@@ -251,32 +274,68 @@ impl Space {
         if address != 0 {
             check_range(self.mode, address, bytes)?;
         }
-        let mut inner = self.inner.lock();
-        inner.must_live()?;
-        let start = if address == 0 {
-            inner.choose(bytes)?
-        } else {
-            address
-        };
-        if inner
-            .regions
-            .ending_after(start)
-            .is_some_and(|region| region.start < start + bytes)
-        {
-            return Err(Error::AlreadyMapped);
-        }
-        inner.regions.insert(Region {
-            start,
-            end: start + bytes,
+        object.attach(self)?;
+        let region = Region {
+            start: address,
+            end: address + bytes,
             offset,
             object: object.clone(),
             access: access_of(protection),
             limit: rights,
-        })?;
-        if address == 0 {
-            inner.next = start + bytes + PAGE_BYTES;
+        };
+        self.insert(region).inspect_err(|_| object.detach(self))
+    }
+
+    /// Puts a region in, where there is room if its start is 0; gives where.
+    fn insert(&self, mut region: Region) -> Result<u64, Error> {
+        let mut inner = self.inner.lock();
+        inner.must_live()?;
+        let (start, bytes) = (region.start, region.end - region.start);
+        if start == 0 {
+            region.start = inner.choose(bytes)?;
+            region.end = region.start + bytes;
+            inner.next = region.end + PAGE_BYTES;
+        } else if inner
+            .regions
+            .ending_after(start)
+            .is_some_and(|next| next.start < region.end)
+        {
+            return Err(Error::AlreadyMapped);
         }
+        let (start, end, offset) = (region.start, region.end, region.offset);
+        let object = region.object.clone();
+        inner.regions.insert(region)?;
+        object.mapped(self, start, end, offset);
         Ok(start)
+    }
+
+    /// Cuts the region that spans an address, if there is one.
+    fn cut(&self, inner: &mut Inner, address: u64) -> Result<(), Error> {
+        if let Some(tail) = inner.regions.cut(address)? {
+            tail.object.mapping_cut(self);
+        }
+        Ok(())
+    }
+
+    /// Lets go of what it maps of a page of an object that can be cloned, or of all of it. When this returns no CPU has it; what is
+    /// mapped still comes back by a fault.
+    pub(super) fn let_go(&self, mapper: &Mapper, page: Option<u64>) {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        match mapper.place(page) {
+            Place::Nowhere => {}
+            Place::Page(address) => {
+                let address = VirtAddr::new(address);
+                // SAFETY: the object keeps the frame until this returned; user code finds the page again by a fault.
+                if unsafe { inner.tables.unmap(address, PageSize::Size4K) }.is_ok() {
+                    tlb::shoot_down(&self.tlb, address, 1);
+                }
+            }
+            Place::Between(low, high) => {
+                inner.unlink(&self.tlb, low, high);
+                let _ = self.free_some(inner);
+            }
+        }
     }
 
     /// Unmaps whatever is mapped in a range, a piece at a time: the caller repeats the same call after a preemption point
@@ -288,8 +347,8 @@ impl Space {
     pub fn unmap(&self, address: u64, bytes: u64) -> Result<Progress, Error> {
         let end = self.check_change(address, bytes)?;
         let mut inner = self.inner.lock();
-        inner.regions.cut(address)?;
-        inner.regions.cut(end)?;
+        self.cut(&mut inner, address)?;
+        self.cut(&mut inner, end)?;
         let mut taken = [const { None }; REGIONS_A_PIECE];
         let mut count = 0;
         while count < REGIONS_A_PIECE
@@ -304,13 +363,16 @@ impl Space {
             let (start, end) = (first.start, last.end);
             inner.unlink(&self.tlb, start, end);
         }
-        // Only now, after the shoot-down, may the objects and their frames go.
-        drop(taken);
         let freeing = self.free_some(&mut inner);
         let more = inner
             .regions
             .ending_after(address)
             .is_some_and(|region| region.start < end);
+        drop(inner);
+        // Only now, after the shoot-down, may the objects and their frames go.
+        for region in taken.into_iter().flatten() {
+            region.object.detach(self);
+        }
         Ok(if more || freeing == Progress::More {
             Progress::More
         } else {
@@ -338,8 +400,8 @@ impl Space {
             at = region.end;
         }
         // A cut alone changes no mapping, so failing at the second leaves nothing to undo.
-        inner.regions.cut(address)?;
-        inner.regions.cut(end)?;
+        self.cut(&mut inner, address)?;
+        self.cut(&mut inner, end)?;
         let mut at = address;
         while at < end {
             let region = inner.regions.ending_after_mut(at).ok_or(Error::NotMapped)?;
@@ -360,8 +422,27 @@ impl Space {
     /// [fix-up](arch::user_copy::fixup): any other access of the kernel's to a mapped user page faults by SMAP and
     /// would be called resolved for ever. Faults with a reserved bit in the tables are not for this function either.
     pub fn handle_page_fault(&self, address: u64, access: Access) -> Fault {
+        for _ in 0..FAULT_TRIES {
+            let failed = match self.try_page_fault(address, access) {
+                Attempt::Over(fault) => return fault,
+                Attempt::Own(object, page) => object.own_page(page),
+                Attempt::Wait(object) => {
+                    object.wait_for_change();
+                    Ok(())
+                }
+            };
+            if let Err(error) = failed {
+                return Fault::Failed(error);
+            }
+        }
+        // The access is tried again, and faults again. In between there may be interrupts.
+        Fault::Resolved
+    }
+
+    /// Tries once, under the lock of the space.
+    fn try_page_fault(&self, address: u64, access: Access) -> Attempt {
         if !(USER_START..self.mode.areas_start()).contains(&address) {
-            return Fault::NotMine;
+            return Attempt::Over(Fault::NotMine);
         }
         let page = VirtAddr::new(address & !(PAGE_BYTES - 1));
         let mut inner = self.inner.lock();
@@ -371,45 +452,64 @@ impl Space {
             .find(address)
             .filter(|region| region.access.allows(access))
         else {
-            return Fault::NotMine;
+            return Attempt::Over(Fault::NotMine);
         };
-        let attributes = Attributes::user(region.access).cached(region.object.cache());
+        let index = (page.as_u64() - region.start + region.offset) / PAGE_BYTES;
+        let mut allowed = region.access;
+        let mut known = None;
+        if let Some(anonymous) = region.object.clonable() {
+            match anonymous.page(index, access == Access::ReadWrite) {
+                Ok(Page::Own(frame)) => known = Some(frame),
+                Ok(Page::Shared(frame)) => {
+                    known = Some(frame);
+                    if allowed == Access::ReadWrite {
+                        allowed = Access::Read;
+                    }
+                }
+                Ok(Page::ToBeOwned) => return Attempt::Own(region.object.clone(), index),
+                Ok(Page::Changing) => return Attempt::Wait(region.object.clone()),
+                Err(error) => return Attempt::Over(Fault::Failed(error)),
+            }
+        }
+        let attributes = Attributes::user(allowed).cached(region.object.cache());
         match inner.tables.translate(page) {
             Some(found) if found.attributes == attributes => {}
-            Some(_) => {
+            Some(found) => {
+                debug_assert!(
+                    known.is_none_or(|frame| frame == found.physical),
+                    "a page is mapped that its object has not any more"
+                );
                 // The page was mapped before more was allowed.
                 // SAFETY: the entry maps the page of the region's object already, and gets the region's rights.
                 if let Err(error) = unsafe { inner.tables.protect(page, attributes) } {
-                    return Fault::Failed(error.into());
+                    return Attempt::Over(Fault::Failed(error.into()));
                 }
             }
             None => {
-                let frame = match region
-                    .object
-                    .frame((page.as_u64() - region.start + region.offset) / PAGE_BYTES)
-                {
+                let frame = match known.map_or_else(|| region.object.frame(index), Ok) {
                     Ok(frame) => frame,
-                    Err(error) => return Fault::Failed(error),
+                    Err(error) => return Attempt::Over(Fault::Failed(error)),
                 };
                 let mut source = ChargedTables {
                     account: self.account.as_ref(),
                     charged: &mut inner.charged,
                     refused: None,
                 };
-                // SAFETY: the frame stays the object's as long as the region refers to it; the rights are the region's.
+                // SAFETY: the frame stays the object's as long as the region refers to it, or until the object has had the page taken
+                // out; the rights are the region's.
                 let mapped = unsafe {
                     inner
                         .tables
                         .map(page, frame, PageSize::Size4K, attributes, &mut source)
                 };
                 if let Err(error) = mapped {
-                    return Fault::Failed(source.refused.unwrap_or(error.into()));
+                    return Attempt::Over(Fault::Failed(source.refused.unwrap_or(error.into())));
                 }
             }
         }
         // This CPU may hold the former, lesser entry; another one finds out by a fault of its own.
         tlb::forget_here(page);
-        Fault::Resolved
+        Attempt::Over(Fault::Resolved)
     }
 
     /// Frames charged for tables and IPC areas, and the number of mappings.
@@ -422,6 +522,9 @@ impl Space {
     /// makes every CPU leave it.
     pub fn tear_down(&mut self) -> bool {
         let root = self.tlb.root();
+        if self.inner.get_mut().life == Life::Evicted && !self.take_back_some() {
+            return false;
+        }
         let inner = self.inner.get_mut();
         match inner.life {
             Life::Alive => {
@@ -429,13 +532,8 @@ impl Space {
                 inner.life = Life::Evicted;
             }
             Life::Evicted => {
-                for _ in 0..REGIONS_A_PIECE {
-                    if inner.regions.take_inside(0, USER_END).is_none() {
-                        inner.unlink_all();
-                        inner.life = Life::Unlinked;
-                        break;
-                    }
-                }
+                inner.unlink_all();
+                inner.life = Life::Unlinked;
             }
             Life::Unlinked => {
                 let mut freed = 0;
@@ -453,6 +551,19 @@ impl Space {
             Life::Gone => return true,
         }
         inner.life == Life::Gone
+    }
+
+    /// Takes some mappings back, for good; whether none is left. Objects that can be cloned may look in meanwhile, so it is
+    /// done under the lock.
+    fn take_back_some(&self) -> bool {
+        for _ in 0..REGIONS_A_PIECE {
+            let region = self.inner.lock().regions.take_inside(0, USER_END);
+            match region {
+                Some(region) => region.object.detach(self),
+                None => return true,
+            }
+        }
+        false
     }
 
     /// Frees some of the tables that were taken out.

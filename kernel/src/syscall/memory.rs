@@ -1,6 +1,6 @@
 //! Calls on memory objects and mappings.
 
-use abi::{Error, Protection, Rights};
+use abi::{Error, MemoryFlags, Protection, Rights};
 use arch::paging::Cache;
 
 use super::Caller;
@@ -13,12 +13,25 @@ use crate::schedule;
 
 /// `memory_create`.
 pub(super) fn create(caller: Caller) -> Result<(), Error> {
+    let flags = MemoryFlags::from_bits(caller.argument(1)).ok_or(Error::BadArgument)?;
+    let account = caller.process().account().clone();
+    let memory = MemoryObject::create_with(caller.argument(0), flags, Some(account))?;
+    caller.give(AnyObject::Memory(memory), Rights::ALL)
+}
+
+/// `memory_clone`.
+pub(super) fn clone(caller: Caller) -> Result<(), Error> {
     if caller.argument(1) != 0 {
         return Err(Error::BadArgument);
     }
-    let memory =
-        MemoryObject::create(caller.argument(0), Some(caller.process().account().clone()))?;
-    caller.give(AnyObject::Memory(memory), Rights::ALL)
+    let (memory, rights) =
+        caller.hold_with_rights::<MemoryObject>(caller.handle(0), Rights::READ)?;
+    let clone = memory.clone_for(Some(caller.process().account().clone()))?;
+    let kept = rights & Rights::EXECUTE;
+    caller.give(
+        AnyObject::Memory(clone),
+        (Rights::ALL - Rights::EXECUTE) | kept,
+    )
 }
 
 /// `memory_create_physical`.

@@ -85,6 +85,7 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::MemoryProtect => memory::protect(caller)?,
         Call::MemoryRead => memory::copy(caller, memory::Direction::Out)?,
         Call::MemoryWrite => memory::copy(caller, memory::Direction::In)?,
+        Call::MemoryClone => memory::clone(caller)?,
 
         Call::ProcessCreate => process::create(caller)?,
         Call::ProcessKill => process::kill(caller)?,

@@ -51,7 +51,7 @@ pub mod thread;
 pub mod time;
 pub mod wire;
 
-pub use abi::{Badge, Deadline, Error, Handle, Priority, Protection, Rights, Tag};
+pub use abi::{Badge, Deadline, Error, Handle, MemoryFlags, Priority, Protection, Rights, Tag};
 pub use call::{CallError, Caller, Later, Outcome};
 pub use device::{IoPorts, Irq};
 pub use endpoint::{Endpoint, Reply};

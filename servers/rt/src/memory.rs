@@ -4,7 +4,7 @@
 //! hands, which is why a mapping gives out raw pointers, and slices only to a caller who vouches for the peace.
 
 use abi::layout::PAGE_SIZE;
-use abi::{Call, Handle, Protection};
+use abi::{Call, Handle, MemoryFlags, Protection};
 
 use crate::handle::object;
 use crate::{AsHandle, OwnedHandle, Result, process, sys};
@@ -20,8 +20,29 @@ impl Memory {
     /// # Errors
     /// `BadArgument` for 0, `NoMemory`, `QuotaExceeded`.
     pub fn create(bytes: u64) -> Result<Memory> {
+        Memory::create_with(bytes, MemoryFlags::NONE)
+    }
+
+    /// New memory of a particular kind.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_with(bytes: u64, flags: MemoryFlags) -> Result<Memory> {
+        let arguments = [bytes, u64::from(flags.0), 0, 0, 0, 0];
         // SAFETY: makes an object that nothing maps yet.
-        let values = unsafe { sys::call(Call::MemoryCreate, [bytes, 0, 0, 0, 0, 0]) }?;
+        let values = unsafe { sys::call(Call::MemoryCreate, arguments) }?;
+        Ok(Memory(OwnedHandle::from_raw(Handle(values[0]))))
+    }
+
+    /// An object with the contents that this one has now. The two share their memory until one of them is written, and this process
+    /// pays for the new one as if they did not.
+    ///
+    /// # Errors
+    /// `NotSupported` unless it was made with [`MemoryFlags::CLONABLE`] or is such a clone, `NoRight` without READ, `NoMemory`,
+    /// `QuotaExceeded`.
+    pub fn clone_on_write(&self) -> Result<Memory> {
+        // SAFETY: makes an object that nothing maps yet.
+        let values = unsafe { sys::call(Call::MemoryClone, [self.handle().0, 0, 0, 0, 0, 0]) }?;
         Ok(Memory(OwnedHandle::from_raw(Handle(values[0]))))
     }
 

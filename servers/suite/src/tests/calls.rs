@@ -225,7 +225,10 @@ fn senseless_arguments_of_memory_calls_are_refused(world: &'static World) -> Ver
     let own = rt::process::current().handle().0;
     let memory = things.memory.handle().0;
     refused(Call::MemoryCreate, &[0, 0], Error::BadArgument)?;
-    refused(Call::MemoryCreate, &[4096, 1], Error::BadArgument)?;
+    refused(Call::MemoryCreate, &[4096, 1 << 31], Error::BadArgument)?;
+    refused(Call::MemoryCreate, &[4096, 1 << 32], Error::BadArgument)?;
+    refused(Call::MemoryClone, &[memory, 1], Error::BadArgument)?;
+    refused(Call::MemoryClone, &[memory, 0], Error::NotSupported)?;
     for bytes in [u64::MAX, 1 << 63] {
         check!(
             call(Call::MemoryCreate, &[bytes, 0]).is_err(),

@@ -511,7 +511,7 @@ fn touch_all_memory(_: &'static World, _: &str) -> u64 {
 }
 
 /// Waits until as much is free as before, but for a little.
-fn comes_back(world: &World, before: u64, tolerance: u64) -> Verdict {
+pub(super) fn comes_back(world: &World, before: u64, tolerance: u64) -> Verdict {
     let start = time::now();
     loop {
         let free = must!(world.system.memory()).free;

@@ -3,6 +3,7 @@
 mod bases;
 mod breakpoints;
 mod calls;
+mod clones;
 mod compat;
 mod contexts;
 mod faults;
@@ -61,6 +62,7 @@ pub const ALL: &[&[Test]] = &[
     processes::TESTS,
     threads::TESTS,
     memory::TESTS,
+    clones::TESTS,
     spaces::TESTS,
     limits::TESTS,
     schedule::TESTS,

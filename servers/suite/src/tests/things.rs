@@ -106,6 +106,7 @@ const CALLS: &[(Call, &[Argument])] = &[
         Call::MemoryWrite,
         &[H(Kind::Memory, Rights::WRITE), V(0), P, V(8)],
     ),
+    (Call::MemoryClone, &[H(Kind::Memory, Rights::READ), V(0)]),
     (Call::ProcessKill, &[H(Kind::Process, Rights::MANAGE), V(9)]),
     (
         Call::ProcessWatch,

@@ -1,0 +1,353 @@
+//! Clones against a plain model, in which every object has bytes of its own.
+
+use abi::{Error, MemoryFlags, Protection, Rights};
+use arch::addr::VirtAddr;
+use arch::memory::phys_to_virt;
+use arch::paging::{Access, PAGE_BYTES, PageTables, Translation};
+use proptest::prelude::*;
+
+use super::account::Account;
+use super::cloning::{MAX_SPACES, Page, Sharing};
+use super::frames::{self, FrameKind};
+use super::object::MemoryObject;
+use super::space::{Fault, Mode, Space};
+use super::{Progress, testing};
+use crate::object::{Object, Ref, quiescent};
+
+/// Pages of an object: they need two tables, and the border lies in the middle of what is used.
+const PAGES: u64 = 512 + PAGES_USED / 2;
+const PAGES_USED: u64 = 8;
+const FIRST_USED: u64 = PAGES - PAGES_USED;
+const SPACES: usize = 2;
+const BASE: u64 = 0x20_0000_0000;
+
+/// Where a space has object number `slot`, or its page.
+fn address(slot: usize, page: u64) -> u64 {
+    BASE + slot as u64 * (PAGES + 1) * PAGE_BYTES + page * PAGE_BYTES
+}
+
+fn translate(space: &Space, address: u64) -> Option<Translation> {
+    // SAFETY: only looked at, by the one thread that uses the space.
+    unsafe { PageTables::from_root(space.tlb().root()) }.translate(VirtAddr::new(address))
+}
+
+fn byte_at(found: Translation) -> *mut u8 {
+    phys_to_virt(found.physical)
+}
+
+/// Destroys what was let go, until nothing is charged to `account`.
+fn settle(account: &Account) {
+    for _ in 0..10_000 {
+        quiescent::reclaim(64, &|_| {}, &mut |_| {});
+        if account.used() == 0 && quiescent::pending() == 0 {
+            return;
+        }
+        std::thread::yield_now();
+    }
+    panic!("{} frames stay charged", account.used());
+}
+
+/// Frames held but for those that slabs keep.
+fn frames_held() -> u64 {
+    let held = frames::statistics().held;
+    let slabs = MemoryObject::slab().frames()
+        + Sharing::slab().frames()
+        + Space::slab().frames()
+        + Account::slab().frames();
+    held[FrameKind::User as usize]
+        + held[FrameKind::PageTable as usize]
+        + held[FrameKind::Kernel as usize]
+        - slabs as u64
+}
+
+/// Whether no other test runs in this process, which might use frames meanwhile.
+fn is_alone() -> bool {
+    std::env::var_os("NEXTEST").is_some()
+}
+
+fn clonable(account: &Ref<Account>, bytes: u64) -> Ref<MemoryObject> {
+    MemoryObject::create_with(bytes, MemoryFlags::CLONABLE, Some(account.clone())).unwrap()
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Clone(usize),
+    Drop(usize),
+    Map(usize, usize, bool),
+    Unmap(usize, usize, u64, u64),
+    UserWrite(usize, usize, u64, u8),
+    UserRead(usize, usize, u64),
+    Write(usize, u64, u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let page = || FIRST_USED..PAGES;
+    let slot = || 0usize..6;
+    let space = || 0usize..SPACES;
+    prop_oneof![
+        3 => slot().prop_map(Step::Clone),
+        2 => slot().prop_map(Step::Drop),
+        3 => (space(), slot(), any::<bool>()).prop_map(|(s, o, w)| Step::Map(s, o, w)),
+        1 => (space(), slot(), page(), 1u64..PAGES).prop_map(|(s, o, p, n)| Step::Unmap(s, o, p, n)),
+        6 => (space(), slot(), page(), any::<u8>()).prop_map(|(s, o, p, v)| Step::UserWrite(s, o, p, v)),
+        4 => (space(), slot(), page()).prop_map(|(s, o, p)| Step::UserRead(s, o, p)),
+        3 => (slot(), page(), any::<u8>()).prop_map(|(o, p, v)| Step::Write(o, p, v)),
+    ]
+}
+
+/// An object, and what it should hold.
+struct Held {
+    object: Ref<MemoryObject>,
+    bytes: [u8; PAGES_USED as usize],
+}
+
+impl Held {
+    fn byte(&mut self, page: u64) -> &mut u8 {
+        &mut self.bytes[(page - FIRST_USED) as usize]
+    }
+}
+
+/// What a space has mapped of an object: whether for writing, and from which page to which.
+type Mapped = Option<(bool, Vec<bool>)>;
+
+fn check(slots: &mut [Option<Held>], spaces: &[Ref<Space>], mapped: &[Vec<Mapped>]) {
+    for (number, slot) in slots.iter_mut().enumerate() {
+        let Some(held) = slot else { continue };
+        for page in FIRST_USED..PAGES {
+            let mut byte = [0];
+            held.object.read(page * PAGE_BYTES, &mut byte).unwrap();
+            assert_eq!(byte[0], *held.byte(page), "object {number}, page {page}");
+            for (space, mapped) in spaces.iter().zip(mapped) {
+                let Some(found) = translate(space, address(number, page)) else {
+                    continue;
+                };
+                let (writable, pages) = mapped[number].as_ref().expect("it is mapped");
+                assert!(pages[page as usize]);
+                // SAFETY: a page of an object, in the arena.
+                assert_eq!(unsafe { byte_at(found).read() }, *held.byte(page));
+                if found.attributes.access == Access::ReadWrite {
+                    assert!(writable);
+                    let now = held.object.clonable().unwrap().page(page, true).unwrap();
+                    assert!(matches!(now, Page::Own(_)), "{now:?} is mapped for writing");
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn clones_agree_with_copies_and_give_everything_back(steps in prop::collection::vec(step(), 1..120)) {
+        testing::kernel_machine();
+        let account = Account::create(100_000).unwrap();
+        settle(&account);
+        let before = frames_held();
+        let spaces: Vec<Ref<Space>> =
+            (0..SPACES).map(|_| Space::create(Some(account.clone()), Mode::Long).unwrap()).collect();
+        let mut mapped: Vec<Vec<Mapped>> = vec![vec![None; 6]; SPACES];
+        let mut slots: Vec<Option<Held>> = (0..6).map(|_| None).collect();
+        slots[0] = Some(Held { object: clonable(&account, PAGES * PAGE_BYTES), bytes: [0; PAGES_USED as usize] });
+        for step in steps {
+            match step {
+                Step::Clone(from) => {
+                    let Some(to) = slots.iter().position(Option::is_none) else { continue };
+                    let Some(held) = &slots[from] else { continue };
+                    let object = held.object.clone_for(Some(account.clone())).unwrap();
+                    prop_assert_eq!(object.committed(), held.object.committed());
+                    slots[to] = Some(Held { object, bytes: held.bytes });
+                }
+                Step::Drop(slot) => {
+                    for (space, mapped) in spaces.iter().zip(&mut mapped) {
+                        if mapped[slot].take().is_some() {
+                            while space.unmap(address(slot, 0), PAGES * PAGE_BYTES).unwrap() == Progress::More {}
+                        }
+                    }
+                    // One stays, or there is nothing to do any more.
+                    if slots.iter().flatten().count() > 1 {
+                        slots[slot] = None;
+                    }
+                }
+                Step::Map(space, slot, writable) => {
+                    let (Some(held), None) = (&slots[slot], &mapped[space][slot]) else { continue };
+                    let protection = if writable { Protection::READ_WRITE } else { Protection::READ };
+                    let at = address(slot, 0);
+                    prop_assert_eq!(
+                        spaces[space].map(&held.object, Rights::ALL, at, 0, PAGES * PAGE_BYTES, protection), Ok(at)
+                    );
+                    mapped[space][slot] = Some((writable, vec![true; PAGES as usize]));
+                }
+                Step::Unmap(space, slot, page, pages) => {
+                    let Some((_, there)) = &mut mapped[space][slot] else { continue };
+                    let pages = pages.min(PAGES - page);
+                    let (at, bytes) = (address(slot, page), pages * PAGE_BYTES);
+                    while spaces[space].unmap(at, bytes).unwrap() == Progress::More {}
+                    there[page as usize..(page + pages) as usize].fill(false);
+                }
+                Step::UserWrite(space, slot, page, value) => {
+                    let Some((writable, pages)) = &mapped[space][slot] else { continue };
+                    let allowed = *writable && pages[page as usize];
+                    let at = address(slot, page);
+                    let fault = spaces[space].handle_page_fault(at, Access::ReadWrite);
+                    prop_assert_eq!(fault, if allowed { Fault::Resolved } else { Fault::NotMine });
+                    if allowed {
+                        let found = translate(&spaces[space], at).unwrap();
+                        prop_assert_eq!(found.attributes.access, Access::ReadWrite);
+                        // SAFETY: a page of the object's, in the arena.
+                        unsafe { byte_at(found).write(value) };
+                        *slots[slot].as_mut().unwrap().byte(page) = value;
+                    }
+                }
+                Step::UserRead(space, slot, page) => {
+                    let Some((_, pages)) = &mapped[space][slot] else { continue };
+                    let fault = spaces[space].handle_page_fault(address(slot, page), Access::Read);
+                    prop_assert_eq!(fault, if pages[page as usize] { Fault::Resolved } else { Fault::NotMine });
+                }
+                Step::Write(slot, page, value) => {
+                    let Some(held) = &mut slots[slot] else { continue };
+                    held.object.write(page * PAGE_BYTES, &[value]).unwrap();
+                    *held.byte(page) = value;
+                }
+            }
+            check(&mut slots, &spaces, &mapped);
+        }
+        drop(slots);
+        drop(spaces);
+        settle(&account);
+        if is_alone() {
+            prop_assert_eq!(frames_held(), before, "frames were lost");
+        }
+    }
+}
+
+#[test]
+fn a_clone_shares_until_one_side_writes() {
+    testing::kernel_machine();
+    let account = Account::create(1000).unwrap();
+    let first = clonable(&account, 4 * PAGE_BYTES);
+    first.write(0, b"both").unwrap();
+    let used = account.used();
+    let second = first.clone_for(Some(account.clone())).unwrap();
+    // It is paid for twice, and there once.
+    assert_eq!(account.used(), 2 * used);
+    let frame = |object: &MemoryObject| object.frame_if_committed(0).unwrap().unwrap();
+    assert_eq!(frame(&first), frame(&second));
+    let before = frame(&first);
+    second.write(0, b"mine").unwrap();
+    assert_eq!(frame(&first), before);
+    assert_ne!(frame(&second), before);
+    assert_eq!(account.used(), 2 * used);
+    let third = second.clone_for(Some(account.clone())).unwrap();
+    drop(second);
+    let mut bytes = [0; 4];
+    third.read(0, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"mine");
+    drop((first, third));
+    settle(&account);
+}
+
+#[test]
+fn a_clone_that_cannot_be_had_changes_nothing() {
+    testing::kernel_machine();
+    let rich = Account::create(1000).unwrap();
+    let plain = MemoryObject::create(PAGE_BYTES, None).unwrap();
+    assert_eq!(plain.clone_for(None).map(drop), Err(Error::NotSupported));
+    let object = clonable(&rich, 4 * PAGE_BYTES);
+    for page in 0..4 {
+        object.write(page * PAGE_BYTES, b"here").unwrap();
+    }
+    let space = Space::create(None, Mode::Long).unwrap();
+    let place = space
+        .map(
+            &object,
+            Rights::ALL,
+            0,
+            0,
+            PAGE_BYTES,
+            Protection::READ_WRITE,
+        )
+        .unwrap();
+    for limit in 0..object.committed() {
+        let poor = Account::create(limit).unwrap();
+        assert_eq!(
+            object.clone_for(Some(poor.clone())).map(drop),
+            Err(Error::QuotaExceeded)
+        );
+        settle(&poor);
+        // It is its own still, and can be mapped as ever.
+        assert_eq!(
+            space.handle_page_fault(place, Access::ReadWrite),
+            Fault::Resolved
+        );
+        let page = object.clonable().unwrap().page(0, true);
+        assert!(matches!(page, Ok(Page::Own(_))));
+    }
+    // A write to what is shared needs no quota.
+    let fits = Account::create(object.committed()).unwrap();
+    let clone = object.clone_for(Some(fits.clone())).unwrap();
+    for page in 0..4 {
+        clone.write(page * PAGE_BYTES, b"mine").unwrap();
+    }
+    drop((object, clone, space));
+    settle(&rich);
+    settle(&fits);
+}
+
+#[test]
+fn as_many_spaces_as_are_allowed_map_what_can_be_cloned() {
+    testing::kernel_machine();
+    let account = Account::create(10_000).unwrap();
+    let object = clonable(&account, 2 * PAGE_BYTES);
+    let map = |space: &Ref<Space>, offset| {
+        space.map(
+            &object,
+            Rights::ALL,
+            0,
+            offset,
+            PAGE_BYTES,
+            Protection::READ_WRITE,
+        )
+    };
+    let mut spaces: Vec<(Ref<Space>, u64)> = (0..MAX_SPACES)
+        .map(|_| {
+            let space = Space::create(None, Mode::Long).unwrap();
+            let place = map(&space, 0).unwrap();
+            (space, place)
+        })
+        .collect();
+    let late = Space::create(None, Mode::Long).unwrap();
+    assert_eq!(map(&late, 0), Err(Error::QuotaExceeded));
+    // Those who have it may have it again, at another offset.
+    let (first, place) = &spaces[0];
+    let again = map(first, PAGE_BYTES).unwrap();
+    for at in [*place, again] {
+        assert_eq!(
+            first.handle_page_fault(at, Access::ReadWrite),
+            Fault::Resolved
+        );
+    }
+    let clone = object.clone_for(None).unwrap();
+    for at in [*place, again] {
+        assert_eq!(translate(first, at), None, "it was mapped for writing");
+    }
+    // Both mappings must go before there is room.
+    assert!(first.unmap(*place, PAGE_BYTES).is_ok());
+    assert_eq!(map(&late, 0), Err(Error::QuotaExceeded));
+    assert!(first.unmap(again, PAGE_BYTES).is_ok());
+    let place = map(&late, 0).unwrap();
+    assert_eq!(map(first, 0), Err(Error::QuotaExceeded));
+    // A space that dies makes room as well.
+    drop(spaces.pop());
+    for _ in 0..1000 {
+        quiescent::reclaim(64, &|_| {}, &mut |_| {});
+    }
+    assert!(map(&spaces[0].0, 0).is_ok());
+    clone.write(0, b"clone").unwrap();
+    assert_eq!(
+        late.handle_page_fault(place, Access::ReadWrite),
+        Fault::Resolved
+    );
+    drop((object, clone, late, spaces));
+    settle(&account);
+}

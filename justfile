@@ -111,6 +111,10 @@ lint: _tools
     cargo fmt --all --check
     @{{tools}} lint < /dev/null
 
+# Make the tables of docs/src/calls.md of what stands in abi/
+calls: _tools
+    @{{tools}} calls < /dev/null
+
 # Build the book in docs/ (needs mdbook, which is optional: nothing else uses it)
 docs:
     @command -v mdbook > /dev/null || { echo "mdbook is not installed (it is optional): cargo install mdbook --locked" >&2; exit 1; }

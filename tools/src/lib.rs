@@ -43,6 +43,7 @@ pub mod picture;
 pub mod play;
 pub mod qemu10;
 pub mod qmp;
+pub mod reference;
 pub mod report;
 pub mod run;
 pub mod screenshot;

@@ -9,7 +9,7 @@ use tools::cargo::{self, Profile};
 use tools::report::{Counts, Outcome};
 use tools::run::{Options, bios_name, plan};
 use tools::workspace::{Archive, Workspace};
-use tools::{bench, host_tests, image, lint, machine_tests, run, screenshot, setup};
+use tools::{bench, host_tests, image, lint, machine_tests, reference, run, screenshot, setup};
 
 /// Builds, runs, tests and measures Switchyard
 #[derive(Debug, Parser)]
@@ -78,6 +78,8 @@ enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Make the tables of the system calls' reference
+    Calls,
     /// Run clippy on every package for its own target
     Lint,
 }
@@ -131,6 +133,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::BenchScale => bench::scale::run()?,
         Command::BenchStretches => bench::stretches::run()?,
         Command::Screenshot { path, options } => screenshot::run(&options, &path)?,
+        Command::Calls => reference::run()?,
         Command::Lint => lint::run()?,
     }
     Ok(ExitCode::SUCCESS)

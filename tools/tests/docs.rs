@@ -55,6 +55,20 @@ fn the_reference_lists_every_call_and_every_error_and_nothing_else() {
     assert_eq!(rows(errors), abi::Error::ALL.iter().map(names).collect());
 }
 
+#[test]
+fn the_reference_is_what_abi_says() {
+    let page = read(&book().join("calls.md"));
+    let made = tools::reference::made(&root()).expect("the reference can be made");
+    let differs = page
+        .lines()
+        .zip(made.lines())
+        .find(|(is, should)| is != should);
+    assert!(
+        page == made,
+        "docs/src/calls.md is stale: ./justw calls makes it anew. First difference: {differs:?}"
+    );
+}
+
 /// Words in code marks that look like a test's name: the project names tests by what they hold, in several words.
 fn cited(text: &str) -> impl Iterator<Item = &str> {
     text.split('`')

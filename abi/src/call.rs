@@ -146,6 +146,18 @@ calls! {
     ///
     /// Errors: BadArgument, NotSupported.
     MemoryClone = 39, "memory_clone";
+    /// `(hardware, bytes, alignment, limit) -> rdi handle, rsi physical address`: memory for a device, zeroed, at physical addresses in a row.
+    /// `bytes` is rounded up to whole pages, at most 4 MiB; the alignment is a power of two from the page size (which 0 stands for) to
+    /// 4 MiB; all of it lies below the physical address `limit`, if that is not 0. Right HARDWARE.
+    ///
+    /// Errors: BadArgument, OutOfRange.
+    MemoryCreateContiguous = 40, "memory_create_contiguous";
+    /// `(hardware, memory, offset) -> rdi physical address, rsi bytes in a row from there`: where memory lies that stays where it is: what
+    /// `memory_create_contiguous` and `memory_create_physical` make. Other memory is
+    /// [`Error::NotSupported`](crate::Error::NotSupported). Right HARDWARE.
+    ///
+    /// Errors: OutOfRange, NotSupported.
+    MemoryPhysical = 41, "memory_physical";
 
     /// `(name pointer, name bytes, highest priority, mode: 0 64-bit or 1 32-bit) -> rdi handle`: an empty process with an address
     /// space and a handle table. Its threads can give threads at most this priority, which is at most the caller's own

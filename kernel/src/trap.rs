@@ -110,7 +110,7 @@ extern "C" fn switchyard_kernel_trap(context: &mut UserContext) {
     if context.vector == PAGE_FAULT
         && is_user_address(context.cr2)
         && arch::user_copy::fixup(context.rip).is_some()
-        && page_fault(context)
+        && page_fault(context, false)
     {
         return;
     }
@@ -208,8 +208,9 @@ fn is_user_address(address: u64) -> bool {
     address < abi::layout::USER_END
 }
 
-/// Tries to make a page fault's access possible in the current thread's space.
-fn page_fault(context: &UserContext) -> bool {
+/// Tries to make a page fault's access possible in the current thread's space. In a fault of user code others may have the CPU
+/// meanwhile.
+fn page_fault(context: &UserContext, of_user: bool) -> bool {
     const WRITE: u64 = 1 << 1;
     const RESERVED_BIT: u64 = 1 << 3;
     const FETCH: u64 = 1 << 4;
@@ -229,7 +230,12 @@ fn page_fault(context: &UserContext) -> bool {
     let Some(space) = current.get().space() else {
         return false;
     };
-    match space.handle_page_fault(context.cr2, access) {
+    let fault = if of_user {
+        space.handle_user_fault(context.cr2, access, &mut schedule::preemption_point)
+    } else {
+        space.handle_page_fault(context.cr2, access)
+    };
+    match fault {
         Fault::Resolved => true,
         Fault::NotMine => false,
         Fault::Failed(error) => {
@@ -257,7 +263,7 @@ pub(crate) fn deliver_debug_trap(thread: &Thread) {
 
 /// A fault of a user program ends that program, with a report.
 fn user_fault(context: &mut UserContext) {
-    if context.vector == PAGE_FAULT && page_fault(context) {
+    if context.vector == PAGE_FAULT && page_fault(context, true) {
         return;
     }
     let Some(current) = cpu::this().current() else {

@@ -257,13 +257,14 @@ impl PageTables {
 
     /// Takes everything in `start..end` out. Tables that lie wholly in the range go as a whole, with one write: their
     /// frames and levels (1 to 3) are told to `taken`, and the tree below them is left as it was. So the
-    /// work is bounded by the edges of the range (some thousand entries), however much is mapped in it.
+    /// work is bounded by the edges of the range (some thousand entries), however much is mapped in it. A large page that an edge cuts goes
+    /// as well.
     ///
     /// Returns whether anything was taken out; then TLBs and page walkers may still use it, and the tables
     /// must stay as they are until those were flushed.
     ///
     /// # Panics
-    /// In builds with debug assertions, if a bound is unaligned, or the edge cuts a large page.
+    /// In builds with debug assertions, if a bound is unaligned.
     ///
     /// # Safety
     /// Nothing may use the mappings any more, and what they mapped may be reused only after all TLBs forgot it.
@@ -311,7 +312,6 @@ impl PageTables {
             if entry != 0 {
                 let whole = base >= start && next <= end;
                 if is_leaf(entry, level) {
-                    debug_assert!(whole, "the edge of a range cuts a large page");
                     self.set(table, index, 0);
                     changed = true;
                 } else if whole {

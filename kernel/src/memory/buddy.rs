@@ -15,6 +15,8 @@ use super::map::MemoryRange;
 
 /// Largest order: blocks of 4 MiB.
 pub(super) const MAX_ORDER: u8 = 10;
+/// Blocks of one size that a search for a place looks at.
+const BLOCKS_LOOKED_AT: usize = 64;
 const ORDERS: usize = MAX_ORDER as usize + 1;
 
 /// A frame that is not the start of anything: inside a block, or no RAM.
@@ -169,6 +171,76 @@ impl Buddy {
         self.statistics.free -= 1 << order;
         self.statistics.held[kind as usize] += 1 << order;
         Some(number)
+    }
+
+    /// Takes `frames` frames in a row, of which the first has a number that is a multiple of 2^`align` and the last one below `limit`; gives
+    /// the number of the first. They are held as blocks of their own sizes, and [`free_run`](Self::free_run) gives them back. Looks
+    /// at a bounded number of blocks, so it may find none although there is one.
+    pub(super) fn allocate_run(
+        &mut self,
+        frames: u64,
+        align: u8,
+        limit: u64,
+        kind: FrameKind,
+    ) -> Option<u64> {
+        let order = align.max(frames.next_power_of_two().trailing_zeros() as u8);
+        if frames == 0 || order > MAX_ORDER {
+            return None;
+        }
+        let (number, found) = self.find_below(order, frames, limit)?;
+        self.unlist(number, found);
+        for half in (order..found).rev() {
+            self.list(number + (1 << half), half);
+        }
+        let (mut next, end) = (number, number + frames);
+        while next < end {
+            let part = (end - next).ilog2() as u8;
+            let record = self.table.record(next);
+            record.state.store(HELD, Relaxed);
+            record.order.store(part, Relaxed);
+            record.prev.store(1, Relaxed);
+            record.kind.store(kind as u8, Relaxed);
+            next += 1 << part;
+        }
+        self.statistics.free -= frames;
+        self.statistics.held[kind as usize] += frames;
+        let end = number + (1 << order);
+        while next < end {
+            let part = (next.trailing_zeros() as u8).min((end - next).ilog2() as u8);
+            self.insert(next, part);
+            next += 1 << part;
+        }
+        Some(number)
+    }
+
+    /// A free block of 2^`order` frames or more whose first `frames` end at `limit` or below; its number and order.
+    fn find_below(&self, order: u8, frames: u64, limit: u64) -> Option<(u64, u8)> {
+        for lists in self.zones.iter().rev() {
+            for found in order..=MAX_ORDER {
+                let mut number = lists.heads[found as usize];
+                for _ in 0..BLOCKS_LOOKED_AT {
+                    if number == NONE {
+                        break;
+                    }
+                    if u64::from(number) + frames <= limit {
+                        return Some((u64::from(number), found));
+                    }
+                    number = self.table.record(u64::from(number)).next.load(Relaxed);
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives back what [`allocate_run`](Self::allocate_run) gave.
+    pub(super) fn free_run(&mut self, number: u64, frames: u64) -> Result<(), NotHeld> {
+        let mut next = number;
+        while next < number + frames {
+            let order = self.table.get(next).ok_or(NotHeld)?.order.load(Relaxed);
+            self.free(next)?;
+            next += 1 << order;
+        }
+        Ok(())
     }
 
     /// Says that a held frame is held for something else from now on.
@@ -344,6 +416,46 @@ mod tests {
             prop_assert_eq!(buddy.statistics().held, [0; FrameKind::COUNT]);
             // All is merged again: the same blocks can be had as from a fresh allocator. Both tables are the same memory, so one
             // is counted after the other.
+            let blocks = |buddy: &mut Buddy| -> Vec<usize> {
+                (0..=MAX_ORDER)
+                    .rev()
+                    .map(|order| std::iter::from_fn(|| buddy.allocate(order, Zone::High, FrameKind::User)).count())
+                    .collect()
+            };
+            let used = blocks(&mut buddy);
+            prop_assert_eq!(used, blocks(&mut machine(window.start).0));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn runs_lie_where_they_were_asked_for_and_come_back(
+            wishes in prop::collection::vec((1u64..1100, 0u8..=MAX_ORDER + 1, prop::sample::select(vec![64u64, 200, 0x8_0040, 1 << 40])), 1..24)
+        ) {
+            let window = testing::exclusive_window();
+            let (mut buddy, ranges) = machine(window.start);
+            let before = buddy.statistics();
+            let mut held: Vec<(u64, u64)> = Vec::new();
+            for (frames, align, limit) in wishes {
+                let Some(number) = buddy.allocate_run(frames, align, limit, FrameKind::User) else {
+                    continue;
+                };
+                prop_assert_eq!(number % (1 << align), 0);
+                prop_assert!(number + frames <= limit);
+                prop_assert!(ranges.iter().any(|&(start, end)| start <= number && number + frames <= end));
+                prop_assert!(held.iter().all(|&(first, count)| first + count <= number || number + frames <= first));
+                held.push((number, frames));
+                let used: u64 = held.iter().map(|held| held.1).sum();
+                prop_assert_eq!(buddy.statistics().free, before.free - used);
+            }
+            for (number, frames) in held {
+                prop_assert_eq!(buddy.free_run(number, frames), Ok(()));
+                prop_assert_eq!(buddy.free_run(number, frames), Err(NotHeld));
+            }
+            prop_assert_eq!(buddy.statistics(), before);
+            // All is merged again: the same blocks can be had as from a fresh allocator.
             let blocks = |buddy: &mut Buddy| -> Vec<usize> {
                 (0..=MAX_ORDER)
                     .rev()

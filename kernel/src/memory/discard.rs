@@ -25,6 +25,10 @@ pub(super) enum Leaves {
 
 const OWNED: u8 = 0x80;
 
+/// In a word of a table above the lowest: it is the address of a block, not of a table. The bit is that of page tables (Intel SDM vol. 3A
+/// §4.5), so that one walk does for both.
+pub(super) const LARGE: u64 = 1 << 7;
+
 /// What freeing a frame counts in entries looked at, as `bench-stretches` has it.
 const FREE_COST: usize = 12;
 
@@ -75,6 +79,7 @@ impl Discard {
             let note = record.note.load(Relaxed);
             let (level, owned) = (note & !OWNED, note & OWNED != 0);
             let mut below = None;
+            // The lowest tables of a tree that owns no leaves need no look.
             if level > 1 || level == 1 && owned {
                 let mut index = record.tag.load(Relaxed) as usize;
                 while index < ENTRIES && left > 0 && below.is_none() {
@@ -86,10 +91,14 @@ impl Discard {
                         continue;
                     }
                     let child = PhysAddr::new(entry & ADDRESS_MASK);
+                    let large = level > 1 && entry & LARGE != 0;
+                    if large && !owned {
+                        continue;
+                    }
                     if owned && !frames::release(child) {
                         continue;
                     }
-                    if level == 1 {
+                    if level == 1 || large {
                         frames::free_frame(child);
                         *freed += 1;
                         left = left.saturating_sub(FREE_COST);

@@ -21,6 +21,9 @@ use super::frame_table::FrameTable;
 use super::map::{MemoryKind, MemoryRange};
 use crate::sync::{Mutex, level};
 
+/// Frames that are zeroed between two pauses: some eight thousand instructions.
+const ZERO_PIECE: u64 = 16;
+
 static FRAMES: Mutex<{ level::FRAMES }, Buddy> = Mutex::new(Buddy::new(FrameTable::NONE));
 
 /// The frame table, readable without the lock: it is written once, before anything is handed out.
@@ -118,6 +121,26 @@ pub fn allocate_order(order: u8, kind: FrameKind) -> Option<PhysAddr> {
     take(order, Zone::High, kind)
 }
 
+/// `frames` frames in a row (at most 1024), with arbitrary contents. The first has an address that is a multiple of 2^`align` pages, and the
+/// last ends at the physical address `limit` or below.
+pub(super) fn allocate_run(
+    frames: u64,
+    align: u8,
+    limit: u64,
+    kind: FrameKind,
+) -> Option<PhysAddr> {
+    let number = FRAMES
+        .lock()
+        .allocate_run(frames, align, limit / PAGE_BYTES, kind)?;
+    Some(PhysAddr::new(number * PAGE_BYTES))
+}
+
+/// Gives back what [`allocate_run`] gave.
+pub(super) fn free_run(start: PhysAddr, frames: u64) {
+    let freed = FRAMES.lock().free_run(start.as_u64() / PAGE_BYTES, frames);
+    debug_assert!(freed.is_ok(), "frames at {start:?} are not held");
+}
+
 /// A frame below 4 GiB, with arbitrary contents.
 pub fn allocate_below_4g(kind: FrameKind) -> Option<PhysAddr> {
     take(0, Zone::Below4G, kind)
@@ -185,6 +208,16 @@ pub fn overlaps_managed(start: u64, end: u64) -> bool {
 pub(super) fn zero(frame: PhysAddr) {
     // SAFETY: the callers hold the frame, which is RAM in the direct map. Eight bytes a step.
     unsafe { words(frame).write_bytes(0, (PAGE_BYTES / 8) as usize) };
+}
+
+/// Fills many frames in a row with zeros, with a call of `pause` after each piece.
+pub(super) fn zero_run(start: PhysAddr, frames: u64, pause: &mut dyn FnMut()) {
+    for number in 0..frames {
+        zero(start + number * PAGE_BYTES);
+        if number % ZERO_PIECE == ZERO_PIECE - 1 {
+            pause();
+        }
+    }
 }
 
 /// A frame's contents as words, in the direct map.

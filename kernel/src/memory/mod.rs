@@ -12,6 +12,7 @@
 //! | `start_tables` | what other CPUs start on |
 //! | `account` | what a process is charged for |
 //! | `object`, `cloning` | memory objects; those that share frames until one side writes |
+//! | `contiguous`, `large` | memory in a row: for devices, and for large pages |
 //! | `regions`, `space` | a process's mappings, and its page tables |
 //! | `ipc_area` | the pinned pages through which a thread's messages travel |
 //! | `user` | user memory as system calls see it: an allegation to be checked |
@@ -24,12 +25,16 @@ mod buddy;
 mod cloning;
 #[cfg(test)]
 mod cloning_tests;
+mod contiguous;
 mod discard;
 pub mod fpu_areas;
 mod frame_table;
 pub mod frames;
 mod ipc_area;
 pub mod kernel_space;
+mod large;
+#[cfg(test)]
+mod large_tests;
 pub mod map;
 pub mod mode;
 pub mod object;

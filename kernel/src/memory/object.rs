@@ -20,6 +20,7 @@ use arch::paging::{Cache, PAGE_BYTES};
 use super::Progress;
 use super::account::{self, Account};
 use super::cloning::{Change, Sharing};
+use super::contiguous::Run;
 use super::discard::Discard;
 use super::frames::{self, FrameKind};
 use super::radix::Radix;
@@ -29,7 +30,7 @@ use crate::sync::{Mutex, level};
 
 /// A memory object.
 pub struct MemoryObject {
-    pages: u64,
+    pub(super) pages: u64,
     pub(super) backing: Backing,
 }
 
@@ -40,6 +41,8 @@ pub(super) enum Backing {
         cache: Cache,
         /// Whether the kernel sees it in the direct map.
         is_ram: bool,
+        /// If the frames are the object's.
+        owned: Option<Run>,
     },
 }
 
@@ -47,6 +50,8 @@ pub(super) struct Anonymous {
     pub(super) contents: Mutex<{ level::MEMORY }, Contents>,
     /// If it can be cloned: who maps it.
     pub(super) sharing: Option<Ref<Sharing>>,
+    /// Whether programs get 2 MiB at a time where they touch it first.
+    pub(super) large: bool,
     /// Used at the end only.
     discard: Discard,
     pub(super) account: Option<Ref<Account>>,
@@ -93,6 +98,10 @@ impl MemoryObject {
         if bytes > USER_END - USER_START {
             return Err(Error::OutOfRange);
         }
+        let large = flags.contains(MemoryFlags::LARGE_PAGES);
+        if large && flags.contains(MemoryFlags::CLONABLE) {
+            return Err(Error::BadArgument);
+        }
         let pages = bytes.div_ceil(PAGE_BYTES);
         let sharing = if flags.contains(MemoryFlags::CLONABLE) {
             Some(Sharing::create()?)
@@ -107,6 +116,7 @@ impl MemoryObject {
                     change: Change::None,
                 }),
                 sharing,
+                large,
                 discard: Discard::new(),
                 account,
                 charged: AtomicU64::new(0),
@@ -149,6 +159,7 @@ impl MemoryObject {
             start: PhysAddr::new(start),
             cache,
             is_ram,
+            owned: None,
         };
         Ref::try_new(MemoryObject {
             pages: bytes / PAGE_BYTES,
@@ -183,7 +194,7 @@ impl MemoryObject {
     pub fn committed(&self) -> u64 {
         match &self.backing {
             Backing::Anonymous(anonymous) => anonymous.charged.load(Relaxed),
-            Backing::Physical { .. } => 0,
+            Backing::Physical { owned, .. } => owned.as_ref().map_or(0, Run::frames),
         }
     }
 
@@ -348,7 +359,7 @@ impl MemoryObject {
 
 impl Anonymous {
     /// A charged, zeroed frame.
-    fn make(&self, kind: FrameKind) -> Result<PhysAddr, Error> {
+    pub(super) fn make(&self, kind: FrameKind) -> Result<PhysAddr, Error> {
         account::charge(self.account.as_ref(), 1)?;
         let Some(frame) = frames::allocate_zeroed(kind) else {
             account::uncharge(self.account.as_ref(), 1);
@@ -356,6 +367,11 @@ impl Anonymous {
         };
         self.charged.fetch_add(1, Relaxed);
         Ok(frame)
+    }
+
+    /// So many frames more were charged to its account.
+    pub(super) fn add_charged(&self, frames: u64) {
+        self.charged.fetch_add(frames, Relaxed);
     }
 
     /// The frame of a page, committed now if it was not.

@@ -19,7 +19,7 @@ use arch::memory::phys_to_virt;
 use arch::paging::{ADDRESS_MASK, ENTRIES};
 
 use super::PAGE_BYTES;
-use super::discard::{Discard, Leaves};
+use super::discard::{Discard, LARGE, Leaves};
 use super::frames::{self, FrameKind};
 
 /// Marks a word that is in use; a frame's address has its low bits clear.
@@ -69,11 +69,76 @@ impl Radix {
         let mut word = self.root;
         let mut level = self.height;
         while word != 0 && level > 0 {
+            if word & LARGE != 0 {
+                return Some(Self::inside(word, index));
+            }
             level -= 1;
-            // SAFETY: a word in use above level 0 is the address of a table of this tree.
+            // SAFETY: a word in use above level 0 is the address of a table of this tree, or has the mark of a block.
             word = unsafe { Self::slot(word, index, level).read() };
         }
         (word != 0).then(|| PhysAddr::new(word & ADDRESS_MASK))
+    }
+
+    /// The block at `index`, if it is one of 2 MiB: its first frame.
+    pub(super) fn get_large(&self, index: u64) -> Option<PhysAddr> {
+        let mut word = self.root;
+        let mut level = self.height;
+        while word != 0 && level > 0 {
+            if word & LARGE != 0 {
+                return Some(PhysAddr::new(word & ADDRESS_MASK));
+            }
+            level -= 1;
+            // SAFETY: as in `get`.
+            word = unsafe { Self::slot(word, index, level).read() };
+        }
+        None
+    }
+
+    /// Whether nothing at all is at the 512 indices around `index`, so that a block can be put there.
+    pub(super) fn is_void(&self, index: u64) -> bool {
+        let mut word = self.root;
+        let mut level = self.height;
+        while word != 0 && level > 1 && word & LARGE == 0 {
+            level -= 1;
+            // SAFETY: as in `get`.
+            word = unsafe { Self::slot(word, index, level).read() };
+        }
+        word == 0
+    }
+
+    /// Puts a block of 512 zeroed frames at the 512 indices around `index`, all of them below the size; whether there was room.
+    /// Arrays with blocks are not shared.
+    ///
+    /// # Errors
+    /// Those of `make`, for tables. Those made before stay, empty.
+    pub(super) fn insert_large(
+        &mut self,
+        index: u64,
+        block: PhysAddr,
+        make: &mut Make<'_>,
+    ) -> Result<bool, Error> {
+        if self.height == 0 || !self.is_void(index) {
+            return Ok(false);
+        }
+        let mut slot: *mut u64 = &raw mut self.root;
+        for level in (1..self.height).rev() {
+            // SAFETY: the slot is the root or a word of a table of this tree alone, which we borrow exclusively.
+            let mut word = unsafe { slot.read() };
+            if word == 0 {
+                word = make(FrameKind::Kernel)?.as_u64() | PRESENT;
+                // SAFETY: as above.
+                unsafe { slot.write(word) };
+            }
+            slot = Self::slot(word, index, level);
+        }
+        // SAFETY: as above.
+        unsafe { slot.write(block.as_u64() | PRESENT | LARGE) };
+        Ok(true)
+    }
+
+    /// The frame at `index` in the block of a word.
+    fn inside(word: u64, index: u64) -> PhysAddr {
+        PhysAddr::new(word & ADDRESS_MASK) + (index % ENTRIES as u64) * PAGE_BYTES
     }
 
     /// The frame at `index`, and whether it is shared.
@@ -84,6 +149,9 @@ impl Radix {
         while word != 0 {
             let frame = PhysAddr::new(word & ADDRESS_MASK);
             shared |= frames::is_shared(frame);
+            if level > 0 && word & LARGE != 0 {
+                return Found::Own(Self::inside(word, index));
+            }
             if level == 0 {
                 return if shared {
                     Found::Shared(frame)
@@ -210,7 +278,12 @@ impl Radix {
     pub(super) fn discard(&mut self, discard: &mut Discard) {
         let root = PhysAddr::new(self.root & ADDRESS_MASK);
         if self.root != 0 && frames::release(root) {
-            discard.push(root, self.height, Leaves::Owned);
+            let height = if self.root & LARGE == 0 {
+                self.height
+            } else {
+                0
+            };
+            discard.push(root, height, Leaves::Owned);
         }
         self.root = 0;
     }

@@ -29,6 +29,7 @@ use super::cloning::{Mapper, Page, Place};
 use super::discard::{Discard, Leaves};
 use super::frames::{self, FrameKind};
 pub use super::ipc_area::{IpcArea, max_ipc_areas};
+use super::large::Large;
 pub use super::mode::Mode;
 use super::object::MemoryObject;
 use super::regions::{Region, Regions, access_of};
@@ -93,6 +94,8 @@ pub enum Fault {
 enum Attempt {
     /// This.
     Over(Fault),
+    /// There can be a large page, which must be filled first.
+    Fill(Ref<MemoryObject>, u64),
     /// The page must become its object's own first.
     Own(Ref<MemoryObject>, u64),
     /// Something about the object is changing: wait for it, and look again.
@@ -422,9 +425,35 @@ impl Space {
     /// [fix-up](arch::user_copy::fixup): any other access of the kernel's to a mapped user page faults by SMAP and
     /// would be called resolved for ever. Faults with a reserved bit in the tables are not for this function either.
     pub fn handle_page_fault(&self, address: u64, access: Access) -> Fault {
+        self.resolve(address, access, None)
+    }
+
+    /// [`handle_page_fault`](Self::handle_page_fault) for a fault of user code, in which others may have the CPU: `pause` is called between
+    /// pieces of long work, without a lock.
+    pub fn handle_user_fault(
+        &self,
+        address: u64,
+        access: Access,
+        pause: &mut dyn FnMut(),
+    ) -> Fault {
+        self.resolve(address, access, Some(pause))
+    }
+
+    fn resolve(&self, address: u64, access: Access, mut pause: Option<&mut dyn FnMut()>) -> Fault {
         for _ in 0..FAULT_TRIES {
-            let failed = match self.try_page_fault(address, access) {
+            let failed = match self.try_page_fault(address, access, pause.is_some()) {
                 Attempt::Over(fault) => return fault,
+                Attempt::Fill(object, page) => {
+                    let filled = match &mut pause {
+                        Some(pause) => object.fill_large(page, *pause),
+                        None => Ok(()),
+                    };
+                    // For want of so much, or of so much in a row, there may be a small page.
+                    if filled.is_err() {
+                        pause = None;
+                    }
+                    Ok(())
+                }
                 Attempt::Own(object, page) => object.own_page(page),
                 Attempt::Wait(object) => {
                     object.wait_for_change();
@@ -439,8 +468,8 @@ impl Space {
         Fault::Resolved
     }
 
-    /// Tries once, under the lock of the space.
-    fn try_page_fault(&self, address: u64, access: Access) -> Attempt {
+    /// Tries once, under the lock of the space. `may_fill`: whether there is time to make a large page.
+    fn try_page_fault(&self, address: u64, access: Access, may_fill: bool) -> Attempt {
         if !(USER_START..self.mode.areas_start()).contains(&address) {
             return Attempt::Over(Fault::NotMine);
         }
@@ -472,7 +501,20 @@ impl Space {
             }
         }
         let attributes = Attributes::user(allowed).cached(region.object.cache());
-        match inner.tables.translate(page) {
+        let mut found = inner.tables.translate(page);
+        if let Some(large) = found
+            && large.size != PageSize::Size4K
+            && large.attributes != attributes
+        {
+            // A part of it, or all, is allowed otherwise by now.
+            let start = VirtAddr::new(address & !(large.size.bytes() - 1));
+            // SAFETY: user code finds the page again by a fault; the frames stay the object's.
+            if unsafe { inner.tables.unmap(start, large.size) }.is_ok() {
+                tlb::shoot_down(&self.tlb, start, 1);
+            }
+            found = None;
+        }
+        match found {
             Some(found) if found.attributes == attributes => {}
             Some(found) => {
                 debug_assert!(
@@ -486,6 +528,14 @@ impl Space {
                 }
             }
             None => {
+                match self.map_large(inner, address, attributes, may_fill) {
+                    Ok(true) => return Attempt::Over(Fault::Resolved),
+                    Ok(false) => {}
+                    Err(attempt) => return attempt,
+                }
+                let Some(region) = inner.regions.find(address) else {
+                    return Attempt::Over(Fault::NotMine);
+                };
                 let frame = match known.map_or_else(|| region.object.frame(index), Ok) {
                     Ok(frame) => frame,
                     Err(error) => return Attempt::Over(Fault::Failed(error)),
@@ -510,6 +560,58 @@ impl Space {
         // This CPU may hold the former, lesser entry; another one finds out by a fault of its own.
         tlb::forget_here(page);
         Attempt::Over(Fault::Resolved)
+    }
+
+    /// Maps the large page around an address, which a region holds; whether there is one and it could be.
+    ///
+    /// # Errors
+    /// The attempt's end, if it must be filled first.
+    fn map_large(
+        &self,
+        inner: &mut Inner,
+        address: u64,
+        attributes: Attributes,
+        may_fill: bool,
+    ) -> Result<bool, Attempt> {
+        const BYTES: u64 = PageSize::Size2M.bytes();
+        let start = address & !(BYTES - 1);
+        let Some(region) = inner.regions.find(address) else {
+            return Ok(false);
+        };
+        let fits = region.start <= start
+            && start + BYTES <= region.end
+            && (start - region.start + region.offset).is_multiple_of(BYTES);
+        if !fits {
+            return Ok(false);
+        }
+        let index = (start - region.start + region.offset) / PAGE_BYTES;
+        let frame = match region.object.large_page(index) {
+            Large::Frame(frame) => frame,
+            Large::ToBeFilled if may_fill => {
+                return Err(Attempt::Fill(region.object.clone(), index));
+            }
+            Large::ToBeFilled | Large::No => return Ok(false),
+        };
+        let mut source = ChargedTables {
+            account: self.account.as_ref(),
+            charged: &mut inner.charged,
+            refused: None,
+        };
+        // SAFETY: the frames stay the object's as long as the region refers to it; the rights are the region's.
+        let mapped = unsafe {
+            inner.tables.map(
+                VirtAddr::new(start),
+                frame,
+                PageSize::Size2M,
+                attributes,
+                &mut source,
+            )
+        };
+        // Small pages may be mapped there, whose table stays; or there is no memory for a table, of which a small page tells.
+        if mapped.is_ok() {
+            tlb::forget_here(VirtAddr::new(address & !(PAGE_BYTES - 1)));
+        }
+        Ok(mapped.is_ok())
     }
 
     /// Frames charged for tables and IPC areas, and the number of mappings.

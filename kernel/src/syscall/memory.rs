@@ -46,6 +46,33 @@ pub(super) fn create_physical(caller: Caller) -> Result<(), Error> {
     caller.give(AnyObject::Memory(memory), Rights::ALL - Rights::EXECUTE)
 }
 
+/// `memory_create_contiguous`.
+pub(super) fn create_contiguous(caller: Caller) -> Result<(), Error> {
+    caller.demand(caller.handle(0), false, Rights::HARDWARE)?;
+    let [bytes, alignment, limit] = [1, 2, 3].map(|index| caller.argument(index));
+    let account = caller.process().account().clone();
+    let (memory, start) = MemoryObject::create_contiguous(
+        bytes,
+        alignment,
+        limit,
+        Some(account),
+        &mut schedule::preemption_point,
+    )?;
+    caller.give(AnyObject::Memory(memory), Rights::ALL)?;
+    caller.set_result(1, start.as_u64());
+    Ok(())
+}
+
+/// `memory_physical`.
+pub(super) fn physical(caller: Caller) -> Result<(), Error> {
+    caller.demand(caller.handle(0), false, Rights::HARDWARE)?;
+    let memory = caller.hold::<MemoryObject>(caller.handle(1), Rights::NONE)?;
+    let (address, bytes) = memory.physical_at(caller.argument(2))?;
+    caller.set_result(0, address.as_u64());
+    caller.set_result(1, bytes);
+    Ok(())
+}
+
 /// `memory_map`.
 pub(super) fn map(caller: Caller) -> Result<(), Error> {
     let protection = Protection::from_bits(caller.argument(5)).ok_or(Error::BadArgument)?;

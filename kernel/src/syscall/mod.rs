@@ -86,6 +86,8 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::MemoryRead => memory::copy(caller, memory::Direction::Out)?,
         Call::MemoryWrite => memory::copy(caller, memory::Direction::In)?,
         Call::MemoryClone => memory::clone(caller)?,
+        Call::MemoryCreateContiguous => memory::create_contiguous(caller)?,
+        Call::MemoryPhysical => memory::physical(caller)?,
 
         Call::ProcessCreate => process::create(caller)?,
         Call::ProcessKill => process::kill(caller)?,

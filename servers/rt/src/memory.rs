@@ -7,7 +7,7 @@ use abi::layout::PAGE_SIZE;
 use abi::{Call, Handle, MemoryFlags, Protection};
 
 use crate::handle::object;
-use crate::{AsHandle, OwnedHandle, Result, process, sys};
+use crate::{AsHandle, OwnedHandle, Result, System, process, sys};
 
 object! {
     /// A run of pages, zeroed on demand, or device memory.
@@ -44,6 +44,36 @@ impl Memory {
         // SAFETY: makes an object that nothing maps yet.
         let values = unsafe { sys::call(Call::MemoryClone, [self.handle().0, 0, 0, 0, 0, 0]) }?;
         Ok(Memory(OwnedHandle::from_raw(Handle(values[0]))))
+    }
+
+    /// Zeroed memory for a device, at physical addresses in a row of which the first is given as well: a multiple of `alignment`, all
+    /// below `limit`. 0 stands for a page, and for no limit.
+    ///
+    /// # Errors
+    /// `NoRight` without HARDWARE, `BadArgument` for 0 bytes or an alignment that is none, `OutOfRange` above 4 MiB, `NoMemory`,
+    /// `QuotaExceeded`.
+    pub fn create_contiguous(
+        system: &System,
+        bytes: u64,
+        alignment: u64,
+        limit: u64,
+    ) -> Result<(Memory, u64)> {
+        let arguments = [system.handle().0, bytes, alignment, limit, 0, 0];
+        // SAFETY: makes an object that nothing maps yet.
+        let values = unsafe { sys::call(Call::MemoryCreateContiguous, arguments) }?;
+        let memory = Memory(OwnedHandle::from_raw(Handle(values[0])));
+        Ok((memory, values[1]))
+    }
+
+    /// The physical address of the byte at `offset`, and how many bytes lie in a row from there.
+    ///
+    /// # Errors
+    /// `NotSupported` for memory that need not stay where it is, `NoRight` without HARDWARE, `OutOfRange` past its end.
+    pub fn physical(&self, system: &System, offset: u64) -> Result<(u64, u64)> {
+        let arguments = [system.handle().0, self.handle().0, offset, 0, 0, 0];
+        // SAFETY: touches no memory.
+        let values = unsafe { sys::call(Call::MemoryPhysical, arguments) }?;
+        Ok((values[0], values[1]))
     }
 
     /// Its size in bytes.

@@ -164,7 +164,7 @@ fn clone_is_the_contents_of_one_moment(world: &'static World) -> Verdict {
     let counters = must!(Counters::start(world, &mapping));
     let mut clones: Vec<(Memory, Vec<u64>)> = Vec::new();
     let start = time::now();
-    for round in 0..40 {
+    for round in 0..16 {
         let before: Vec<u64> = (0..PAGES)
             .map(|page| word(&mapping, page).load(Ordering::SeqCst))
             .collect();
@@ -232,7 +232,7 @@ fn clone_is_out_of_reach_of_other_processes(world: &'static World) -> Verdict {
         bares.push(bare);
     }
     let start = time::now();
-    for _ in 0..20 {
+    for _ in 0..8 {
         let now = word(&view, 1).load(Ordering::SeqCst);
         while word(&view, 1).load(Ordering::SeqCst) < now + 3 {
             check!(since(start) < PATIENCE, "nobody counts");

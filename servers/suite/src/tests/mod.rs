@@ -14,6 +14,7 @@ mod handles;
 mod injection;
 mod ipc;
 mod landing;
+mod large;
 mod limits;
 mod many;
 mod memory;
@@ -63,6 +64,7 @@ pub const ALL: &[&[Test]] = &[
     threads::TESTS,
     memory::TESTS,
     clones::TESTS,
+    large::TESTS,
     spaces::TESTS,
     limits::TESTS,
     schedule::TESTS,

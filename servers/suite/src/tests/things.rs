@@ -71,6 +71,18 @@ const CALLS: &[(Call, &[Argument])] = &[
         &[H(Kind::System, Rights::HARDWARE), V(0xB8000), V(4096), V(0)],
     ),
     (
+        Call::MemoryCreateContiguous,
+        &[H(Kind::System, Rights::HARDWARE), V(4096), V(0), V(0)],
+    ),
+    (
+        Call::MemoryPhysical,
+        &[
+            H(Kind::System, Rights::HARDWARE),
+            H(Kind::Memory, Rights::NONE),
+            V(0),
+        ],
+    ),
+    (
         Call::MemoryMap,
         &[
             H(Kind::Process, Rights::MANAGE),

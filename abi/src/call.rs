@@ -248,6 +248,29 @@ calls! {
     /// `(process, io ports)`: take them back from a process. When the call returns, no thread of it can use them on any CPU. Ports that
     /// it was not allowed are passed over. Right MANAGE on both.
     IoPortsDisable = 77, "io_ports_disable";
+    /// `(hardware, cpu, mask address or 0, mask bit) -> rdi handle, rsi address, rdx data`: an interrupt that a device sends as a
+    /// message (MSI, MSI-X) to this CPU, by writing the data to the address. The mask is the bit of a 32-bit device register, at
+    /// a physical address, that holds the interrupt back at the device while it is set: the kernel sets it at each interrupt,
+    /// until that is acknowledged, and in storms; nobody else may write that register. Without it (address and bit 0) nothing
+    /// is masked. `OutOfRange` stands for a CPU or a bit that there is not, `NotSupported` for a CPU that messages do not reach,
+    /// `Busy` for a register in RAM, or if all vectors are in use. Right HARDWARE.
+    ///
+    /// Errors: OutOfRange, BadArgument, NotSupported, Busy.
+    MsiCreate = 78, "msi_create";
+    /// `(irq, cpu) -> rsi address, rdx data`: send it to this CPU from now on. A message's driver programs the device with what is
+    /// returned; until then the interrupt comes where it came before. An edge-triggered line is signalled once, as an edge may
+    /// have been lost meanwhile. Right MANAGE.
+    ///
+    /// Errors: OutOfRange, NotSupported.
+    IrqRoute = 79, "irq_route";
+    /// `(irq, pointer to irq::IrqInfo)`: how often it came, where to, and how often too fast. Right QUERY.
+    IrqInfo = 80, "irq_info";
+    /// `(irq, count, period in nanoseconds)`: more than this in so long a while is a storm: it is held back for
+    /// [`irq::HOLD_NS`](crate::irq::HOLD_NS), and what came meanwhile signalled as one. At most
+    /// [`irq::Rate::HIGHEST`](crate::irq::Rate::HIGHEST), which it is at first. Right MANAGE.
+    ///
+    /// Errors: OutOfRange.
+    IrqLimit = 82, "irq_limit";
 
     /// `()`, `r14` deadline: sleep until then, which is no error.
     Sleep = 81, "sleep";

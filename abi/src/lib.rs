@@ -21,6 +21,7 @@ pub mod general;
 mod handle;
 pub mod info;
 pub mod ipc_area;
+pub mod irq;
 pub mod landing;
 pub mod layout;
 mod priority;

@@ -49,6 +49,8 @@ pub struct Cpu {
     pub(crate) turn_began: Cell<u64>,
     /// The value of the time-stamp counter that the timer is set to, or an earlier one; `u64::MAX`: nothing. Its own.
     pub(crate) armed: Cell<u64>,
+    /// When interrupts that are held back are to be let in, in absolute nanoseconds; `u64::MAX`: there are none. Its own.
+    pub(crate) gates_open_ns: Cell<u64>,
     /// Ticks of the time-stamp counter in a whole turn. Its own.
     pub(crate) quantum: Cell<u64>,
     /// Threads that belong here and are not blocked.
@@ -185,6 +187,7 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
             seen: Seen::new(),
             turn_began: Cell::new(0),
             armed: Cell::new(u64::MAX),
+            gates_open_ns: Cell::new(u64::MAX),
             quantum: Cell::new(0),
             load: Counter::new(),
             started: AtomicU64::new(0),

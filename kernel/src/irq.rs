@@ -1,16 +1,35 @@
-//! Interrupt lines as objects.
+//! Interrupts of devices as objects: lines of the I/O APICs, and messages that devices send themselves (MSI, MSI-X).
 //!
-//! A level-triggered line is masked from its interrupt until it is acknowledged, so a device that is not served can't storm. An
-//! edge-triggered one is not: an edge that comes while it is masked would be lost. Each line that
-//! is in use has a vector, and a line of this table says which object the vector belongs to.
+//! Each has a vector, the same on all CPUs, and a line of one table says which object the vector belongs to. So it can go to another
+//! CPU and keep its vector, and one that is still on its way to the former CPU is taken as well.
+//!
+//! A level-triggered line is masked from its interrupt until it is acknowledged, so a device that is not served can't storm. So
+//! is a message if the kernel was told of the bit by which its device holds it back. An edge-triggered line is not: an edge that
+//! comes while it is masked would be lost. What comes too fast ([`gate`]) is held back for a while, whichever it is: masked where
+//! that can be done, and passed on as one signal afterwards.
+//!
+//! What may go wrong: the interrupt of an object that is gone may still be on its way when its vector has a new owner. Vectors are
+//! therefore given out in turn, so that this one's is the last that is used again; and a driver must bear an interrupt for nothing.
+
+#[cfg(target_os = "none")]
+mod controller;
+#[cfg(not(target_os = "none"))]
+#[path = "irq/controller_hosted.rs"]
+mod controller;
+mod gate;
+
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use abi::Error;
+use abi::irq::{IrqInfo, Message, Rate};
+use arch::platform::msi::MaskBit;
 
 use crate::ipc::Notification;
 use crate::object::{Object, Ref, Slab};
 use crate::sync::{Mutex, level};
+use gate::{Gate, Passage};
 
-/// First vector that lines use: above the exceptions and the legacy controllers' remapped sixteen.
+/// First vector that devices use: above the exceptions and the legacy controllers' remapped sixteen.
 pub const FIRST_VECTOR: u8 = 0x30;
 /// One past the last.
 pub const END_VECTOR: u8 = 0xF0;
@@ -29,21 +48,117 @@ pub struct Line {
     pub level_triggered: bool,
 }
 
-/// An interrupt line.
+/// Where interrupts come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Source {
+    Line(Line),
+    /// A message, and the bit by which its device holds it back.
+    Message(Option<MaskBit>),
+}
+
+impl Source {
+    /// Whether it is masked from an interrupt until that is acknowledged.
+    fn waits(self) -> bool {
+        match self {
+            Source::Line(line) => line.level_triggered,
+            Source::Message(bit) => bit.is_some(),
+        }
+    }
+
+    fn mask(self, masked: bool) {
+        match self {
+            Source::Line(line) => controller::mask(line.gsi, masked),
+            Source::Message(Some(bit)) => bit.set(masked),
+            Source::Message(None) => {}
+        }
+    }
+
+    /// Whether an interrupt may be lost while it is masked.
+    fn forgets(self) -> bool {
+        matches!(self, Source::Line(line) if !line.level_triggered)
+    }
+}
+
+/// An interrupt line, or a message.
 pub struct Irq {
-    line: Line,
     vector: u8,
 }
 
+/// What belongs to a vector.
 struct Binding {
-    gsi: u32,
-    level_triggered: bool,
+    source: Source,
+    cpu: u32,
+    /// Where it came last.
+    last_cpu: u32,
     notification: Option<(Ref<Notification>, u64)>,
+    /// It is masked until it is acknowledged, or bound at first.
+    waits: bool,
+    gate: Gate,
 }
 
-/// What each vector belongs to; `None`: free.
-static BINDINGS: Mutex<{ level::IRQ }, [Option<Binding>; VECTORS]> =
-    Mutex::new([const { None }; VECTORS]);
+impl Binding {
+    /// Masks the source, or lets it in, as it should be now.
+    fn settle(&self) {
+        self.source
+            .mask(self.waits || self.gate.until_ns().is_some());
+    }
+
+    /// Signalled under the table's lock, so that the notification can't go meanwhile; notifications come later in the order.
+    fn signal(&self) {
+        if let Some((notification, bits)) = &self.notification {
+            notification.signal(*bits);
+        }
+    }
+}
+
+struct Table {
+    /// What each vector belongs to; `None`: free.
+    bindings: [Option<Binding>; VECTORS],
+    /// Where the search for a free one begins.
+    next: usize,
+}
+
+impl Table {
+    fn has_line(&self, gsi: u32) -> bool {
+        let is =
+            |binding: &Binding| matches!(binding.source, Source::Line(line) if line.gsi == gsi);
+        self.bindings.iter().flatten().any(is)
+    }
+
+    /// Gives a vector to a source, which is masked as long as nobody is bound to it.
+    fn take(&mut self, source: Source, cpu: u32) -> Option<u8> {
+        let index = (0..VECTORS)
+            .map(|offset| (self.next + offset) % VECTORS)
+            .find(|&index| {
+                self.bindings[index].is_none()
+                    && index != usize::from(SYSTEM_CALL_VECTOR - FIRST_VECTOR)
+            })?;
+        self.next = index + 1;
+        self.bindings[index] = Some(Binding {
+            source,
+            cpu,
+            last_cpu: cpu,
+            notification: None,
+            waits: true,
+            gate: Gate::new(),
+        });
+        let vector = FIRST_VECTOR + index as u8;
+        TOLD[usize::from(vector)].store(false, Ordering::Relaxed);
+        Some(vector)
+    }
+
+    fn of(&mut self, vector: u8) -> Option<&mut Binding> {
+        let index = vector.checked_sub(FIRST_VECTOR)?;
+        self.bindings.get_mut(usize::from(index))?.as_mut()
+    }
+}
+
+static TABLE: Mutex<{ level::IRQ }, Table> = Mutex::new(Table {
+    bindings: [const { None }; VECTORS],
+    next: 0,
+});
+/// Vectors of nobody, of whose interrupts the log has been told.
+static TOLD: [AtomicBool; 256] = [const { AtomicBool::new(false) }; 256];
 static SLAB: Slab<Irq> = Slab::new();
 
 impl Object for Irq {
@@ -52,174 +167,243 @@ impl Object for Irq {
     }
 
     fn last_reference(&self) {
-        controller::mask(self.line.gsi);
-        let former = BINDINGS.lock()[usize::from(self.vector - FIRST_VECTOR)].take();
-        drop(former);
+        release_vector(self.vector);
     }
 }
 
+/// Masks what belongs to a vector, and frees the vector.
+fn release_vector(vector: u8) {
+    let former = {
+        let mut table = TABLE.lock();
+        if let Some(binding) = table.of(vector) {
+            binding.source.mask(true);
+        }
+        table.bindings[usize::from(vector - FIRST_VECTOR)].take()
+    };
+    // Its notification goes without the lock.
+    drop(former);
+}
+
 impl Irq {
-    /// Takes a line, masked.
+    /// Takes a line, masked. It goes to the first CPU.
     ///
     /// # Errors
-    /// [`Error::Busy`] if somebody has it, or all vectors are in use; [`Error::NotSupported`] if no I/O APIC has it;
-    /// [`Error::NoMemory`].
+    /// [`Error::Busy`] if somebody has it, or all vectors are in use; [`Error::NotSupported`] if no I/O APIC has it, or
+    /// none reaches the first CPU; [`Error::NoMemory`].
     pub fn create(line: Line) -> Result<Ref<Irq>, Error> {
         if !controller::has(line.gsi) {
             return Err(Error::NotSupported);
         }
         let vector = {
-            let mut bindings = BINDINGS.lock();
-            if bindings
-                .iter()
-                .flatten()
-                .any(|binding| binding.gsi == line.gsi)
-            {
+            let mut table = TABLE.lock();
+            if table.has_line(line.gsi) {
                 return Err(Error::Busy);
             }
-            let index = (0..VECTORS)
-                .find(|&index| {
-                    bindings[index].is_none()
-                        && index != usize::from(SYSTEM_CALL_VECTOR - FIRST_VECTOR)
-                })
-                .ok_or(Error::Busy)?;
-            bindings[index] = Some(Binding {
-                gsi: line.gsi,
-                level_triggered: line.level_triggered,
-                notification: None,
-            });
-            FIRST_VECTOR + index as u8
+            table.take(Source::Line(line), 0).ok_or(Error::Busy)?
         };
         let free = |error| {
-            let former = BINDINGS.lock()[usize::from(vector - FIRST_VECTOR)].take();
-            drop(former);
+            release_vector(vector);
             error
         };
-        controller::route(line, vector).map_err(free)?;
-        Ref::try_new(Irq { line, vector }).map_err(free)
+        controller::route(line, vector, 0).map_err(free)?;
+        Ref::try_new(Irq { vector }).map_err(free)
     }
 
-    /// Signals `bits` of a notification at each interrupt, and lets the line in.
-    pub fn bind(&self, notification: Ref<Notification>, bits: u64) {
-        let former = match &mut BINDINGS.lock()[usize::from(self.vector - FIRST_VECTOR)] {
-            Some(binding) => binding.notification.replace((notification, bits)),
-            None => None,
+    /// A message for `cpu`, and what a device must be programmed with to send it. `mask`: physical address, checked to be a device's,
+    /// and bit of the register that holds it back; it is set already.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if all vectors are in use; [`Error::OutOfRange`] for a CPU that there is not; [`Error::NotSupported`] for one
+    /// that can't be reached; [`Error::NoMemory`].
+    pub fn create_message(
+        cpu: u32,
+        mask: Option<(u64, u32)>,
+    ) -> Result<(Ref<Irq>, Message), Error> {
+        // Before anything is mapped.
+        controller::message(FIRST_VECTOR, cpu)?;
+        let bit = mask
+            .map(|(address, bit)| controller::mask_bit(address, bit))
+            .transpose()?;
+        let vector = {
+            let mut table = TABLE.lock();
+            let vector = table.take(Source::Message(bit), cpu).ok_or(Error::Busy)?;
+            if let Some(binding) = table.of(vector) {
+                binding.settle();
+            }
+            vector
         };
+        let free = |error| {
+            release_vector(vector);
+            error
+        };
+        let message = controller::message(vector, cpu).map_err(free)?;
+        let irq = Ref::try_new(Irq { vector }).map_err(free)?;
+        Ok((irq, message))
+    }
+
+    /// Does something with what belongs to the vector. It is there as long as the object is.
+    fn with<R>(&self, act: impl FnOnce(&mut Binding) -> R) -> Result<R, Error> {
+        TABLE.lock().of(self.vector).map(act).ok_or(Error::Ended)
+    }
+
+    /// Signals `bits` of a notification at each interrupt, and lets it in.
+    ///
+    /// # Errors
+    /// None while the object is there.
+    pub fn bind(&self, notification: Ref<Notification>, bits: u64) -> Result<(), Error> {
+        let former = self.with(|binding| {
+            let former = binding.notification.replace((notification, bits));
+            binding.waits = false;
+            binding.settle();
+            former
+        })?;
         drop(former);
-        controller::unmask(self.line.gsi);
-    }
-
-    /// The device was served: lets the line in again.
-    pub fn acknowledge(&self) {
-        controller::unmask(self.line.gsi);
-    }
-}
-
-/// An interrupt came on a line's vector: masks the line and signals whoever is bound. False if the vector is nobody's.
-pub fn arrived(vector: u8) -> bool {
-    if !(FIRST_VECTOR..END_VECTOR).contains(&vector) {
-        return false;
-    }
-    let bindings = BINDINGS.lock();
-    let Some(binding) = &bindings[usize::from(vector - FIRST_VECTOR)] else {
-        return false;
-    };
-    if binding.level_triggered {
-        controller::mask(binding.gsi);
-    }
-    if let Some((notification, bits)) = &binding.notification {
-        // Signalled under the lock, so that the notification can't go meanwhile; notifications come later in the order.
-        notification.signal(*bits);
-    }
-    true
-}
-
-#[cfg(target_os = "none")]
-mod controller {
-    use abi::Error;
-    use arch::platform::ioapic;
-    use arch::platform::madt::{Polarity, Trigger};
-
-    use super::Line;
-
-    pub(super) fn has(gsi: u32) -> bool {
-        ioapic::has(gsi)
-    }
-
-    pub(super) fn route(line: Line, vector: u8) -> Result<(), Error> {
-        let polarity = if line.active_low {
-            Polarity::Low
-        } else {
-            Polarity::High
-        };
-        let trigger = if line.level_triggered {
-            Trigger::Level
-        } else {
-            Trigger::Edge
-        };
-        // Interrupts go to the first CPU until they can be placed.
-        let target = crate::cpu::by_index(0).apic_id();
-        // SAFETY: the vector has a handler, and is this line's alone.
-        unsafe { ioapic::route(line.gsi, vector, target, polarity, trigger) }
-            .map_err(|_| Error::NotSupported)
-    }
-
-    pub(super) fn mask(gsi: u32) {
-        // It fails only for lines that no controller has, and those are not made.
-        let _ = ioapic::mask(gsi);
-    }
-
-    pub(super) fn unmask(gsi: u32) {
-        let _ = ioapic::unmask(gsi);
-    }
-}
-
-#[cfg(not(target_os = "none"))]
-mod controller {
-    //! On the host there is a controller that notes what is asked of it. It has more lines than there are vectors.
-
-    use core::sync::atomic::{AtomicU32, Ordering};
-
-    use abi::Error;
-
-    use super::Line;
-
-    /// Lines that there are.
-    pub(super) const LINES: u32 = 256;
-    /// A line that can't be routed.
-    pub(super) const BROKEN: u32 = 255;
-
-    const MASKED: u32 = 1 << 8;
-
-    /// The vector and the mask of each line.
-    static STATES: [AtomicU32; LINES as usize] = [const { AtomicU32::new(MASKED) }; LINES as usize];
-
-    pub(super) fn has(gsi: u32) -> bool {
-        gsi < LINES
-    }
-
-    pub(super) fn route(line: Line, vector: u8) -> Result<(), Error> {
-        if line.gsi == BROKEN {
-            return Err(Error::NotSupported);
-        }
-        STATES[line.gsi as usize].store(MASKED | u32::from(vector), Ordering::Relaxed);
         Ok(())
     }
 
-    pub(super) fn mask(gsi: u32) {
-        STATES[gsi as usize].fetch_or(MASKED, Ordering::Relaxed);
+    /// The device was served: lets the interrupt in again, at the end of its hold if it is held back.
+    ///
+    /// # Errors
+    /// None while the object is there.
+    pub fn acknowledge(&self) -> Result<(), Error> {
+        self.with(|binding| {
+            binding.waits = false;
+            binding.settle();
+        })
     }
 
-    pub(super) fn unmask(gsi: u32) {
-        STATES[gsi as usize].fetch_and(!MASKED, Ordering::Relaxed);
+    /// Sends it to `cpu` from now on; for a message, when the device is programmed with what is returned.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a CPU that there is not; [`Error::NotSupported`] for one that can't be reached. It goes where it
+    /// went then.
+    pub fn route(&self, cpu: u32) -> Result<Message, Error> {
+        self.with(|binding| {
+            let message = match binding.source {
+                Source::Message(_) => controller::message(self.vector, cpu)?,
+                Source::Line(line) => {
+                    let routed = controller::route(line, self.vector, cpu);
+                    // It may be masked now, whether that succeeded or not.
+                    binding.settle();
+                    routed?;
+                    if binding.source.forgets() {
+                        binding.signal();
+                    }
+                    Message::default()
+                }
+            };
+            binding.cpu = cpu;
+            Ok(message)
+        })?
     }
 
-    /// The vector that a line was routed to last, and whether it is masked.
-    #[cfg(test)]
-    pub(super) fn state(gsi: u32) -> (u8, bool) {
-        let state = STATES[gsi as usize].load(Ordering::Relaxed);
-        (state as u8, state & MASKED != 0)
+    /// Bounds how fast it may come.
+    ///
+    /// # Errors
+    /// None while the object is there.
+    pub fn limit(&self, rate: Rate) -> Result<(), Error> {
+        self.with(|binding| binding.gate.limit(rate))
     }
+
+    /// What there is to know of it.
+    ///
+    /// # Errors
+    /// None while the object is there.
+    pub fn info(&self) -> Result<IrqInfo, Error> {
+        self.with(|binding| {
+            let gate = &binding.gate;
+            let (line, message, is_message, maskable) = match binding.source {
+                Source::Line(line) => (line.gsi, Message::default(), false, true),
+                Source::Message(bit) => {
+                    let message = controller::message(self.vector, binding.cpu);
+                    (0, message.unwrap_or_default(), true, bit.is_some())
+                }
+            };
+            let flag = |is: bool, flag: u32| if is { flag } else { 0 };
+            IrqInfo {
+                arrived: gate.arrived,
+                missed: gate.missed,
+                storms: gate.storms,
+                rate_count: u64::from(gate.rate().count),
+                period_ns: gate.rate().period_ns,
+                address: message.address,
+                data: message.data,
+                line,
+                cpu: binding.cpu,
+                flags: flag(is_message, IrqInfo::MESSAGE)
+                    | flag(binding.waits, IrqInfo::WAITS)
+                    | flag(gate.until_ns().is_some(), IrqInfo::HELD)
+                    | flag(binding.notification.is_some(), IrqInfo::BOUND)
+                    | flag(maskable, IrqInfo::MASKABLE),
+                last_cpu: binding.last_cpu,
+            }
+        })
+    }
+}
+
+/// What an interrupt was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Arrival {
+    /// Some object's.
+    Taken,
+    /// Some object's that comes too fast. It is held back: [`open_gates`] must be called at `until_ns`. `first`: it was not so before.
+    Storm {
+        /// When, in absolute nanoseconds.
+        until_ns: u64,
+        /// Whether it is this object's first.
+        first: bool,
+        /// What it was allowed.
+        rate: Rate,
+    },
+    /// Nobody's. `first`: the first since the vector was somebody's.
+    Nobodys {
+        /// Whether it is the first.
+        first: bool,
+    },
+}
+
+/// An interrupt came on a device's vector, to `cpu` at `now_ns`: masks it where that is due, and signals whoever is bound.
+pub fn arrived(vector: u8, cpu: u32, now_ns: u64) -> Arrival {
+    let mut table = TABLE.lock();
+    let Some(binding) = table.of(vector) else {
+        let first = !TOLD[usize::from(vector)].swap(true, Ordering::Relaxed);
+        return Arrival::Nobodys { first };
+    };
+    binding.last_cpu = cpu;
+    let passage = binding.gate.arrive(now_ns);
+    binding.waits |= binding.source.waits();
+    if binding.waits || passage != Passage::Open {
+        binding.settle();
+    }
+    if passage != Passage::Closed {
+        binding.signal();
+    }
+    match passage {
+        Passage::Last(until_ns) => Arrival::Storm {
+            until_ns,
+            first: binding.gate.storms == 1,
+            rate: binding.gate.rate(),
+        },
+        Passage::Open | Passage::Closed => Arrival::Taken,
+    }
+}
+
+/// Lets in again what was held back until now. When there is more to be let in, in absolute nanoseconds.
+pub fn open_gates(now_ns: u64) -> Option<u64> {
+    let mut table = TABLE.lock();
+    let mut next = None;
+    for binding in table.bindings.iter_mut().flatten() {
+        if let Some(came) = binding.gate.open(now_ns) {
+            binding.settle();
+            if came || binding.source.forgets() {
+                binding.signal();
+            }
+        } else if let Some(until) = binding.gate.until_ns() {
+            next = Some(next.map_or(until, |next: u64| next.min(until)));
+        }
+    }
+    next
 }
 
 #[cfg(test)]

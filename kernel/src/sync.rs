@@ -39,14 +39,16 @@ pub mod level {
     pub const MEMORY: u8 = 11;
     /// The pool of kernel stacks.
     pub const STACKS: u8 = 12;
+    /// Where mask bits of devices are mapped.
+    pub const MASK_PAGES: u8 = 13;
     /// The kernel's own address space.
-    pub const KERNEL_SPACE: u8 = 13;
+    pub const KERNEL_SPACE: u8 = 14;
     /// A slab's free list.
-    pub const SLAB: u8 = 14;
+    pub const SLAB: u8 = 15;
     /// The list of retired objects.
-    pub const RETIRED: u8 = 15;
+    pub const RETIRED: u8 = 16;
     /// Physical frames.
-    pub const FRAMES: u8 = 16;
+    pub const FRAMES: u8 = 17;
 }
 
 /// What a CPU does while it waits for a lock: it serves what must be served anywhere.

@@ -10,6 +10,7 @@ use arch::cpu::{halt_forever, skip_halt};
 use arch::paging::Access;
 use arch::platform::machine_check::{MachineCheck, take_machine_check};
 use arch::platform::{apic, pic};
+use arch::time;
 
 use crate::memory::space::Fault;
 use crate::memory::{PAGE_BYTES, stacks};
@@ -192,16 +193,38 @@ fn interrupt(vector: u64) {
             pic::handle_spurious(vector);
             return;
         }
-        vector => {
-            if !irq::arrived(vector) {
+        vector => device_interrupt(cpu, vector),
+    }
+    apic::eoi();
+}
+
+fn device_interrupt(cpu: &cpu::Cpu, vector: u8) {
+    match irq::arrived(vector, cpu.index(), time::now_ns()) {
+        irq::Arrival::Taken | irq::Arrival::Nobodys { first: false } => {}
+        irq::Arrival::Nobodys { first: true } => {
+            log::warn!(
+                "CPU {}: interrupt on vector {vector:#x}, which is nobody's",
+                cpu.index()
+            );
+        }
+        irq::Arrival::Storm {
+            until_ns,
+            first,
+            rate,
+        } => {
+            schedule::open_gates_at(until_ns);
+            if first {
+                // Once for each object: the rest can be asked for.
                 log::warn!(
-                    "CPU {}: interrupt on vector {vector:#x}, which is nobody's",
-                    cpu.index()
+                    "CPU {}: the device of vector {vector:#x} interrupts more than {} times in {} us; held back for {} ms each time",
+                    cpu.index(),
+                    rate.count,
+                    rate.period_ns / 1000,
+                    abi::irq::HOLD_NS / 1_000_000
                 );
             }
         }
     }
-    apic::eoi();
 }
 
 fn is_user_address(address: u64) -> bool {

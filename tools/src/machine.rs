@@ -167,6 +167,8 @@ pub struct Spec {
     pub display: String,
     /// Whether there is a graphics card at all.
     pub graphics: bool,
+    /// More devices, in QEMU's notation.
+    pub devices: &'static [&'static str],
     /// Whether there is a serial port; without one the machine can be seen on its screen only.
     pub serial: bool,
     /// Whether the time-stamp counter counts guest instructions (one CPU at a time runs, then).
@@ -208,6 +210,9 @@ impl Spec {
         .map(str::to_owned)
         .into();
         arguments.extend(self.start.arguments());
+        for device in self.devices {
+            arguments.extend(["-device", device].map(str::to_owned));
+        }
         if self.serial {
             arguments.extend(["-serial", "chardev:serial"].map(str::to_owned));
         }

@@ -42,7 +42,7 @@ const PARTS: [(&str, &[&str]); 11] = [
     ("Memory", &["memory"]),
     ("Processes", &["process"]),
     ("Threads", &["thread"]),
-    ("Devices", &["irq", "io_ports"]),
+    ("Devices", &["irq", "msi", "io_ports"]),
     ("Time", &["sleep"]),
     ("The log", &["log"]),
     ("The system", &["system"]),

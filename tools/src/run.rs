@@ -122,6 +122,7 @@ impl Options {
             accel_options: "",
             display: self.display.clone(),
             graphics: true,
+            devices: &[],
             serial: true,
             icount: false,
             on_reset,

@@ -15,6 +15,7 @@ pub mod fadt;
 pub mod hypervisor;
 pub mod machine_check;
 pub mod madt;
+pub mod msi;
 pub mod sleep_state;
 
 #[cfg(target_os = "none")]

@@ -40,7 +40,8 @@ plain!(
     abi::info::ThreadInfo,
     abi::info::MemoryInfo,
     abi::info::FramebufferInfo,
-    abi::info::MachineInfo
+    abi::info::MachineInfo,
+    abi::irq::IrqInfo
 );
 
 impl UserSlice {

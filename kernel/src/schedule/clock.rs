@@ -14,6 +14,7 @@ use super::aside;
 use super::migrate;
 use super::wake::end_wait;
 use crate::cpu::{self, Cpu};
+use crate::irq;
 
 /// Deadlines that are taken in between two chances for interrupts.
 const EXPIRED_AT_ONCE: usize = 32;
@@ -58,8 +59,34 @@ pub(super) fn arm_for_turn(cpu: &Cpu) {
     }
 }
 
+/// Lets interrupts in again, that are held back, at `ns`. This CPU sees to it.
+pub fn open_gates_at(ns: u64) {
+    let cpu = cpu::this();
+    if ns < cpu.gates_open_ns.get() {
+        cpu.gates_open_ns.set(ns);
+        arm(cpu, time::ticks_at(ns));
+    }
+}
+
+/// Opens the gates whose time has come, and sets the timer for others.
+#[cold]
+fn open_gates(cpu: &Cpu) {
+    let now = time::now_ns();
+    if now < cpu.gates_open_ns.get() {
+        // The timer came for something else.
+        return arm(cpu, time::ticks_at(cpu.gates_open_ns.get()));
+    }
+    cpu.gates_open_ns.set(u64::MAX);
+    if let Some(next) = irq::open_gates(now) {
+        open_gates_at(next);
+    }
+}
+
 /// Takes in deadlines that have passed, a bounded number; what is left is asked for again.
 pub(super) fn expire(cpu: &Cpu) {
+    if cpu.gates_open_ns.get() != u64::MAX {
+        open_gates(cpu);
+    }
     // SAFETY: this is the CPU; the borrow ends with the condition.
     if unsafe { cpu.timers() }.is_empty() {
         return;

@@ -25,7 +25,7 @@ mod wake;
 #[cfg(target_os = "none")]
 pub use bare::{block, is_running, reschedule, switch_directly, yield_now};
 #[cfg(target_os = "none")]
-pub use clock::{retime, timer_interrupt};
+pub use clock::{open_gates_at, retime, timer_interrupt};
 #[cfg(target_os = "none")]
 pub use exit::{exit_work, leave_thread, preemption_point};
 #[cfg(target_os = "none")]

@@ -114,6 +114,10 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::IoPortsCreate => device::create_ports(caller)?,
         Call::IoPortsEnable => device::enable_ports(caller)?,
         Call::IoPortsDisable => device::disable_ports(caller)?,
+        Call::MsiCreate => device::create_message(caller)?,
+        Call::IrqRoute => device::route_irq(caller)?,
+        Call::IrqLimit => device::limit_irq(caller)?,
+        Call::IrqInfo => device::irq_info(caller)?,
 
         Call::LogWrite => log::write(caller)?,
         Call::LogRead => log::read(caller)?,

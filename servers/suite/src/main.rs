@@ -19,6 +19,8 @@ mod bare;
 #[cfg(target_env = "musl")]
 mod clock;
 #[cfg(target_env = "musl")]
+mod devices;
+#[cfg(target_env = "musl")]
 mod kernel_calls;
 #[cfg(target_env = "musl")]
 mod registers;

@@ -230,6 +230,7 @@ impl Lab {
             accel_options: "",
             display: "none".into(),
             graphics: true,
+            devices: &[],
             serial: true,
             icount: false,
             on_reset: OnReset::End,

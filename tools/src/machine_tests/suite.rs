@@ -18,6 +18,9 @@ use crate::report::Outcome;
 /// How long one boot with all its tests may take. Eight CPUs on two take their time.
 const LIMIT: Duration = Duration::from_mins(4);
 
+/// What the suite drives: a device made for trying interrupts, with MSI, and a network card with MSI-X, which is connected to nothing.
+const DEVICES: [&str; 2] = ["edu", "e1000e,romfile="];
+
 /// What the 32-bit program of the tests' manifest says, whatever its way into the kernel is.
 const GREETING: &str = "hello, manifest from 32-bit code, by";
 
@@ -78,6 +81,9 @@ fn boot(lab: &Lab, name: &str, config: &Config, qemu: &Qemu) -> Result<Outcome> 
     };
     let mut spec = lab.machine(start, config.cpus, config.cpu);
     spec.accel_options = config.tcg;
+    if whole {
+        spec.devices = &DEVICES;
+    }
     spec.qemu = qemu.clone();
     let played = lab.play(name, &spec, Feeder::default(), LIMIT, |_| false)?;
     let mut outcome = protocol::judge(played.transcript().lines());

@@ -12,6 +12,7 @@ mod fpu_cost;
 mod grinder;
 mod handles;
 mod injection;
+mod interrupts;
 mod ipc;
 mod landing;
 mod large;
@@ -57,6 +58,7 @@ pub const ALL: &[&[Test]] = &[
     breakpoints::TESTS,
     steps::TESTS,
     ports::TESTS,
+    interrupts::TESTS,
     messages::TESTS,
     ipc::TESTS,
     notifications::TESTS,
@@ -98,6 +100,7 @@ pub const ROLES: &[&[Role]] = &[
     limits::ROLES,
     moving::ROLES,
     grinder::ROLES,
+    interrupts::ROLES,
 ];
 
 /// A line of a table of tests: a function, whose name is the test's, and the seconds that it may take: more than it has patience for,

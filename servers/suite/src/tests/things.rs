@@ -177,6 +177,16 @@ const CALLS: &[(Call, &[Argument])] = &[
     ),
     (Call::IrqAcknowledge, &[H(Kind::Irq, Rights::MANAGE)]),
     (
+        Call::MsiCreate,
+        &[H(Kind::System, Rights::HARDWARE), V(0), V(0), V(0)],
+    ),
+    (Call::IrqRoute, &[H(Kind::Irq, Rights::MANAGE), V(0)]),
+    (Call::IrqInfo, &[H(Kind::Irq, Rights::QUERY), P]),
+    (
+        Call::IrqLimit,
+        &[H(Kind::Irq, Rights::MANAGE), V(1), V(1_000_000_000)],
+    ),
+    (
         Call::IoPortsCreate,
         &[H(Kind::System, Rights::HARDWARE), V(0x80), V(1)],
     ),

@@ -74,17 +74,16 @@ pub(super) fn mask_bit(address: u64, bit: u32) -> Result<MaskBit, Error> {
         .iter()
         .flatten()
         .find_map(|(physical, at)| (*physical == page).then_some(*at));
-    let at = match known {
-        Some(at) => at,
-        None => {
-            let free = pages
-                .iter_mut()
-                .find(|entry| entry.is_none())
-                .ok_or(Error::NoMemory)?;
-            let at = kernel_space::map_device(page, PAGE_BYTES, Cache::Uncached)?;
-            *free = Some((page, at));
-            at
-        }
+    let at = if let Some(at) = known {
+        at
+    } else {
+        let free = pages
+            .iter_mut()
+            .find(|entry| entry.is_none())
+            .ok_or(Error::NoMemory)?;
+        let at = kernel_space::map_device(page, PAGE_BYTES, Cache::Uncached)?;
+        *free = Some((page, at));
+        at
     };
     // SAFETY: the page is mapped so for ever; that it is a device's, and the address aligned, was checked.
     Ok(unsafe { MaskBit::new(at + offset, bit) })

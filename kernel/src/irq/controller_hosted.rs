@@ -67,6 +67,9 @@ pub(super) fn mask(gsi: u32, masked: bool) {
 
 /// Whatever the address is, there is only one register.
 pub(super) fn mask_bit(_address: u64, bit: u32) -> Result<MaskBit, Error> {
+    if bit >= u32::BITS {
+        return Err(Error::OutOfRange);
+    }
     // SAFETY: the variable stands for a register, and lives for ever.
     Ok(unsafe { MaskBit::new(VirtAddr::from_ptr(&raw const REGISTER), bit) })
 }

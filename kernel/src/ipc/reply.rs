@@ -6,7 +6,7 @@
 
 use abi::{Error, Handle, Tag};
 
-use super::transfer::{self, Carried, take_handles};
+use super::transfer::{self, Carried, Posted};
 use crate::object::{AnyObject, Borrowed, HandleTable, Section, stamp_of};
 use crate::schedule;
 use crate::thread::{Thread, ThreadPtr};
@@ -86,16 +86,17 @@ fn answer<'s>(
     stamp: u64,
 ) -> Result<(Borrowed<'s, Thread>, Tag, Carried), Error> {
     let caller = caller.ok_or(Error::CallerGone)?;
-    // The caller may give up at any moment: whoever ends its wait does it under its lock.
-    let mut awaiting = caller.awaiting.lock();
-    if *awaiting != Some(stamp) {
+    if !caller.awaits(stamp) {
         return Err(Error::CallerGone);
     }
     let tag = transfer::tag_of(current)?;
     if tag.handles() as u32 > caller.wait.accept() {
         return Err(Error::HandlesRefused);
     }
-    let carried = take_handles(current, table, tag)?;
-    caller.end_awaiting(&mut awaiting);
-    Ok((caller, tag, carried))
+    let posted = Posted::check(current, table, tag)?;
+    // The caller may give up at any moment until here.
+    if !caller.take_awaiting(Some(stamp)) {
+        return Err(Error::CallerGone);
+    }
+    Ok((caller, tag, posted.take(table)))
 }

@@ -32,50 +32,68 @@ pub(super) fn tag_of(sender: &Thread) -> Result<Tag, Error> {
         .map_err(|_| Error::BadArgument)
 }
 
+/// The handles that a sender has posted, all of them good. They stay good as long as its table is locked.
+pub(super) struct Posted {
+    handles: [Handle; MAX_HANDLES],
+    tag: Tag,
+}
+
+impl Posted {
+    /// Reads and checks what `sender` has posted.
+    ///
+    /// # Errors
+    /// [`Error::BadHandle`], [`Error::NoRight`], or [`Error::BadArgument`] for one that is moved twice.
+    pub(super) fn check(sender: &Thread, table: &HandleTable, tag: Tag) -> Result<Posted, Error> {
+        let count = tag.handles();
+        let mut handles = [Handle::NONE; MAX_HANDLES];
+        for (index, handle) in handles.iter_mut().enumerate().take(count) {
+            *handle = Handle(sender.area.handle_out(index));
+        }
+        for (index, &posted) in handles[..count].iter().enumerate() {
+            let capability = table.get(posted)?;
+            let is_reply = matches!(capability.object(), AnyObject::Reply(_));
+            if tag.moves(index) {
+                if handles[..count]
+                    .iter()
+                    .enumerate()
+                    .any(|(other, &handle)| other != index && handle == posted)
+                {
+                    return Err(Error::BadArgument);
+                }
+            } else if is_reply {
+                // One-shot: it can be moved only.
+                return Err(Error::NoRight);
+            }
+            capability.demand(Rights::TRANSFER)?;
+        }
+        Ok(Posted { handles, tag })
+    }
+
+    /// Takes them out of the table in which they were checked, or copies them, as the sender wants it.
+    pub(super) fn take(self, table: &mut HandleTable) -> Carried {
+        let mut carried = Carried::NONE;
+        for (index, &posted) in self.handles[..self.tag.handles()].iter().enumerate() {
+            carried.capabilities[index] = if self.tag.moves(index) {
+                table.remove(posted).ok()
+            } else {
+                let held = table.get(posted).ok();
+                held.and_then(|capability| capability.duplicate(capability.rights()).ok())
+            };
+        }
+        carried
+    }
+}
+
 /// Takes the handles that `sender` has posted, from its table.
 ///
 /// # Errors
-/// [`Error::BadHandle`], [`Error::NoRight`], or [`Error::BadArgument`] for one that is moved twice. Nothing has changed then.
+/// As [`Posted::check`]. Nothing has changed then.
 pub(super) fn take_handles(
     sender: &Thread,
     table: &mut HandleTable,
     tag: Tag,
 ) -> Result<Carried, Error> {
-    let count = tag.handles();
-    let mut carried = Carried::NONE;
-    if count == 0 {
-        return Ok(carried);
-    }
-    let mut handles = [Handle::NONE; MAX_HANDLES];
-    for (index, handle) in handles.iter_mut().enumerate().take(count) {
-        *handle = Handle(sender.area.handle_out(index));
-    }
-    for (index, &posted) in handles[..count].iter().enumerate() {
-        let capability = table.get(posted)?;
-        let is_reply = matches!(capability.object(), AnyObject::Reply(_));
-        if tag.moves(index) {
-            if handles[..count]
-                .iter()
-                .enumerate()
-                .any(|(other, &handle)| other != index && handle == posted)
-            {
-                return Err(Error::BadArgument);
-            }
-        } else if is_reply {
-            // One-shot: it can be moved only.
-            return Err(Error::NoRight);
-        }
-        capability.demand(Rights::TRANSFER)?;
-    }
-    for (index, &posted) in handles[..count].iter().enumerate() {
-        carried.capabilities[index] = if tag.moves(index) {
-            table.remove(posted).ok()
-        } else {
-            let capability = table.get(posted)?;
-            Some(capability.duplicate(capability.rights())?)
-        };
-    }
-    Ok(carried)
+    Ok(Posted::check(sender, table, tag)?.take(table))
 }
 
 /// Writes a message into a receiver that was taken out of its queue: tag, words, bytes, handles.

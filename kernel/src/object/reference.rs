@@ -209,7 +209,9 @@ pub(super) unsafe fn destroy<T: Object>(retired: *mut Retired) -> Destroyed {
             return Destroyed::More;
         }
         ptr::drop_in_place((*value).as_mut_ptr());
-        (*slot).stamp.fetch_add(1, Ordering::Relaxed);
+        // Even, as of an object that waits for nothing (see `thread/awaiting.rs`), and another than any that was.
+        let stamp = (*slot).stamp.load(Ordering::Relaxed);
+        (*slot).stamp.store((stamp | 1) + 1, Ordering::Relaxed);
         T::slab().give_back(NonNull::new_unchecked(slot));
     }
     Destroyed::Done

@@ -132,7 +132,7 @@ impl<T: Object> Slab<T> {
                     destroy: super::reference::destroy::<T>,
                 });
                 (&raw mut (*slot).references).write(AtomicU32::new(0));
-                (&raw mut (*slot).stamp).write(AtomicU64::new(1));
+                (&raw mut (*slot).stamp).write(AtomicU64::new(2));
                 free.head = slot;
             }
         }

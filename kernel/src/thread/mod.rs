@@ -5,6 +5,7 @@
 //! taken the thread out of a wait.
 
 mod area;
+mod awaiting;
 mod machine;
 mod marks;
 mod pointer;
@@ -27,12 +28,11 @@ pub use pointer::ThreadPtr;
 pub(crate) use rest::{Rest, Until, UntilCell};
 
 use crate::counter::{Counter, Lasting};
-use crate::ipc::{Notification, Wait, WaitOn};
+use crate::ipc::{Notification, Wait};
 use crate::memory::space::Space;
-use crate::object::{Object, Ref, Slab, stamp_of};
+use crate::object::{Object, Ref, Slab};
 use crate::process::Process;
 use crate::schedule;
-use crate::sync::{Guard, Mutex, level};
 
 /// What is asked of a thread's home. Bits of [`Thread::asked`].
 pub mod ask {
@@ -69,8 +69,6 @@ pub struct Thread {
     /// The address space that it runs in and the number of its IPC area there; the kernel's own tests have none.
     space: Option<(Ref<Space>, u32)>,
     pub(crate) wait: Wait,
-    /// The stamp of the call whose reply it waits for.
-    pub(crate) awaiting: Mutex<{ level::THREAD }, Option<u64>>,
     /// Its process; it keeps it alive.
     process: Ref<Process>,
     /// Unique since boot.
@@ -169,7 +167,6 @@ impl Thread {
             area,
             space,
             wait: Wait::new(),
-            awaiting: Mutex::new(None),
             process,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             home: sched::Home::nowhere(),
@@ -373,36 +370,6 @@ impl Thread {
     /// It waits for its budget's next period, or does no more. For its home.
     pub(crate) fn set_throttled(&self, throttled: bool) {
         self.throttled.store(throttled, Ordering::Relaxed);
-    }
-
-    /// Begins the wait for a reply; the stamp names the call.
-    pub(crate) fn begin_awaiting(&self) -> u64 {
-        let mut awaiting = self.awaiting.lock();
-        // SAFETY: threads live in slab slots.
-        let stamp = unsafe { stamp_of::<Thread>(self) }.fetch_add(1, Ordering::AcqRel) + 1;
-        *awaiting = Some(stamp);
-        self.wait.set(WaitOn::Reply);
-        stamp
-    }
-
-    /// Ends the wait for a reply, under its lock.
-    pub(crate) fn end_awaiting(&self, awaiting: &mut Guard<'_, { level::THREAD }, Option<u64>>) {
-        **awaiting = None;
-        // SAFETY: threads live in slab slots. From here on the call's reply is stale.
-        unsafe { stamp_of::<Thread>(self) }.fetch_add(1, Ordering::AcqRel);
-        self.wait.set(WaitOn::Nothing);
-    }
-
-    /// Takes the thread out of its wait for a reply (to the call `stamp`, or to any); false if it does not wait for it.
-    pub(crate) fn take_awaiting(&self, stamp: Option<u64>) -> bool {
-        let mut awaiting = self.awaiting.lock();
-        match *awaiting {
-            Some(current) if stamp.is_none_or(|stamp| stamp == current) => {
-                self.end_awaiting(&mut awaiting);
-                true
-            }
-            _ => false,
-        }
     }
 
     /// The notification bound to the running thread.

@@ -1,0 +1,56 @@
+//! Whether a thread waits for the reply to a call, and to which.
+//!
+//! One word says both: the stamp of the thread's slot, which only grows. It is odd while the thread waits, and that odd number is the
+//! call's name for ever. Whoever ends the wait (a reply, a deadline, a kill) makes it even by one compare-and-exchange, so one of
+//! them wins and all later ones find another number. The winner alone then touches the caller's registers, and makes it ready.
+//!
+//! What may go wrong: the word of what the thread waits for ([`Wait`](crate::ipc::Wait)) is another. It is set by the winner,
+//! after the stamp; so somebody who cancels the wait in between finds neither, and looks again.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::Thread;
+use crate::ipc::WaitOn;
+use crate::object::stamp_of;
+
+const fn waits(stamp: u64) -> bool {
+    !stamp.is_multiple_of(2)
+}
+
+impl Thread {
+    fn stamp(&self) -> &AtomicU64 {
+        // SAFETY: threads live in slab slots.
+        unsafe { stamp_of::<Thread>(self) }
+    }
+
+    /// Begins the wait for a reply. Returns the stamp, which names the call.
+    ///
+    /// For the thread itself, or for a receiver that has taken it out of an endpoint's queue.
+    pub(crate) fn begin_awaiting(&self) -> u64 {
+        // Nobody else changes the number while it is even, and none but the result is odd and greater: no exchange can come between.
+        let stamp = self.stamp().load(Ordering::Relaxed) + 1;
+        debug_assert!(waits(stamp), "a thread waits for one reply at a time");
+        self.wait.set(WaitOn::Reply);
+        self.stamp().store(stamp, Ordering::Release);
+        stamp
+    }
+
+    /// Whether it waits for the reply to the call `stamp`. It may do so no more when the answer is there.
+    pub(crate) fn awaits(&self, stamp: u64) -> bool {
+        self.stamp().load(Ordering::Acquire) == stamp
+    }
+
+    /// Takes the thread out of its wait for a reply (to the call `stamp`, or to any); false if it does not wait for it.
+    pub(crate) fn take_awaiting(&self, stamp: Option<u64>) -> bool {
+        let stamp = stamp.unwrap_or_else(|| self.stamp().load(Ordering::Acquire));
+        let taken = waits(stamp)
+            && self
+                .stamp()
+                .compare_exchange(stamp, stamp + 1, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok();
+        if taken {
+            self.wait.set(WaitOn::Nothing);
+        }
+        taken
+    }
+}

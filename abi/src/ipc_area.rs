@@ -23,7 +23,8 @@ pub const PROGRAM_OFFSET: usize = 2048;
 pub struct IpcHeader {
     /// The area's own address, written by the kernel at the thread's creation.
     pub self_address: u64,
-    /// How many handles the next receive (or reply, for `call`) takes: 0 to 4, set by the program.
+    /// How many handles the next receive (or reply, for `call`) takes: 0 to 4, set by the program. `call` and `reply_recv` look here only
+    /// if their [tag](crate::Tag::taking_handles) says so.
     pub accept: u64,
     /// The handles that the next send carries, set by the program.
     pub handles_out: [u64; MAX_HANDLES],

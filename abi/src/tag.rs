@@ -7,8 +7,11 @@
 //! | 16..=18 | handles, 0 to 4 |
 //! | 19 | zero |
 //! | 20..=23 | bit *i*: handle *i* is moved, not copied |
-//! | 24..=31 | zero |
+//! | 24 | the receive half of this call takes handles: as many as [`IpcHeader::accept`](crate::ipc_area::IpcHeader::accept) says, else none |
+//! | 25..=31 | zero |
 //! | 32..=63 | label: the two sides' own (an operation, a result) |
+//!
+//! Bit 24 is for `call` and `reply_recv`, and zero in what is received. `recv`, which sends no tag, takes what the IPC area says.
 
 use crate::ipc_area::{BUFFER_BYTES, MAX_HANDLES};
 
@@ -31,7 +34,8 @@ pub enum TagError {
 const BYTES_MASK: u64 = 0x1FFF;
 const HANDLES_SHIFT: u32 = 16;
 const MOVE_SHIFT: u32 = 20;
-const RESERVED: u64 = 0xFF08_E000;
+const TAKES: u64 = 1 << 24;
+const RESERVED: u64 = 0xFE08_E000;
 
 impl Tag {
     /// A tag with a label, and neither bytes nor handles.
@@ -81,7 +85,24 @@ impl Tag {
         self.0 >> (MOVE_SHIFT as usize + index) & 1 != 0 && index < MAX_HANDLES
     }
 
-    /// Whether the message is its words alone, which is what the fast path takes.
+    /// The same tag for one that takes handles with what it receives.
+    #[must_use]
+    pub const fn taking_handles(self) -> Tag {
+        Tag(self.0 | TAKES)
+    }
+
+    /// Whether its sender takes handles with what it receives.
+    pub const fn takes_handles(self) -> bool {
+        self.0 & TAKES != 0
+    }
+
+    /// The tag as the receiver gets it.
+    #[must_use]
+    pub const fn received(self) -> Tag {
+        Tag(self.0 & !TAKES)
+    }
+
+    /// Whether the message is its words alone, and its sender takes no more: the direct way is for these.
     #[inline]
     pub const fn is_plain(self) -> bool {
         self.0 as u32 == 0
@@ -126,6 +147,9 @@ mod tests {
         );
         assert!(!tag.is_plain());
         assert!(Tag::new(7).is_plain());
+        let takes = Tag::new(7).taking_handles();
+        assert!(takes.takes_handles() && !takes.is_plain() && takes.check().is_ok());
+        assert_eq!(takes.received(), Tag::new(7));
     }
 
     #[test]
@@ -142,7 +166,7 @@ mod tests {
             Tag::new(0).with_handles(1, 0b10).check(),
             Err(TagError::ReservedBits)
         );
-        for bit in [13, 14, 15, 19, 24, 31] {
+        for bit in [13, 14, 15, 19, 25, 31] {
             assert_eq!(
                 Tag(1 << bit).check(),
                 Err(TagError::ReservedBits),

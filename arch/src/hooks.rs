@@ -62,6 +62,20 @@ unsafe extern "C" {
     #[link_name = "switchyard_short_call_exit"]
     pub(crate) safe fn short_call_exit(context: &mut UserContext);
 
+    /// `call`, of which all but `r14` is saved in the context, perhaps by the direct way: the endpoint's handle and the tag. The thread has
+    /// no deadline and is not single-stepped. It ends in [`hand_over`](crate::switch::hand_over), and, when the thread is
+    /// woken by a switch, seems to return; or in [`long_way`](crate::switch::long_way), and has done nothing.
+    #[link_name = "switchyard_direct_call"]
+    pub(crate) safe fn direct_call(endpoint: u64, tag: u64) -> !;
+
+    /// The same for `reply_recv`, with the reply's handle.
+    #[link_name = "switchyard_direct_reply_recv"]
+    pub(crate) safe fn direct_reply_recv(endpoint: u64, tag: u64, reply: u64) -> !;
+
+    /// A thread that waited as one of these two leaves it was woken. On return the context, which is whole, is what user mode gets.
+    #[link_name = "switchyard_woken"]
+    pub(crate) safe fn woken(context: &mut UserContext);
+
     /// The short calls, by number.
     #[link_name = "switchyard_short_calls"]
     pub(crate) safe static short_calls: [ShortCall; SHORT_CALLS as usize];

@@ -64,6 +64,12 @@ extern "C" fn switchyard_short_call_exit(_context: &mut UserContext) {
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn switchyard_woken(context: &mut UserContext) {
+    assert_own_stack(context);
+    syscall::woken(context);
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn switchyard_thread_begin() {
     boot::in_thread();
     schedule::exit_work();

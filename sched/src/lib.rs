@@ -10,6 +10,7 @@
 //! | wake-ups from other CPUs | [`Inbox`] | any CPU pushes, the owner drains |
 //! | deadlines of a CPU | [`TimerQueue`] | that CPU only |
 //! | queues of waiting threads | [`List`] | whoever holds the object's lock |
+//! | one that waits alone | [`Lone`] | any CPU, without a lock |
 //! | time slices and preemption | [`Slice`], [`Turn`] | pure values |
 //! | what a thread may use of a CPU | [`Budget`] | the CPU that the thread belongs to |
 //! | which CPU a thread belongs to | [`Home`] | any CPU reads, the home changes |
@@ -34,6 +35,7 @@ mod budget;
 mod home;
 mod inbox;
 mod list;
+mod lone;
 mod node;
 mod placement;
 mod priority;
@@ -46,6 +48,7 @@ pub use budget::{Allowance, Budget};
 pub use home::{Arrival, Home};
 pub use inbox::{Inbox, Pushed};
 pub use list::{Iter, List};
+pub use lone::{Left, Lone};
 pub use node::{Links, Node};
 pub use placement::{CpuLoad, CpuPicker, IdleSet, busiest};
 pub use priority::{BasePriority, EffectivePriority, ThreadPriority};

@@ -47,6 +47,16 @@ impl<T: Node> List<T> {
         self.head
     }
 
+    /// The only thread of the list; `None` if there is none, or more than one.
+    #[inline]
+    pub fn only(&self) -> Option<T> {
+        if self.head == self.tail {
+            self.head
+        } else {
+            None
+        }
+    }
+
     /// Adds a thread at the end. It must be in no list and no run queue (asserted in debug builds).
     pub fn push_back(&mut self, thread: T) {
         self.ends().link_back(thread, place::PLAIN_LIST);

@@ -61,6 +61,12 @@ impl<T: Node> RunQueue<T> {
         self.ready >> priority.index() != 0
     }
 
+    /// What is ready from a priority on: bit *n* says whether anybody is *n* levels above it.
+    #[inline]
+    pub const fn ready_from(&self, priority: EffectivePriority) -> u64 {
+        self.ready >> priority.index()
+    }
+
     /// Adds a thread behind all others of its priority. It must be in no list and no run queue (asserted in
     /// debug builds).
     #[inline]

@@ -46,6 +46,8 @@ unsafe extern "C" {
     static switchyard_trap_from_user: u8;
     static switchyard_sysret: u8;
     static switchyard_sysret_short: u8;
+    static switchyard_sysret_call: u8;
+    static switchyard_sysret_answer: u8;
     static switchyard_leave: u8;
     static switchyard_clear_sysret: u8;
     static switchyard_clear_iret: u8;
@@ -94,6 +96,8 @@ pub unsafe fn patch(writable: impl Fn(u64) -> *mut u8) {
     let sysrets = [
         &raw const switchyard_sysret,
         &raw const switchyard_sysret_short,
+        &raw const switchyard_sysret_call,
+        &raw const switchyard_sysret_answer,
     ];
     let leave = &raw const switchyard_leave;
     if decisions().isolation {

@@ -13,6 +13,7 @@
 #![expect(clippy::too_many_lines)]
 
 use core::arch::naked_asm;
+use core::mem::offset_of;
 
 use super::frame::{self, pop_general, push_general};
 use super::vectors;
@@ -20,10 +21,190 @@ use crate::context::{NO_CALL, USER_CODE64, USER_DATA, VECTOR_SYSCALL};
 use crate::cpu::offsets as cpu_offset;
 use crate::hooks;
 
-const _: () = assert!(abi::SHORT_CALLS.is_power_of_two());
+const _: () = {
+    assert!(abi::SHORT_CALLS.is_power_of_two());
+    assert!(
+        abi::Call::Call as u64 == abi::SHORT_CALLS,
+        "the entry tells it by the comparison for short calls"
+    );
+};
 
 /// Trap and resume flag: with either, `sysretq` would not do what `iretq` does.
 const TF_RF: u32 = 1 << 8 | 1 << 16;
+
+/// Saves what a thread that waits for its partner must get back, and the message, in their places in the context, which RSP points
+/// to then. Changes RAX and RSP. ZF is clear if the call must go the long way: it has a deadline, or the thread is single-stepped.
+macro_rules! save_message {
+    () => {
+        "mov rax, gs:[{scratch}]
+         sub rsp, {bytes}
+         mov [rsp + {rsp}], rax
+         mov [rsp + {rip}], rcx
+         mov [rsp + {rflags}], r11
+         mov [rsp + {saved_rdi}], rdi
+         mov [rsp + {saved_rsi}], rsi
+         mov [rsp + {saved_rdx}], rdx
+         mov [rsp + {saved_r10}], r10
+         mov [rsp + {saved_r8}], r8
+         mov [rsp + {saved_r9}], r9
+         mov [rsp + {saved_r12}], r12
+         mov [rsp + {saved_r13}], r13
+         mov [rsp + {saved_r15}], r15
+         mov [rsp + {saved_rbx}], rbx
+         mov [rsp + {saved_rbp}], rbp
+         lea rax, [r14 + 1]
+         and r11d, {tf_rf}
+         or rax, r11"
+    };
+}
+
+/// Where the kernel's part of a direct call ends that must go the long way.
+///
+/// In: RAX the call's number; the context as [`save_message`] left it, but for `r14`, which is no deadline. RSP on the thread's kernel
+/// stack, anywhere. Out: user mode, at the call's end.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
+pub(crate) unsafe extern "C" fn go_the_long_way() -> ! {
+    naked_asm!(
+        "mov rsp, gs:[{stack_top}]",
+        "sub rsp, {bytes}",
+        "mov qword ptr [rsp + {r14}], -1",
+        "jmp switchyard_long_way",
+        stack_top = const cpu_offset::STACK_TOP,
+        bytes = const frame::BYTES,
+        r14 = const offset_of!(abi::UserContext, r14),
+    )
+}
+
+/// Makes a context whole of which [`save_message`] has saved the most, the call number excepted.
+///
+/// In: the context right above the return address. Changes RAX. Flags are kept.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
+unsafe extern "C" fn complete() {
+    naked_asm!(
+        "mov rax, [rsp + 8 + {rip}]",
+        "mov [rsp + 8 + {rcx}], rax",
+        "mov rax, [rsp + 8 + {rflags}]",
+        "mov [rsp + 8 + {r11}], rax",
+        "mov qword ptr [rsp + 8 + {ss}], {user_data}",
+        "mov qword ptr [rsp + 8 + {cs}], {user_code}",
+        "mov qword ptr [rsp + 8 + {error}], 0",
+        "mov qword ptr [rsp + 8 + {vector_place}], {vector}",
+        "ret",
+        rip = const frame::RIP,
+        rflags = const frame::RFLAGS,
+        rcx = const offset_of!(abi::UserContext, rcx),
+        r11 = const offset_of!(abi::UserContext, r11),
+        ss = const offset_of!(abi::UserContext, ss),
+        cs = const frame::CS,
+        error = const offset_of!(abi::UserContext, error_code),
+        vector_place = const frame::VECTOR,
+        user_data = const USER_DATA,
+        user_code = const USER_CODE64,
+        vector = const VECTOR_SYSCALL,
+    )
+}
+
+/// The ways out for a thread that was waiting for a message: with that message in its registers. `$badge` and `$reply` bring these into
+/// RDI and R15; `$settle` is for when the sender's context is needed no more.
+macro_rules! leave {
+    ($label:literal, $badge:literal, $reply:literal, $settle:literal $(, $settled:ident = const $mask:expr)?) => {
+        naked_asm!(
+            "cmp dword ptr gs:[{pending}], 0",
+            "jne 2f",
+            $badge,
+            $reply,
+            "mov rdx, [rsi + {rdx}]",
+            "mov r10, [rsi + {r10}]",
+            "mov r8, [rsi + {r8}]",
+            "mov r9, [rsi + {r9}]",
+            "mov r12, [rsi + {r12}]",
+            "mov r13, [rsi + {r13}]",
+            "mov rsi, [rsi + {rsi}]",
+            $settle,
+            "mov rbx, [rcx + {rbx}]",
+            "mov rbp, [rcx + {rbp}]",
+            "mov rsp, [rcx + {rsp}]",
+            "mov r11, [rcx + {rflags}]",
+            "mov rcx, [rcx + {rip}]",
+            "xor eax, eax",
+            "xor r14d, r14d",
+            concat!(".globl ", $label),
+            concat!($label, ":"),           // as at `switchyard_sysret`
+            "swapgs",
+            "sysretq",
+            "2:",
+            "lea rsp, [rcx - {bytes}]",
+            $badge,
+            $reply,
+            "mov [rcx + {r15}], r15",
+            "mov [rcx + {rdi}], rdi",
+            "mov qword ptr [rcx + {r14}], 0",
+            "mov qword ptr [rcx + {rax}], 0",
+            "mov rdi, [rsi + {rsi}]",
+            "mov [rcx + {rsi}], rdi",
+            "mov rdi, [rsi + {rdx}]",
+            "mov [rcx + {rdx}], rdi",
+            "mov rdi, [rsi + {r10}]",
+            "mov [rcx + {r10}], rdi",
+            "mov rdi, [rsi + {r8}]",
+            "mov [rcx + {r8}], rdi",
+            "mov rdi, [rsi + {r9}]",
+            "mov [rcx + {r9}], rdi",
+            "mov rdi, [rsi + {r12}]",
+            "mov [rcx + {r12}], rdi",
+            "mov rdi, [rsi + {r13}]",
+            "mov [rcx + {r13}], rdi",
+            $settle,
+            "jmp switchyard_message_in_context",
+            pending = const cpu_offset::PENDING,
+            bytes = const frame::BYTES,
+            rax = const place(offset_of!(abi::UserContext, rax)),
+            rsi = const place(offset_of!(abi::UserContext, rsi)),
+            rdi = const place(offset_of!(abi::UserContext, rdi)),
+            rdx = const place(offset_of!(abi::UserContext, rdx)),
+            r8 = const place(offset_of!(abi::UserContext, r8)),
+            r9 = const place(offset_of!(abi::UserContext, r9)),
+            r10 = const place(offset_of!(abi::UserContext, r10)),
+            r12 = const place(offset_of!(abi::UserContext, r12)),
+            r13 = const place(offset_of!(abi::UserContext, r13)),
+            r14 = const place(offset_of!(abi::UserContext, r14)),
+            r15 = const place(offset_of!(abi::UserContext, r15)),
+            rbx = const place(offset_of!(abi::UserContext, rbx)),
+            rbp = const place(offset_of!(abi::UserContext, rbp)),
+            rip = const place(frame::RIP),
+            rsp = const place(frame::RSP),
+            rflags = const place(frame::RFLAGS),
+            $($settled = const $mask,)?
+        )
+    };
+}
+
+/// The way out of one who receives a call.
+///
+/// In: RSI the top of the sender's kernel stack, below which its context lies, with the message in it; RCX that of the thread that goes on,
+/// this CPU's current one; RDX the badge, R8 the reply. RSP on any kernel stack. Out: user mode, registers as [`abi::register`] says of
+/// a receive. If anything is due first, the message is written into the context, and it leaves by that.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
+pub(crate) unsafe extern "C" fn leave_with_call() -> ! {
+    leave!("switchyard_sysret_call", "mov rdi, rdx", "mov r15, r8", "")
+}
+
+/// The way out of one who is answered.
+///
+/// In and out as [`leave_with_call`], but for badge and reply, which are none; and in: RAX a word whose bit 1 is cleared when the sender's context is needed no more.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
+pub(crate) unsafe extern "C" fn leave_with_answer() -> ! {
+    leave!("switchyard_sysret_answer", "xor edi, edi", "xor r15d, r15d", "and byte ptr [rax], {settled}", settled = const !2_i8)
+}
+
+/// Where a field of a context is from its end, which is the top of the stack.
+const fn place(offset: usize) -> isize {
+    offset as isize - frame::BYTES as isize
+}
 
 /// The entry of `syscall` from 64-bit code.
 ///
@@ -56,7 +237,7 @@ pub(super) unsafe extern "C" fn entry() {
         "switchyard_syscall_entered:",      // from `isolated::syscall_entry`, if user mode has tables of its own
         "mov rsp, gs:[{stack_top}]",
         "cmp rax, {short_calls}",
-        "jae 5f",
+        "jae 4f",
         "and eax, {short_mask}",    // also where the branch was guessed wrongly: no call through what lies behind the table
 
         // A short call. Nothing comes in on this stack meanwhile, so that places below RSP may be written. No register is at hand: a run
@@ -105,6 +286,50 @@ pub(super) unsafe extern "C" fn entry() {
         push_general!(),
         "mov rdi, rsp",
         "call {exit}",
+        "jmp 7f",
+
+        // A call that may go straight to its partner. ZF: it is the first long one, `call`.
+        "4:",
+        "je 8f",
+        "cmp rax, {reply_recv_number}",
+        "jne 5f",
+        save_message!(),
+        "jnz 3f",
+        "mov rdx, r15",
+        "call {reply_recv}",
+        "jmp 2f",
+        "8:",
+        save_message!(),
+        "jnz 4f",
+        "call {call}",
+
+        // It went to its partner, and was woken another way than by its partner's going straight back. The answer, or an error, is in
+        // the context.
+        ".globl switchyard_message_in_context",
+        "switchyard_message_in_context:",   // from `leave_with_message` as well
+        "2:",
+        "mov qword ptr [rsp + {number}], {no_call}",
+        "call {complete}",
+        "mov rdi, rsp",
+        "call {woken}",
+        "jmp 7f",
+
+        // It has a deadline, or is single-stepped.
+        "3:",
+        "mov eax, {reply_recv_number}",
+        "jmp 9f",
+        "4:",
+        "mov eax, {call_number}",
+        "9:",
+        "mov [rsp + {saved_r14}], r14",
+
+        // It goes the long way: the context is made whole, and it is a call as any other.
+        ".globl switchyard_long_way",
+        "switchyard_long_way:",             // from `go_the_long_way`
+        "mov [rsp + {number}], rax",
+        "call {complete}",
+        "mov rdi, rsp",
+        "call {handler}",
         "jmp 7f",
 
         // Any other call.
@@ -156,6 +381,24 @@ pub(super) unsafe extern "C" fn entry() {
         no_call = const NO_CALL as i32,
         room = const frame::MIDDLE - 8,
         handler = sym hooks::system_call,
+        call_number = const abi::Call::Call as u64,
+        reply_recv_number = const abi::Call::ReplyRecv as u64,
+        call = sym hooks::direct_call,
+        reply_recv = sym hooks::direct_reply_recv,
+        complete = sym complete,
+        woken = sym hooks::woken,
+        saved_rdi = const offset_of!(abi::UserContext, rdi),
+        saved_rsi = const offset_of!(abi::UserContext, rsi),
+        saved_rdx = const offset_of!(abi::UserContext, rdx),
+        saved_r8 = const offset_of!(abi::UserContext, r8),
+        saved_r9 = const offset_of!(abi::UserContext, r9),
+        saved_r10 = const offset_of!(abi::UserContext, r10),
+        saved_r12 = const offset_of!(abi::UserContext, r12),
+        saved_r13 = const offset_of!(abi::UserContext, r13),
+        saved_r14 = const offset_of!(abi::UserContext, r14),
+        saved_r15 = const offset_of!(abi::UserContext, r15),
+        saved_rbx = const offset_of!(abi::UserContext, rbx),
+        saved_rbp = const offset_of!(abi::UserContext, rbp),
         exit = sym hooks::short_call_exit,
         bytes = const frame::BYTES,
         rsp = const frame::RSP,

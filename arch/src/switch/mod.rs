@@ -11,6 +11,7 @@
 //! | `state.rs` | a thread as the switch knows it |
 //! | `selectors.rs` | selectors and bases |
 //! | `short.rs` | the same switch for threads that have little to carry |
+//! | `direct.rs` | the same for a message to one that waits for it, straight into user mode |
 //!
 //! What most threads don't have costs most switches nothing: the words of both threads' [`Extras`](crate::extras::Extras) and the four
 //! selector registers are or-ed together, and only if anything is set the long way is taken ([`switch_extras`]).
@@ -18,6 +19,7 @@
 //! What may go wrong: a base or selector that is not saved is another thread's afterwards; a kernel stack's top that is not
 //! changed lets the next entry write over another thread's stack.
 
+mod direct;
 mod selectors;
 mod short;
 mod state;
@@ -25,6 +27,7 @@ mod state;
 use core::arch::naked_asm;
 use core::ptr;
 
+pub use direct::{Delivery, go_on_in, hand_over, long_way, returns_directly};
 pub use selectors::{complete_context, set_current_fs_base, set_current_tls};
 use selectors::{exchange_bases, exchange_bases_by_msr, load_segments, save_segments};
 pub(crate) use selectors::{load_segments_of, save_segments_of};

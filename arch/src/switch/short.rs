@@ -32,9 +32,13 @@ pub fn frame_here() {
 
 /// What a switch has to carry besides bases and general registers: kinds of extras, and in the upper half the kernel's marks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
 pub struct Concerns(u64);
 
 impl Concerns {
+    /// Nothing.
+    pub const NONE: Concerns = Concerns(0);
+
     /// Nothing: [`switch_plainly`] will do.
     #[inline(always)]
     pub fn are_none(self) -> bool {
@@ -51,6 +55,32 @@ impl Concerns {
     #[inline(always)]
     pub fn are_few(self) -> bool {
         self.0 & !u64::from(extras::FPU | extras::BASES_BY_MSR) == 0
+    }
+
+    /// None but a change of spaces that takes more than most; bases are exchanged already.
+    #[inline(always)]
+    pub(super) fn of_spaces(self) -> Concerns {
+        Concerns(u64::from(extras::IDLE))
+    }
+
+    #[inline(always)]
+    pub(super) fn are_of_spaces(self) -> bool {
+        self.0 == u64::from(extras::IDLE)
+    }
+
+    /// As a number, to go on in another function with.
+    #[inline(always)]
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The opposite of [`bits`](Self::bits).
+    ///
+    /// # Safety
+    /// The number comes from there.
+    #[inline(always)]
+    pub unsafe fn from_bits(bits: u64) -> Concerns {
+        Concerns(bits)
     }
 
     #[inline(always)]

@@ -29,7 +29,7 @@ use crate::tlb::Space;
 #[repr(C)]
 pub struct ThreadState {
     /// Stack pointer while the thread is not running. First, where [`exchange_stacks`](super::exchange_stacks) expects it.
-    rsp: Cell<u64>,
+    pub(super) rsp: Cell<u64>,
     /// Top of its kernel stack; the thread's user context lies right below.
     pub(super) stack_top: u64,
     /// Its address space.

@@ -2,10 +2,16 @@
 //!
 //! An endpoint holds no message. Either senders wait in it, or receivers, or nobody; whoever comes second moves the
 //! message straight between the two threads.
+//!
+//! A receiver that is the only one to wait stands in no queue but in a place of its own, which needs no lock (see [`sched::Lone`]): so
+//! it is with nearly every server.
 
+use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use abi::{Badge, Deadline, Error, Handle, Rights};
+use spin::relax::RelaxStrategy as _;
+
+use abi::{Badge, Deadline, Error, Handle};
 
 use super::Flow;
 use super::notification::Notification;
@@ -14,11 +20,13 @@ use super::transfer::{self, Carried, take_handles};
 use super::wait::WaitOn;
 use crate::object::{AnyObject, Capability, Object, Section, Slab};
 use crate::schedule;
-use crate::sync::{Mutex, level};
+use crate::sync::{Guard, Mutex, Relax, level};
 use crate::thread::{Thread, ThreadPtr};
 
 /// An endpoint.
 pub struct Endpoint {
+    /// A receiver that waits alone: then nobody is in the queues.
+    lone: sched::Lone<ThreadPtr>,
     queues: Mutex<{ level::ENDPOINT }, Queues>,
     /// Handles with the right to receive, in all processes. At 0 nobody will ever receive again.
     receivers: AtomicU32,
@@ -27,6 +35,41 @@ pub struct Endpoint {
 struct Queues {
     senders: sched::List<ThreadPtr>,
     receivers: sched::List<ThreadPtr>,
+}
+
+/// The queues, as long as the lock is held.
+struct Open<'a> {
+    lone: &'a sched::Lone<ThreadPtr>,
+    queues: Guard<'a, { level::ENDPOINT }, Queues>,
+}
+
+impl Deref for Open<'_> {
+    type Target = Queues;
+    fn deref(&self) -> &Queues {
+        &self.queues
+    }
+}
+
+impl DerefMut for Open<'_> {
+    fn deref_mut(&mut self) -> &mut Queues {
+        &mut self.queues
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let left = if !self.queues.senders.is_empty() {
+            sched::Left::More
+        } else if self.queues.receivers.is_empty() {
+            sched::Left::Nobody
+        } else if let Some(receiver) = self.queues.receivers.only() {
+            self.queues.receivers.pop_front();
+            sched::Left::One(receiver)
+        } else {
+            sched::Left::More
+        };
+        self.lone.open(left);
+    }
 }
 
 static SLAB: Slab<Endpoint> = Slab::new();
@@ -45,6 +88,7 @@ impl Endpoint {
     /// An endpoint that nobody knows yet.
     pub const fn new() -> Endpoint {
         Endpoint {
+            lone: sched::Lone::new(),
             queues: Mutex::new(Queues {
                 senders: sched::List::new(),
                 receivers: sched::List::new(),
@@ -78,7 +122,7 @@ impl Endpoint {
         deadline: Deadline,
     ) -> Result<Flow, Error> {
         let tag = transfer::tag_of(current)?;
-        let mut queues = self.queues.lock();
+        let mut queues = self.lock();
         if self.receivers.load(Ordering::Acquire) == 0 {
             return Err(Error::PeerClosed);
         }
@@ -121,7 +165,7 @@ impl Endpoint {
 
     /// Receives a message, or what the bound notification brings.
     ///
-    /// The caller has reserved table slots for the handles that `current` takes and one for the reply.
+    /// The caller has reserved table slots for the handles that `current` takes, and one for the reply unless it has one for what it holds.
     ///
     /// # Errors
     /// [`Error::PeerClosed`], or [`Error::TimedOut`] for a deadline of 0.
@@ -139,7 +183,7 @@ impl Endpoint {
                 transfer::finish_notified(current, bits);
                 return Ok(Flow::Done);
             }
-            let mut queues = self.queues.lock();
+            let mut queues = self.lock();
             if self.receivers.load(Ordering::Acquire) == 0 {
                 return Err(Error::PeerClosed);
             }
@@ -197,9 +241,60 @@ impl Endpoint {
         }
     }
 
+    /// The receiver that waits alone, which nobody holds: it may be gone at any moment, but not its memory.
+    #[cfg(target_os = "none")]
+    #[inline(always)]
+    pub(super) fn lone_receiver(&self) -> Option<ThreadPtr> {
+        self.lone.waiting()
+    }
+
+    /// Takes that receiver out of its wait; false if it is gone. For its home.
+    #[cfg(target_os = "none")]
+    #[inline(always)]
+    pub(super) fn take_lone_receiver(&self, receiver: ThreadPtr) -> bool {
+        let taken = self.lone.take(receiver);
+        if taken {
+            receiver.get().wait.set_here(WaitOn::Nothing);
+        }
+        taken
+    }
+
+    /// Lets the running thread wait alone, if nobody else waits here and `act` succeeds; else nothing is done. Nobody touches the thread until
+    /// bit 1 of the word that is returned is cleared.
+    #[cfg(target_os = "none")]
+    #[inline(always)]
+    pub(super) fn receive_alone(
+        &self,
+        current: ThreadPtr,
+        act: impl FnOnce() -> bool,
+    ) -> Option<*mut usize> {
+        if !self.lone.enter(current) {
+            return None;
+        }
+        // Who takes away the last right to receive looks here afterwards.
+        if self.receivers.load(Ordering::Acquire) == 0 || !act() {
+            self.lone.withdraw();
+            return None;
+        }
+        current.get().wait.set_here(WaitOn::Receiving(self));
+        Some(self.lone.settling())
+    }
+
+    /// Takes the lock, with all who wait in the queues.
+    fn lock(&self) -> Open<'_> {
+        let mut queues = self.queues.lock();
+        if let Some(receiver) = self.lone.close(Relax::relax) {
+            queues.receivers.push_back(receiver);
+        }
+        Open {
+            lone: &self.lone,
+            queues,
+        }
+    }
+
     /// Takes a thread out of the queue that `on` names, if it is still there.
     pub(super) fn take_out(&self, thread: &Thread, on: WaitOn) -> bool {
-        let mut queues = self.queues.lock();
+        let mut queues = self.lock();
         if thread.wait.on() != on {
             return false;
         }
@@ -218,7 +313,7 @@ impl Endpoint {
 
     fn wake_all(&self, error: Error) {
         loop {
-            let mut queues = self.queues.lock();
+            let mut queues = self.lock();
             let Some(thread) = queues
                 .senders
                 .pop_front()
@@ -240,13 +335,13 @@ impl Default for Endpoint {
     }
 }
 
-/// Puts the right to answer into the receiver's table, into the slot that it reserved.
+/// Gives the receiver the right to answer: to hold, if it has a slot for that, else into the slot of its table that it reserved.
 fn install_reply(caller: ThreadPtr, receiver: &Thread, stamp: u64) -> Handle {
-    let capability = Capability::new(
-        AnyObject::Reply(ReplyTarget::new(caller, stamp)),
-        Rights::TRANSFER | Rights::QUERY,
-        Badge(0),
-    );
+    if receiver.held.has_slot() {
+        return receiver.held.deliver(caller, stamp);
+    }
+    let target = ReplyTarget::new(caller.as_ptr(), stamp);
+    let capability = Capability::of_reply(AnyObject::Reply(target));
     receiver.wait.reserved.fetch_sub(1, Ordering::Relaxed);
     receiver.process().table.lock().insert_reserved(capability)
 }

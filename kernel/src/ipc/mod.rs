@@ -8,6 +8,8 @@
 //! or notification's queue) or under the thread's own (the wait for a reply). Whoever has taken it out writes the
 //! result into its saved registers and then makes it ready. So a message, a deadline and a kill may race, and one wins.
 
+#[cfg(target_os = "none")]
+mod direct;
 mod endpoint;
 mod notification;
 mod reply;
@@ -17,8 +19,12 @@ mod wait;
 #[cfg(test)]
 mod tests;
 
+#[cfg(target_os = "none")]
+pub(crate) use direct::Known;
 pub use endpoint::Endpoint;
 pub use notification::Notification;
+#[cfg(any(test, target_os = "none"))]
+pub(crate) use reply::close;
 pub use reply::{ReplyTarget, reply};
 pub use wait::{Wait, WaitOn, cancel};
 

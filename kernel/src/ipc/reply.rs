@@ -3,15 +3,18 @@
 //! A reply names the calling thread and the number of its call, the *stamp* of the thread's slot. Slots are never given
 //! back and stamps only grow, so a reply whose call has ended (answered, timed out, killed) is recognised without keeping
 //! the caller alive and without counting references on the way of every call.
+//!
+//! The right lies in the process's table, or is held by the thread that received the call (see [`Held`](crate::thread::Held)).
 
 use abi::{Error, Handle, Tag};
 
 use super::transfer::{self, Carried, Posted};
-use crate::object::{AnyObject, Borrowed, HandleTable, Section, stamp_of};
+use crate::object::{AnyObject, Borrowed, Capability, HandleTable, Section, stamp_of};
 use crate::schedule;
 use crate::thread::{Thread, ThreadPtr};
 
 /// A call that waits for its answer.
+#[derive(Clone, Copy)]
 pub struct ReplyTarget {
     caller: *const Thread,
     stamp: u64,
@@ -23,11 +26,20 @@ unsafe impl Send for ReplyTarget {}
 unsafe impl Sync for ReplyTarget {}
 
 impl ReplyTarget {
-    /// The right to answer the call `stamp` of `caller`.
-    pub(super) fn new(caller: ThreadPtr, stamp: u64) -> ReplyTarget {
-        ReplyTarget {
-            caller: caller.as_ptr(),
-            stamp,
+    /// The right to answer the call `stamp` of `caller`, which points to a thread's slot.
+    pub(crate) fn new(caller: *const Thread, stamp: u64) -> ReplyTarget {
+        ReplyTarget { caller, stamp }
+    }
+
+    /// The right behind a handle, whether the table has it or a thread.
+    ///
+    /// # Errors
+    /// [`Error::WrongObject`]; [`Error::BadHandle`] if it has just been used.
+    pub(super) fn of(object: &AnyObject, handle: Handle) -> Result<ReplyTarget, Error> {
+        match object {
+            AnyObject::Reply(target) => Ok(*target),
+            AnyObject::Held(thread) => thread.get().held.target(handle).ok_or(Error::BadHandle),
+            _ => Err(Error::WrongObject),
         }
     }
 
@@ -63,19 +75,49 @@ impl ReplyTarget {
 /// [`Error::BadArgument`] (tag), [`Error::HandlesRefused`], or what taking the handles gave: no handle has left the table.
 pub fn reply(current: &Thread, handle: Handle, section: &Section) -> Result<ThreadPtr, Error> {
     let mut table = current.process().table.lock();
-    let AnyObject::Reply(target) = table.get(handle)?.object() else {
-        return Err(Error::WrongObject);
-    };
-    let (stamp, caller) = (target.stamp, target.caller(section));
-    let answer = answer(current, &mut table, caller, stamp);
-    let used = table.remove(handle);
+    let target = ReplyTarget::of(table.get(handle)?.object(), handle)?;
+    let caller = target.caller(section);
+    let answer = answer(current, &mut table, caller, target.stamp);
+    let used = take_reply(current, &mut table, handle);
     drop(table);
-    // If the caller still waits, this is what ends its wait, with an error.
     drop(used);
+    if answer.is_err() {
+        // If the caller still waits, this is what ends its wait, with an error.
+        target.dropped();
+    }
     let (caller, tag, carried) = answer?;
     transfer::copy_message(current, caller.get(), tag, carried);
     transfer::finish_call(caller.get());
     Ok(ThreadPtr::new(caller.get()))
+}
+
+/// Takes a right to answer out of the table, or from the thread that holds it; `None` if it is not there any more.
+///
+/// From another thread it can't be taken while that may run: it finds that the caller is gone.
+pub(super) fn take_reply(
+    current: &Thread,
+    table: &mut HandleTable,
+    handle: Handle,
+) -> Option<Capability> {
+    if let AnyObject::Held(thread) = table.get(handle).ok()?.object() {
+        let target = thread.get().held.target(handle)?;
+        if *thread == ThreadPtr::new(current) {
+            current.held.use_up();
+        }
+        Some(Capability::of_reply(AnyObject::Reply(target)))
+    } else {
+        table.remove(handle).ok()
+    }
+}
+
+/// `handle_close`.
+///
+/// # Errors
+/// [`Error::BadHandle`].
+pub(crate) fn close(current: &Thread, handle: Handle) -> Result<(), Error> {
+    let removed = take_reply(current, &mut current.process().table.lock(), handle);
+    // Only now that the table is open again: its end may take other locks.
+    removed.map(drop).ok_or(Error::BadHandle)
 }
 
 /// Takes the caller out of its wait and the message's handles out of the table; both or neither.
@@ -98,5 +140,5 @@ fn answer<'s>(
     if !caller.take_awaiting(Some(stamp)) {
         return Err(Error::CallerGone);
     }
-    Ok((caller, tag, posted.take(table)))
+    Ok((caller, tag, posted.take(current, table)))
 }

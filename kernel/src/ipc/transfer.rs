@@ -11,6 +11,7 @@ use abi::ipc_area::MAX_HANDLES;
 use abi::register::{RECEIVED_MESSAGE, RECEIVED_NOTIFICATION};
 use abi::{Error, Handle, Rights, Tag};
 
+use super::reply::take_reply;
 use crate::object::{AnyObject, Capability, HandleTable};
 use crate::thread::Thread;
 
@@ -51,7 +52,10 @@ impl Posted {
         }
         for (index, &posted) in handles[..count].iter().enumerate() {
             let capability = table.get(posted)?;
-            let is_reply = matches!(capability.object(), AnyObject::Reply(_));
+            let is_reply = matches!(
+                capability.object(),
+                AnyObject::Reply(_) | AnyObject::Held(_)
+            );
             if tag.moves(index) {
                 if handles[..count]
                     .iter()
@@ -70,11 +74,11 @@ impl Posted {
     }
 
     /// Takes them out of the table in which they were checked, or copies them, as the sender wants it.
-    pub(super) fn take(self, table: &mut HandleTable) -> Carried {
+    pub(super) fn take(self, sender: &Thread, table: &mut HandleTable) -> Carried {
         let mut carried = Carried::NONE;
         for (index, &posted) in self.handles[..self.tag.handles()].iter().enumerate() {
             carried.capabilities[index] = if self.tag.moves(index) {
-                table.remove(posted).ok()
+                take_reply(sender, table, posted)
             } else {
                 let held = table.get(posted).ok();
                 held.and_then(|capability| capability.duplicate(capability.rights()).ok())
@@ -93,7 +97,7 @@ pub(super) fn take_handles(
     table: &mut HandleTable,
     tag: Tag,
 ) -> Result<Carried, Error> {
-    Ok(Posted::check(sender, table, tag)?.take(table))
+    Ok(Posted::check(sender, table, tag)?.take(sender, table))
 }
 
 /// Writes a message into a receiver that was taken out of its queue: tag, words, bytes, handles.
@@ -102,7 +106,7 @@ pub(super) fn take_handles(
 pub(super) fn copy_message(sender: &Thread, receiver: &Thread, tag: Tag, carried: Carried) {
     let from = sender.registers();
     let to = receiver.registers_mut();
-    to.rsi = tag.0;
+    to.rsi = tag.received().0;
     to.rdx = from.rdx;
     to.r10 = from.r10;
     to.r8 = from.r8;

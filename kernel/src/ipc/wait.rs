@@ -92,7 +92,20 @@ impl Wait {
 
     /// Notes what the thread waits for from now on.
     pub(crate) fn set(&self, on: WaitOn) {
-        let word = match on {
+        self.on.store(Self::word(on), Ordering::SeqCst);
+    }
+
+    /// The same on the thread's home, where nobody can be about to cancel the wait, so that the order of this and other words does not
+    /// matter.
+    #[cfg(target_os = "none")]
+    #[inline(always)]
+    pub(crate) fn set_here(&self, on: WaitOn) {
+        self.on.store(Self::word(on), Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn word(on: WaitOn) -> u64 {
+        match on {
             WaitOn::Nothing => NOTHING,
             WaitOn::Sending(endpoint) => endpoint as u64 | SENDING,
             WaitOn::Receiving(endpoint) => endpoint as u64 | RECEIVING,
@@ -100,8 +113,7 @@ impl Wait {
             WaitOn::Notification(notification) => notification as u64 | NOTIFICATION,
             WaitOn::Sleep => SLEEP,
             WaitOn::Thread(thread) => thread as u64 | THREAD,
-        };
-        self.on.store(word, Ordering::SeqCst);
+        }
     }
 
     /// Handles that the wait takes.

@@ -9,7 +9,7 @@ use crate::ipc::{Endpoint, Notification, ReplyTarget};
 use crate::irq::Irq;
 use crate::memory::object::MemoryObject;
 use crate::process::Process;
-use crate::thread::Thread;
+use crate::thread::{Thread, ThreadPtr};
 
 /// An object, by its kind.
 pub enum Object {
@@ -17,6 +17,8 @@ pub enum Object {
     Endpoint(Ref<Endpoint>),
     /// The right to answer one call.
     Reply(ReplyTarget),
+    /// The same, as long as the thread that received the call has it by itself, and this is the slot that is lent to it.
+    Held(ThreadPtr),
     /// A notification.
     Notification(Ref<Notification>),
     /// A memory object.
@@ -40,7 +42,7 @@ impl Object {
     pub const fn kind(&self) -> ObjectKind {
         match self {
             Object::Endpoint(_) => ObjectKind::Endpoint,
-            Object::Reply(_) => ObjectKind::Reply,
+            Object::Reply(_) | Object::Held(_) => ObjectKind::Reply,
             Object::Notification(_) => ObjectKind::Notification,
             Object::Memory(_) => ObjectKind::Memory,
             Object::Process(_) => ObjectKind::Process,
@@ -56,7 +58,7 @@ impl Object {
     fn duplicate(&self) -> Result<Object, Error> {
         Ok(match self {
             Object::Endpoint(object) => Object::Endpoint(object.clone()),
-            Object::Reply(_) => return Err(Error::NoRight),
+            Object::Reply(_) | Object::Held(_) => return Err(Error::NoRight),
             Object::Notification(object) => Object::Notification(object.clone()),
             Object::Memory(object) => Object::Memory(object.clone()),
             Object::Process(object) => Object::Process(object.clone()),
@@ -95,6 +97,11 @@ impl Capability {
             rights,
             badge,
         }
+    }
+
+    /// A capability to a right to answer, or to where a thread has one.
+    pub(crate) fn of_reply(reply: Object) -> Capability {
+        Capability::new(reply, Rights::TRANSFER | Rights::QUERY, Badge(0))
     }
 
     /// The object.

@@ -4,7 +4,7 @@ mod capability;
 pub mod quiescent;
 mod reference;
 mod slab;
-mod table;
+pub(crate) mod table;
 
 pub use capability::{Capability, Object as AnyObject};
 pub use quiescent::Section;

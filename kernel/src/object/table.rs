@@ -6,20 +6,27 @@
 //! The table grows by frames and never shrinks before its end. Receivers reserve the slots that a message may
 //! need before they wait, so that a transfer can't fail half-way and a sender can't fill somebody's table.
 //!
+//! A slot may be *lent* to a thread of the process, for the replies that it is given one after the other: then the thread has the
+//! slot's generation, and raises it without this table's lock (see [`Held`](crate::thread::Held)).
+//!
 //! What may go wrong: dropping a capability may run an object's last-reference code, which takes other locks. So nothing is
 //! dropped under the table's lock: what comes out is handed to the caller.
 
 use abi::{Error, Handle};
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use arch::addr::PhysAddr;
 use arch::memory::phys_to_virt;
 
-use super::capability::Capability;
+use super::capability::{Capability, Object};
 use crate::memory::frames;
+use crate::thread::ThreadPtr;
 
 /// One slot.
 struct Slot {
-    /// The generation of the handle that is or will next be valid; 0: the slot is retired.
-    generation: u32,
+    /// The generation of the handle that is or will next be valid; 0: the slot is retired, or lent to a thread. Written under the lock,
+    /// read without it by whoever has looked the slot up before ([`Spot`]).
+    generation: AtomicU32,
     /// Next free slot, while this one is free.
     next_free: u32,
     capability: Option<Capability>,
@@ -84,10 +91,26 @@ impl HandleTable {
         let slot = self.slot(handle.index()).ok_or(Error::BadHandle)?;
         // SAFETY: slots below `self.slots` are initialised; `&self` gives shared access.
         let slot = unsafe { &*slot };
-        match &slot.capability {
-            Some(capability) if slot.generation == handle.generation() => Ok(capability),
-            _ => Err(Error::BadHandle),
+        let capability = slot.capability.as_ref().ok_or(Error::BadHandle)?;
+        let is_named = match slot.generation.load(Ordering::Relaxed) {
+            0 => {
+                matches!(capability.object(), Object::Held(thread) if thread.get().held.names(handle))
+            }
+            generation => generation == handle.generation(),
+        };
+        if is_named {
+            Ok(capability)
+        } else {
+            Err(Error::BadHandle)
         }
+    }
+
+    /// Where the slot of a good handle is, so that a later look need not come here.
+    #[cfg(target_os = "none")]
+    pub fn spot(&self, handle: Handle) -> Option<Spot> {
+        let slot = self.slot(handle.index())?;
+        // SAFETY: as in `get`.
+        Some(Spot(unsafe { &raw const (*slot).generation }))
     }
 
     /// Puts a capability in.
@@ -145,12 +168,13 @@ impl HandleTable {
         let slot = self.slot(index).ok_or(Error::BadHandle)?;
         // SAFETY: slots below `self.slots` are initialised; `&mut self` gives exclusive access.
         let slot = unsafe { &mut *slot };
-        if slot.generation != handle.generation() {
+        let generation = *slot.generation.get_mut();
+        if generation != handle.generation() || generation == 0 {
             return Err(Error::BadHandle);
         }
         let capability = slot.capability.take().ok_or(Error::BadHandle)?;
-        slot.generation = slot.generation.wrapping_add(1);
-        if slot.generation == 0 {
+        *slot.generation.get_mut() = generation.wrapping_add(1);
+        if generation == u32::MAX {
             // Used up: the slot stays out of the free list for ever, and counts as a handle in use.
         } else {
             slot.next_free = self.first_free;
@@ -158,6 +182,63 @@ impl HandleTable {
             self.free += 1;
         }
         Ok(capability)
+    }
+
+    /// Lends a slot to `thread`, of this table's process. Gives the slot's index and the generation that it is in.
+    ///
+    /// It counts as reserved.
+    ///
+    /// # Errors
+    /// [`Error::QuotaExceeded`] or [`Error::NoMemory`].
+    pub fn lend(&mut self, thread: ThreadPtr) -> Result<(u32, u32), Error> {
+        self.reserve(1)?;
+        let index = self.first_free;
+        let Some(slot) = self.slot(index) else {
+            unreachable!("the free list holds slots of the table")
+        };
+        // SAFETY: as in `remove`.
+        let slot = unsafe { &mut *slot };
+        self.first_free = slot.next_free;
+        slot.capability = Some(Capability::of_reply(Object::Held(thread)));
+        Ok((index, core::mem::take(slot.generation.get_mut())))
+    }
+
+    /// Takes a lent slot back. `generation` is the last that its thread has used.
+    pub fn take_back(&mut self, index: u32, generation: u32) {
+        let next_free = self.first_free;
+        let slot = self.lent(index);
+        *slot.generation.get_mut() = generation.wrapping_add(1);
+        slot.capability = None;
+        slot.next_free = next_free;
+        if generation == u32::MAX {
+            // Used up, as in `remove`.
+            self.free -= 1;
+        } else {
+            self.first_free = index;
+        }
+        self.reserved -= 1;
+    }
+
+    /// Makes an ordinary handle of a lent slot: that of `generation`.
+    pub fn keep(&mut self, index: u32, generation: u32, capability: Capability) {
+        let slot = self.lent(index);
+        *slot.generation.get_mut() = generation;
+        slot.capability = Some(capability);
+        self.reserved -= 1;
+        self.free -= 1;
+    }
+
+    /// # Panics
+    /// If the slot is not lent: a kernel bug.
+    fn lent(&mut self, index: u32) -> &mut Slot {
+        let slot = self.slot(index);
+        // SAFETY: as in `remove`.
+        let slot = slot.map(|slot| unsafe { &mut *slot });
+        slot.filter(|slot| {
+            let held = slot.capability.as_ref().map(Capability::object);
+            slot.generation.load(Ordering::Relaxed) == 0 && matches!(held, Some(Object::Held(_)))
+        })
+        .expect("the slot was lent")
     }
 
     /// Takes out any capability at or after slot `from`, for the end of a process; `None` when there is none, or when `looks` slots were
@@ -169,8 +250,10 @@ impl HandleTable {
             let slot = self.slot(index)?;
             // SAFETY: as in `remove`.
             let slot = unsafe { &*slot };
-            if slot.capability.is_some() {
-                return self.remove(Handle::new(index, slot.generation)).ok();
+            let generation = slot.generation.load(Ordering::Relaxed);
+            // What is lent goes with its thread.
+            if generation != 0 && slot.capability.is_some() {
+                return self.remove(Handle::new(index, generation)).ok();
             }
             *from += 1;
         }
@@ -187,7 +270,7 @@ impl HandleTable {
         self.first_free = slot.next_free;
         self.free -= 1;
         slot.capability = Some(capability);
-        Handle::new(index, slot.generation)
+        Handle::new(index, *slot.generation.get_mut())
     }
 
     fn ensure_free(&mut self, wanted: u32) -> Result<(), Error> {
@@ -221,7 +304,7 @@ impl HandleTable {
         let slots: *mut Slot = phys_to_virt(frame).cast();
         for offset in (0..more).rev() {
             let slot = Slot {
-                generation: 1,
+                generation: AtomicU32::new(1),
                 next_free: self.first_free,
                 capability: None,
             };
@@ -249,6 +332,30 @@ impl HandleTable {
                     .add(index as usize % SLOTS_PER_FRAME),
             )
         }
+    }
+}
+
+/// The place of a slot's generation. It is valid as long as the table, so for all threads of the table's process.
+#[cfg(target_os = "none")]
+#[derive(Clone, Copy)]
+pub struct Spot(*const AtomicU32);
+
+#[cfg(target_os = "none")]
+impl Spot {
+    /// No place: in no generation that a handle may have.
+    pub const NOWHERE: Spot = {
+        static NOWHERE: AtomicU32 = AtomicU32::new(u32::MAX);
+        Spot(&raw const NOWHERE)
+    };
+
+    /// Whether the slot is still in this generation: the handle that was looked up here names what it named then.
+    ///
+    /// # Safety
+    /// The table lives.
+    #[inline(always)]
+    pub unsafe fn is_in(self, generation: u32) -> bool {
+        // SAFETY: slots stay where they are until the table's end.
+        unsafe { (*self.0).load(Ordering::Acquire) == generation }
     }
 }
 

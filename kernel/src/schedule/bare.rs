@@ -242,6 +242,13 @@ fn keep_turn(cpu: &Cpu, current: &Thread, now: u64) {
     cpu.turn_began.set(now);
 }
 
+/// The running thread goes on after a wait that it began by the direct way (`ipc/direct.rs`).
+pub fn go_on() {
+    if let Some(current) = cpu::this().current() {
+        end_block(current);
+    }
+}
+
 #[inline]
 fn end_block(current: ThreadPtr) {
     current.get().marks().forget_cancel();

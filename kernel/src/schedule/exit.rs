@@ -182,6 +182,7 @@ pub fn leave_thread() -> ! {
     if let Some(notification) = thread.set_bound(None) {
         notification.unbind();
     }
+    thread.drop_held();
     // The thread keeps it alive, also over the preemption points that its end may have.
     let process = thread.process();
     // SAFETY: the thread does not go back to user mode.

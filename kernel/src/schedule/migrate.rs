@@ -72,6 +72,7 @@ fn give(cpu: &Cpu, thread: ThreadPtr, to: u32, transit: Transit) {
     thread.get().migrations.add(1);
     thread.get().marks().misplace(false);
     thread.get().transit.set(transit);
+    thread.get().poised.set(core::ptr::null());
     thread.get().home.leave_for(to);
     send(cpu, thread, to);
 }

@@ -4,17 +4,14 @@ use abi::info::HandleInfo;
 use abi::{Badge, Error, Rights};
 
 use super::Caller;
-use crate::ipc::{Endpoint, Notification};
+use crate::ipc::{self, Endpoint, Notification};
 use crate::memory::user;
 use crate::object::{AnyObject, Ref, Section};
 use crate::process::Process;
 
 /// `handle_close`.
 pub(super) fn close(caller: Caller) -> Result<(), Error> {
-    let removed = caller.process().table.lock().remove(caller.handle(0))?;
-    // Only now that the table is open again: its end may take other locks.
-    drop(removed);
-    Ok(())
+    ipc::close(caller.thread(), caller.handle(0))
 }
 
 /// `handle_duplicate`.

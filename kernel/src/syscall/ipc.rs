@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use abi::{Deadline, Error, Handle, Rights};
+use abi::{Deadline, Error, Handle, Rights, Tag};
 
 use super::{Caller, Outcome};
 use crate::ipc::{self, Endpoint, Flow, Notification, WaitOn};
@@ -20,15 +20,25 @@ fn go_on(caller: Caller, flow: Flow, deadline: Deadline, section: &mut Section) 
     Outcome::Written
 }
 
-/// Reserves the table slots that a wait may fill: the posted handles, and `more` for the reply.
-fn reserve(caller: Caller, more: u32) -> Result<(), Error> {
+/// Reserves the table slots that a wait may fill, one for each handle that the thread says it takes; and notes whether it is poised.
+///
+/// `takes`: it takes any at all.
+fn reserve(caller: Caller, takes: bool, deadline: Deadline) -> Result<(), Error> {
     let thread = caller.thread();
-    let accept = thread.area.accept();
-    if accept + more > 0 {
-        caller.process().table.lock().reserve(accept + more)?;
+    let accept = if takes { thread.area.accept() } else { 0 };
+    if accept > 0 {
+        caller.process().table.lock().reserve(accept)?;
     }
     thread.wait.set_accept(accept);
-    thread.wait.reserved.store(accept + more, Ordering::Relaxed);
+    thread.wait.reserved.store(accept, Ordering::Relaxed);
+    let is_poised = accept == 0
+        && deadline == Deadline::NEVER
+        && arch::switch::returns_directly(thread.registers());
+    thread.poised.set(if is_poised {
+        core::ptr::from_ref(arch::cpu::block()).cast()
+    } else {
+        core::ptr::null()
+    });
     Ok(())
 }
 
@@ -45,7 +55,7 @@ pub(super) fn call(caller: Caller, section: &mut Section) -> Result<Outcome, Err
     let deadline = caller.deadline();
     let flow = {
         let (endpoint, badge) = caller.find::<Endpoint>(caller.handle(0), Rights::SEND, section)?;
-        reserve(caller, 0)?;
+        reserve(caller, takes_handles(caller), deadline)?;
         endpoint.send(caller.thread(), badge, true, deadline)
     };
     finish(caller, flow, deadline, section)
@@ -56,6 +66,7 @@ pub(super) fn send(caller: Caller, section: &mut Section) -> Result<Outcome, Err
     let deadline = caller.deadline();
     let flow = {
         let (endpoint, badge) = caller.find::<Endpoint>(caller.handle(0), Rights::SEND, section)?;
+        caller.thread().poised.set(core::ptr::null());
         endpoint.send(caller.thread(), badge, false, deadline)
     };
     finish(caller, flow, deadline, section)
@@ -64,13 +75,24 @@ pub(super) fn send(caller: Caller, section: &mut Section) -> Result<Outcome, Err
 /// `recv`.
 pub(super) fn recv(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
     let deadline = caller.deadline();
-    let flow = receive(caller, deadline, section);
+    let flow = receive(caller, true, deadline, section);
     finish(caller, flow, deadline, section)
 }
 
-fn receive(caller: Caller, deadline: Deadline, section: &Section) -> Result<Flow, Error> {
+/// What the tag in a thread's registers says of its receive half.
+fn takes_handles(caller: Caller) -> bool {
+    Tag(caller.thread().registers().rsi).takes_handles()
+}
+
+fn receive(
+    caller: Caller,
+    takes: bool,
+    deadline: Deadline,
+    section: &Section,
+) -> Result<Flow, Error> {
     let (endpoint, _) = caller.find::<Endpoint>(caller.handle(0), Rights::RECEIVE, section)?;
-    reserve(caller, 1)?;
+    caller.thread().expect_reply()?;
+    reserve(caller, takes, deadline)?;
     endpoint.receive(caller.thread(), caller.thread().bound(), deadline, section)
 }
 
@@ -101,18 +123,23 @@ pub(super) fn reply(caller: Caller, section: &mut Section) -> Result<(), Error> 
 pub(super) fn reply_recv(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
     let deadline = caller.deadline();
     let handle = Handle(caller.thread().registers().r15);
+    let takes = takes_handles(caller);
+    let just_receive = |section: &mut Section| {
+        let flow = receive(caller, takes, deadline, section);
+        finish(caller, flow, deadline, section)
+    };
     if handle.is_none() {
-        return recv(caller, section);
+        return just_receive(section);
     }
     // A bad endpoint is found out before the answer is given away.
     caller.find::<Endpoint>(caller.handle(0), Rights::RECEIVE, section)?;
     let answered = match ipc::reply(caller.thread(), handle, section) {
         Ok(answered) => answered,
         // A server must not be stopped by a client that gave up.
-        Err(Error::CallerGone) => return recv(caller, section),
+        Err(Error::CallerGone) => return just_receive(section),
         Err(error) => return Err(error),
     };
-    match receive(caller, deadline, section) {
+    match receive(caller, takes, deadline, section) {
         Ok(Flow::Block) => Ok(go_on(caller, Flow::SwitchTo(answered), deadline, section)),
         other => {
             schedule::make_ready(answered);

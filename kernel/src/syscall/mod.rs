@@ -16,7 +16,7 @@ mod short;
 mod system;
 mod thread;
 
-use abi::{Call, Error};
+use abi::{Call, Deadline, Error, UserContext};
 
 use crate::cpu;
 use crate::object::Section;
@@ -39,6 +39,16 @@ pub fn enter() {
         perform(current);
         schedule::exit_work();
     }
+}
+
+/// A thread that waited by the direct way was woken; its status and results are in its context.
+pub fn woken(context: &mut UserContext) {
+    if context.rax != 0 {
+        // Kept, as all else: it had no deadline, which is why it is saved nowhere.
+        context.r14 = Deadline::NEVER.0;
+    }
+    schedule::go_on();
+    schedule::exit_work();
 }
 
 /// Runs the system call in the registers of the current thread. Status and results are in them then.

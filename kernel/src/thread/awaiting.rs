@@ -35,6 +35,31 @@ impl Thread {
         stamp
     }
 
+    /// [`begin_awaiting`](Self::begin_awaiting) on the thread's home.
+    #[cfg(target_os = "none")]
+    #[inline(always)]
+    pub(crate) fn begin_awaiting_here(&self) -> u64 {
+        let stamp = self.stamp().load(Ordering::Relaxed) + 1;
+        debug_assert!(waits(stamp), "a thread waits for one reply at a time");
+        self.wait.set_here(WaitOn::Reply);
+        self.stamp().store(stamp, Ordering::Release);
+        stamp
+    }
+
+    /// [`take_awaiting`](Self::take_awaiting) on the thread's home.
+    #[cfg(target_os = "none")]
+    #[inline(always)]
+    pub(crate) fn take_awaiting_here(&self, stamp: u64) -> bool {
+        let taken = self
+            .stamp()
+            .compare_exchange(stamp, stamp + 1, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok();
+        if taken {
+            self.wait.set_here(WaitOn::Nothing);
+        }
+        taken
+    }
+
     /// Whether it waits for the reply to the call `stamp`. It may do so no more when the answer is there.
     pub(crate) fn awaits(&self, stamp: u64) -> bool {
         self.stamp().load(Ordering::Acquire) == stamp

@@ -6,6 +6,7 @@
 
 mod area;
 mod awaiting;
+mod held;
 mod machine;
 mod marks;
 mod pointer;
@@ -22,12 +23,15 @@ use abi::info::ThreadState;
 use abi::{Error, Priority, UserContext};
 
 pub use area::IpcArea;
+pub(crate) use held::Held;
 pub use machine::Machine;
 pub(crate) use marks::Marks;
 pub use pointer::ThreadPtr;
 pub(crate) use rest::{Rest, Until, UntilCell};
 
 use crate::counter::{Counter, Lasting};
+#[cfg(target_os = "none")]
+use crate::ipc::Known;
 use crate::ipc::{Notification, Wait};
 use crate::memory::space::Space;
 use crate::object::{Object, Ref, Slab};
@@ -69,6 +73,15 @@ pub struct Thread {
     /// The address space that it runs in and the number of its IPC area there; the kernel's own tests have none.
     space: Option<(Ref<Space>, u32)>,
     pub(crate) wait: Wait,
+    pub(crate) held: Held,
+    /// The CPU (its block) on which it waits so that its partner may go straight into user mode for it (`ipc/direct.rs`); null: it does not.
+    pub(crate) poised: Cell<*const ()>,
+    /// The endpoint that it called last. Its own.
+    #[cfg(target_os = "none")]
+    pub(crate) callee: Known,
+    /// The endpoint at which it received last. Its own.
+    #[cfg(target_os = "none")]
+    pub(crate) served: Known,
     /// Its process; it keeps it alive.
     process: Ref<Process>,
     /// Unique since boot.
@@ -167,6 +180,12 @@ impl Thread {
             area,
             space,
             wait: Wait::new(),
+            held: Held::new(),
+            poised: Cell::new(core::ptr::null()),
+            #[cfg(target_os = "none")]
+            callee: Known::nothing(),
+            #[cfg(target_os = "none")]
+            served: Known::nothing(),
             process,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             home: sched::Home::nowhere(),
@@ -383,6 +402,8 @@ impl Thread {
         &self,
         notification: Option<Ref<Notification>>,
     ) -> Option<Ref<Notification>> {
+        #[cfg(target_os = "none")]
+        self.served.forget();
         // SAFETY: as for `bound`; no borrow of it is alive in another call.
         unsafe { core::mem::replace(&mut *self.bound.get(), notification) }
     }

@@ -19,7 +19,7 @@ use abi::{Badge, Deadline, Error, Handle, Priority, Rights, Tag, UserContext};
 use arch::memory::phys_to_virt;
 
 use super::{IpcArea, Machine, Thread, ThreadPtr, ask};
-use crate::ipc::{Endpoint, Flow, Notification, WaitOn, cancel, reply};
+use crate::ipc::{Endpoint, Flow, Notification, WaitOn, cancel, close, reply};
 use crate::memory::account::Account;
 use crate::memory::space::Mode;
 use crate::memory::testing;
@@ -284,9 +284,7 @@ impl Program {
 
     /// `handle_close`.
     pub(crate) fn close(&self, handle: Handle) -> Result<(), Error> {
-        let removed = self.process().table.lock().remove(handle)?;
-        drop(removed);
-        Ok(())
+        close(&self.thread, handle)
     }
 
     /// The rights of a handle, if it names something.
@@ -458,6 +456,7 @@ impl Program {
         if let Some(notification) = self.thread.set_bound(None) {
             notification.unbind();
         }
+        self.thread.drop_held();
         self.thread.set_state(ThreadState::Ended);
         drop(self.process().remove_thread(&self.thread));
     }

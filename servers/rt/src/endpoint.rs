@@ -7,7 +7,7 @@
 use abi::{Badge, Call, Deadline, Error, Rights, Tag};
 
 use crate::handle::object;
-use crate::message::{accept, unload};
+use crate::message::{accept, accept_after, unload};
 use crate::sys::{self, IpcRegisters};
 use crate::{AsHandle, Event, Handle, Message, OwnedHandle, Plain, Received, Result};
 
@@ -67,7 +67,7 @@ impl Endpoint {
             ..EMPTY
         };
         message.load(&mut registers)?;
-        accept(handles);
+        accept_after(&mut registers, handles);
         // SAFETY: touches only the registers and this thread's IPC area.
         sys::check(unsafe { sys::ipc(Call::Call as u64, &mut registers) })?;
         message.sent();
@@ -91,7 +91,6 @@ impl Endpoint {
             deadline: deadline.0,
             reply: 0,
         };
-        accept(0);
         // SAFETY: touches only the registers and this thread's IPC area.
         sys::check(unsafe { sys::ipc(Call::Call as u64, &mut registers) })?;
         Ok(Plain {
@@ -151,7 +150,7 @@ impl Endpoint {
             ..EMPTY
         };
         message.load(&mut registers)?;
-        accept(handles);
+        accept_after(&mut registers, handles);
         // The kernel uses the reply up, whatever comes of it.
         let _ = reply.into_handle().into_raw();
         // SAFETY: touches only the registers and this thread's IPC area.

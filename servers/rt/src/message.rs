@@ -161,6 +161,14 @@ pub(crate) fn accept(handles: usize) {
     unsafe { (*sys::area()).accept = handles.min(MAX_HANDLES) as u64 };
 }
 
+/// The same for a call that sends first: its tag says whether there is anything to look at.
+pub(crate) fn accept_after(registers: &mut IpcRegisters, handles: usize) {
+    if handles > 0 {
+        registers.tag = Tag(registers.tag).taking_handles().0;
+        accept(handles);
+    }
+}
+
 /// Takes what a receive left in the registers and the IPC area.
 pub(crate) fn unload(registers: &IpcRegisters) -> Event {
     if registers.deadline == RECEIVED_NOTIFICATION {

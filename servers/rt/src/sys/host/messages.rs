@@ -52,7 +52,11 @@ std::thread_local! {
     static BOUND: Cell<u64> = const { Cell::new(0) };
 }
 
-fn accept() -> usize {
+/// How many handles this thread takes, if any.
+fn accept(takes: bool) -> usize {
+    if !takes {
+        return 0;
+    }
     // SAFETY: this thread's own area.
     (unsafe { (*area()).accept } as usize).min(MAX_HANDLES)
 }
@@ -97,7 +101,7 @@ fn transfer(table: &mut Table, content: &mut Content) -> Result<(), Error> {
 /// Puts a message that came into the registers and this thread's area.
 fn put(registers: &mut IpcRegisters, content: &Content, badge: u64, reply: u64) {
     registers.handle = badge;
-    registers.tag = content.tag.0;
+    registers.tag = content.tag.received().0;
     registers.words = content.words;
     registers.deadline = RECEIVED_MESSAGE;
     registers.reply = reply;
@@ -126,9 +130,12 @@ fn submit(registers: &IpcRegisters, wants_reply: bool) -> Result<Option<Content>
         return Err(Error::PeerClosed);
     }
     let caller = table.new_id();
-    table
-        .callers
-        .insert(caller, Caller::Waiting { accept: accept() });
+    table.callers.insert(
+        caller,
+        Caller::Waiting {
+            accept: accept(Tag(registers.tag).takes_handles()),
+        },
+    );
     let pending = Pending {
         caller,
         badge: entry.badge,
@@ -171,7 +178,8 @@ pub(super) fn send(registers: &IpcRegisters) -> Result<(), Error> {
     submit(registers, false).map(|_| ())
 }
 
-pub(super) fn recv(registers: &mut IpcRegisters) -> Result<(), Error> {
+/// `takes`: it takes as many handles as the area says.
+pub(super) fn recv(registers: &mut IpcRegisters, takes: bool) -> Result<(), Error> {
     let mut table = table();
     let Object::Endpoint(endpoint) = table.find(registers.handle, Rights::RECEIVE)?.object else {
         return Err(Error::WrongObject);
@@ -194,7 +202,7 @@ pub(super) fn recv(registers: &mut IpcRegisters) -> Result<(), Error> {
             .get_mut(&endpoint)
             .and_then(VecDeque::pop_front)
         {
-            let carried = if pending.content.handles.len() > accept() {
+            let carried = if pending.content.handles.len() > accept(takes) {
                 Err(Error::HandlesRefused)
             } else {
                 transfer(&mut table, &mut pending.content)

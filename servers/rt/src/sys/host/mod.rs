@@ -141,7 +141,7 @@ pub(super) unsafe fn ipc(number: u64, registers: &mut IpcRegisters) -> u64 {
     let result = match Call::from_number(number) {
         Some(Call::Call) => messages::call(&mut out),
         Some(Call::Send) => messages::send(&out),
-        Some(Call::Recv) => messages::recv(&mut out),
+        Some(Call::Recv) => messages::recv(&mut out, true),
         Some(Call::Reply) => messages::reply(&out),
         Some(Call::ReplyRecv) => {
             let answered = if out.reply == 0 {
@@ -149,7 +149,8 @@ pub(super) unsafe fn ipc(number: u64, registers: &mut IpcRegisters) -> u64 {
             } else {
                 messages::reply(&out)
             };
-            answered.and_then(|()| messages::recv(&mut out))
+            let takes = abi::Tag(out.tag).takes_handles();
+            answered.and_then(|()| messages::recv(&mut out, takes))
         }
         _ => Err(Error::UnknownCall),
     };

@@ -243,7 +243,7 @@ fn keep_turn(cpu: &Cpu, current: &Thread, now: u64) {
 }
 
 /// The running thread goes on after a wait that it began by the direct way (`ipc/direct.rs`).
-pub fn go_on() {
+pub fn after_wait() {
     if let Some(current) = cpu::this().current() {
         end_block(current);
     }

@@ -23,7 +23,7 @@ mod place;
 #[cfg(target_os = "none")]
 mod wake;
 #[cfg(target_os = "none")]
-pub use bare::{block, go_on, is_running, reschedule, switch_directly, yield_now};
+pub use bare::{after_wait, block, is_running, reschedule, switch_directly, yield_now};
 #[cfg(target_os = "none")]
 pub use clock::{open_gates_at, retime, timer_interrupt};
 #[cfg(target_os = "none")]

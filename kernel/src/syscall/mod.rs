@@ -47,7 +47,7 @@ pub fn woken(context: &mut UserContext) {
         // Kept, as all else: it had no deadline, which is why it is saved nowhere.
         context.r14 = Deadline::NEVER.0;
     }
-    schedule::go_on();
+    schedule::after_wait();
     schedule::exit_work();
 }
 

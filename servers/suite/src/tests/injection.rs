@@ -15,7 +15,7 @@ use core::arch::x86_64::__cpuid_count;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use rt::process::Mode;
-use rt::{Endpoint, Memory, Notification, Plain, Process, Protection, thread, time};
+use rt::{AsHandle, Endpoint, Memory, Notification, Plain, Process, Protection, thread, time};
 
 use super::faults::faulted;
 use super::tests;
@@ -148,6 +148,8 @@ fn sleeps_end_although_something_comes_before_the_halt(world: &'static World) ->
 struct Traveller {
     seed: u64,
     server: Endpoint,
+    /// A server whose partner goes straight to it and back.
+    direct: Endpoint,
 }
 
 impl Traveller {
@@ -163,7 +165,19 @@ impl Traveller {
                 let _ = received.reply.map(|reply| reply.answer(answer));
             }
         })?;
-        Ok(Traveller { seed, server })
+        let straight = Endpoint::create()?;
+        let direct = straight.mint(rt::Badge(super::direct::BADGE), abi::Rights::SEND)?;
+        thread::Builder::new().cpu(cpu).spawn(move || {
+            let answered = super::direct::answer_all(straight.handle(), seed);
+            // The caller hears of it: it gets an error for an answer.
+            drop(straight);
+            answered
+        })?;
+        Ok(Traveller {
+            seed,
+            server,
+            direct,
+        })
     }
 
     /// Lap after lap until told to stop. Returns how many.
@@ -266,7 +280,7 @@ impl Traveller {
                 .call_plain(message, time::after(Duration::from_mins(1)))
         );
         same!(answer.words, words.map(|word| !word));
-        Ok(())
+        super::direct::calls(self.direct.handle(), 34, self.seed ^ round << 40)
     }
 
     /// A thread's first way out, and its end.
@@ -280,7 +294,7 @@ impl Traveller {
 
 /// Programs that end by a fault on each kind of way in: invalid instruction, breakpoint, single step over each kind of entry.
 fn children() -> Verdict {
-    let cases: [(&[u8], FaultKind); 7] = [
+    let cases: [(&[u8], FaultKind); 9] = [
         // A stack segment that goes bad in the kernel: `iretq` faults (see `segments.rs`).
         (
             code!(
@@ -308,6 +322,33 @@ fn children() -> Verdict {
                 "pushfq",
                 "or dword ptr [rsp], 0x100",
                 "xor eax, eax",
+                "popfq",
+                "syscall",
+                "nop",
+                "ud2"
+            ),
+            FaultKind::Debug,
+        ),
+        // The calls that may go straight to a partner: not if they are stepped over.
+        (
+            code!(
+                "pushfq",
+                "or dword ptr [rsp], 0x100",
+                "mov eax, 4",
+                "mov r14, -1",
+                "popfq",
+                "syscall",
+                "nop",
+                "ud2"
+            ),
+            FaultKind::Debug,
+        ),
+        (
+            code!(
+                "pushfq",
+                "or dword ptr [rsp], 0x100",
+                "mov eax, 8",
+                "mov r14, -1",
                 "popfq",
                 "syscall",
                 "nop",

@@ -6,6 +6,7 @@ mod calls;
 mod clones;
 mod compat;
 mod contexts;
+mod direct;
 mod faults;
 mod fpu;
 mod fpu_cost;
@@ -61,6 +62,7 @@ pub const ALL: &[&[Test]] = &[
     interrupts::TESTS,
     messages::TESTS,
     ipc::TESTS,
+    direct::TESTS,
     notifications::TESTS,
     processes::TESTS,
     threads::TESTS,

@@ -120,6 +120,7 @@ pub fn call_reply_handle(starter: &Starter) -> rt::Result<Cost> {
     let endpoint = endpoint.handle().0;
     let area = sys::area();
     let moving = Tag::new(0).with_handles(1, 1).0;
+    let taking = Tag::new(0).taking_handles().0;
     let (status, failed) = (core::cell::Cell::new(0), core::cell::Cell::new(0));
     let held = core::cell::Cell::new(Notification::create()?.into_handle().into_raw().0);
     let cost = measure_then(
@@ -133,8 +134,7 @@ pub fn call_reply_handle(starter: &Starter) -> rt::Result<Cost> {
             // SAFETY: as above.
             unsafe {
                 (*area).accept = 1;
-                failed.set(failed.get() | calls::call(endpoint, 0).0);
-                (*area).accept = 0;
+                failed.set(failed.get() | calls::call(endpoint, taking).0);
                 held.set((*area).handles_in[0]);
             }
         },

@@ -156,11 +156,11 @@ pub fn use_fpu() {
     }
 }
 
-/// Answers every call with the tag that `act` makes of the call's, in one system call each.
+/// Answers every call with the tag that `act` makes of the call's, in one system call each; the tag of the first receive is that for 0.
 #[inline(always)]
 fn answer(endpoint: u64, mut act: impl FnMut(u64) -> u64) {
     let mut received = Received::default();
-    let mut tag = 0;
+    let mut tag = act(0);
     loop {
         // SAFETY: reads and writes the thread's own IPC area alone, to which no reference is held.
         received = unsafe { calls::reply_recv(endpoint, tag, received.reply) };
@@ -194,17 +194,21 @@ fn answer_words(endpoint: u64) {
 fn hold_handles(endpoint: u64) {
     let area = sys::area();
     let mut held = 0;
+    let taking = Tag::new(0).taking_handles();
     // SAFETY: the calling thread's own area, which nobody else names.
     unsafe { (*area).accept = 1 };
     answer(endpoint, |tag| {
         // SAFETY: as above, and the kernel is done with it.
         unsafe {
-            if Tag(tag).handles() == 0 {
-                (*area).handles_out[0] = held;
-                Tag::new(0).with_handles(1, 1).0
-            } else {
+            if Tag(tag).handles() != 0 {
                 held = (*area).handles_in[0];
-                0
+                taking.0
+            } else if held != 0 {
+                (*area).handles_out[0] = core::mem::take(&mut held);
+                taking.with_handles(1, 1).0
+            } else {
+                // Before the first call.
+                taking.0
             }
         }
     });

@@ -297,6 +297,17 @@ calls! {
     ///
     /// Errors: BadArgument, NotSupported.
     SystemPower = 97, "system_power";
+    /// `(system, set of trace::TraceKind)`: note these kinds from now on, on each CPU in a buffer of its own, and no others; 0 ends it.
+    /// There is one trace for all who ask. Noted switches are slower. Right QUERY.
+    ///
+    /// Errors: BadArgument, NoMemory.
+    SystemTrace = 98, "system_trace";
+    /// `(system, cpu, number, pointer, bytes) -> rdi records written, rsi next number, rdx lost`: read what a CPU has noted, as
+    /// trace::TraceRecord, from a number on: 0 is the first since boot, one ahead of all means from now on. What was overwritten is
+    /// counted as lost. Right QUERY.
+    ///
+    /// Errors: OutOfRange.
+    SystemTraceRead = 99, "system_trace_read";
 
     /// `(thread, flags: 1 to end its wait)`, `r14` deadline: let it, after ending its wait with
     /// [`Error::Cancelled`](crate::Error::Cancelled) if it has one and that is asked for,

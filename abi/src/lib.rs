@@ -31,6 +31,7 @@ pub mod segment;
 pub mod start;
 mod tag;
 mod time;
+pub mod trace;
 
 pub use call::{Call, SHORT_CALLS};
 pub use context::{ContextPart, DebugRegisters, FaultKind, UserContext, Watch, Width};

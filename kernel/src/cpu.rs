@@ -20,6 +20,7 @@ use crate::memory::{PAGE_BYTES, kernel_space};
 use crate::object::quiescent::Seen;
 use crate::schedule::SERVE_VECTOR;
 use crate::thread::{Thread, ThreadPtr};
+use crate::trace;
 
 /// Pages of each IST stack.
 const IST_PAGES: u64 = 2;
@@ -51,6 +52,8 @@ pub struct Cpu {
     pub(crate) armed: Cell<u64>,
     /// When interrupts that are held back are to be let in, in absolute nanoseconds; `u64::MAX`: there are none. Its own.
     pub(crate) gates_open_ns: Cell<u64>,
+    /// What it notes of what it does.
+    pub(crate) trace: trace::Ring,
     /// Ticks of the time-stamp counter in a whole turn. Its own.
     pub(crate) quantum: Cell<u64>,
     /// Threads that belong here and are not blocked.
@@ -188,6 +191,7 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
             turn_began: Cell::new(0),
             armed: Cell::new(u64::MAX),
             gates_open_ns: Cell::new(u64::MAX),
+            trace: trace::Ring::new(),
             quantum: Cell::new(0),
             load: Counter::new(),
             started: AtomicU64::new(0),

@@ -32,6 +32,7 @@ pub mod schedule;
 pub mod symbols;
 pub mod sync;
 pub mod thread;
+mod trace;
 
 #[cfg(target_os = "none")]
 pub mod cpu;

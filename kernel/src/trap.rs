@@ -5,6 +5,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use abi::info::ThreadEnd;
+use abi::trace::TraceKind;
 use abi::{Error, FaultKind, UserContext};
 use arch::cpu::{halt_forever, skip_halt};
 use arch::paging::Access;
@@ -18,7 +19,7 @@ use crate::object::Section;
 use crate::process::Ending;
 use crate::schedule::{self, RESCHEDULE_VECTOR, SERVE_VECTOR};
 use crate::thread::{Thread, ThreadPtr};
-use crate::{boot, cpu, irq, panic, syscall};
+use crate::{boot, cpu, irq, panic, syscall, trace};
 
 const PAGE_FAULT: u64 = 14;
 const DEBUG: u64 = 1;
@@ -183,6 +184,9 @@ pub(crate) fn tell_of_machine_check() {
 fn interrupt(vector: u64) {
     let Some(cpu) = cpu::try_this() else { return };
     cpu.interrupts.add(1);
+    if trace::is_noted(TraceKind::Interrupt) {
+        trace::interrupt(cpu, vector);
+    }
     match vector as u8 {
         apic::SPURIOUS_VECTOR => return,
         apic::TIMER_VECTOR => schedule::timer_interrupt(),
@@ -292,6 +296,14 @@ pub(crate) fn deliver_debug_trap(thread: &Thread) {
 
 /// A fault of a user program ends that program, with a report.
 fn user_fault(context: &mut UserContext) {
+    if trace::is_noted(TraceKind::Fault) {
+        let about = if context.vector == PAGE_FAULT {
+            context.cr2
+        } else {
+            context.rip
+        };
+        trace::fault(context, about);
+    }
     if context.vector == PAGE_FAULT && page_fault(context, true) {
         return;
     }

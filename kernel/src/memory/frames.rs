@@ -136,7 +136,7 @@ pub(super) fn allocate_run(
 }
 
 /// Gives back what [`allocate_run`] gave.
-pub(super) fn free_run(start: PhysAddr, frames: u64) {
+pub(crate) fn free_run(start: PhysAddr, frames: u64) {
     let freed = FRAMES.lock().free_run(start.as_u64() / PAGE_BYTES, frames);
     debug_assert!(freed.is_ok(), "frames at {start:?} are not held");
 }

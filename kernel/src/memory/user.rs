@@ -41,7 +41,8 @@ plain!(
     abi::info::MemoryInfo,
     abi::info::FramebufferInfo,
     abi::info::MachineInfo,
-    abi::irq::IrqInfo
+    abi::irq::IrqInfo,
+    abi::trace::TraceRecord
 );
 
 impl UserSlice {

@@ -10,6 +10,7 @@
 use core::sync::atomic::Ordering;
 
 use abi::Deadline;
+use abi::trace::TraceKind;
 use arch::cpu::{CpuBlock, Pending};
 use arch::switch::{
     Concerns, Switched, ThreadState, concerns, frame_here, switch_by_msrs, switch_plainly,
@@ -25,6 +26,7 @@ use crate::cpu::{self, Cpu};
 use crate::object::Section;
 use crate::sync;
 use crate::thread::{Thread, ThreadPtr};
+use crate::trace;
 
 /// The running thread gives its turn to the others of its priority.
 ///
@@ -306,6 +308,9 @@ fn switch_to_idle(cpu: &Cpu, previous: ThreadPtr, now: u64) -> Switched {
     previous.get().run_time.end(now);
     cpu.idle_time.begin(now);
     cpu.switches.add(1);
+    if trace::is_noted(TraceKind::Switch) {
+        trace::idle(cpu);
+    }
     // SAFETY: as in `switch_threads`; the idle thread is this CPU's own.
     unsafe { switch_to(&previous.get().machine.state, &cpu.idle) }
 }
@@ -333,6 +338,7 @@ fn come(cpu: &Cpu, next: ThreadPtr, now: u64) -> &'static ThreadState {
         arm(cpu, cpu.turn_end(thread));
     }
     if thread.marks().any() {
+        trace::switch(cpu, thread);
         aside::come(cpu, thread, now);
     }
     &thread.machine.state

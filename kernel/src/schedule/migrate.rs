@@ -7,12 +7,14 @@
 
 use core::sync::atomic::Ordering;
 
+use abi::trace::TraceKind;
 use sched::{CpuLoad, CpuPicker, IdleSet, busiest};
 
 use super::clock::arm_for_deadline;
 use super::wake::{enqueue, interrupt, send};
 use crate::cpu::{self, Cpu};
 use crate::thread::{ThreadPtr, Transit};
+use crate::trace;
 
 /// Ready threads that are looked at to find one that may run on an idle CPU.
 const LOOKED_AT: usize = 16;
@@ -68,6 +70,10 @@ fn give(cpu: &Cpu, thread: ThreadPtr, to: u32, transit: Transit) {
         cpu.current() != Some(thread),
         "a thread on its CPU can't be given away"
     );
+    if trace::is_noted(TraceKind::Migration) {
+        let ready = !matches!(transit, Transit::Off(_));
+        trace::migration(cpu, thread.get(), to, ready);
+    }
     cpu.migrations_out.add(1);
     thread.get().migrations.add(1);
     thread.get().marks().misplace(false);

@@ -8,6 +8,7 @@ use super::migrate::{PICKER, loads};
 use super::wake::send;
 use crate::cpu;
 use crate::thread::{Thread, ThreadPtr, Transit};
+use crate::trace;
 
 /// Lets a new thread run, on the least loaded CPU that it may run on.
 ///
@@ -26,6 +27,7 @@ pub fn start(thread: &Thread) -> Result<(), Error> {
             thread.set_state(ThreadState::New);
             return Err(Error::OutOfRange);
         };
+        thread.marks().trace(trace::marks_threads());
         // Nobody else knows the thread as one that runs yet.
         thread.slice.set(Slice::new(cpu.quantum.get()));
         thread.transit.set(Transit::Started);

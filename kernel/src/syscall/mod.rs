@@ -16,12 +16,14 @@ mod short;
 mod system;
 mod thread;
 
+use abi::trace::TraceKind;
 use abi::{Call, Deadline, Error, UserContext};
 
 use crate::cpu;
 use crate::object::Section;
 use crate::schedule;
 use crate::thread::ThreadPtr;
+use crate::trace;
 
 pub(crate) use caller::Caller;
 
@@ -67,6 +69,9 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
     let caller = Caller::new(current);
     let call =
         Call::from_number(current.get().registers().call_number).ok_or(Error::UnknownCall)?;
+    if trace::is_noted(TraceKind::Ipc) {
+        trace::ipc(call, caller.argument(0));
+    }
     match call {
         Call::Null | Call::Yield | Call::Signal | Call::ClockNow => {
             return Ok(short::by_context(caller));
@@ -134,6 +139,8 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::LogTake => log::take(caller)?,
         Call::SystemQuery => system::query(caller)?,
         Call::SystemPower => system::power(caller)?,
+        Call::SystemTrace => system::trace(caller)?,
+        Call::SystemTraceRead => system::read_trace(caller)?,
 
         Call::ThreadSuspend => return thread::suspend(caller, section),
         Call::ThreadResume => thread::resume(caller)?,

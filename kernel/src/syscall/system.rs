@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::info::{CpuInfo, FpuCounters, MemoryInfo, PowerAction, SystemQuery, ThreadInfo};
+use abi::trace::{TraceKind, TraceRecord};
 use abi::{Error, Rights};
 use arch::platform::{power, serial};
 use arch::time;
@@ -16,6 +17,7 @@ use crate::memory::user::{self, Plain, UserSlice};
 use crate::registry;
 use crate::schedule;
 use crate::thread::Thread;
+use crate::trace;
 
 /// Records that are gathered at a time, on the kernel stack.
 const BATCH: usize = 16;
@@ -177,6 +179,46 @@ fn memory_info() -> MemoryInfo {
         user: user * PAGE_BYTES,
         reclaimed: machine::reclaimed(),
     }
+}
+
+/// `system_trace`.
+pub(super) fn trace(caller: Caller) -> Result<(), Error> {
+    caller.demand(caller.handle(0), false, Rights::QUERY)?;
+    let kinds = u32::try_from(caller.argument(1))
+        .ok()
+        .filter(|kinds| kinds & !TraceKind::EVERY == 0)
+        .ok_or(Error::BadArgument)?;
+    trace::set(kinds)
+}
+
+/// `system_trace_read`.
+pub(super) fn read_trace(caller: Caller) -> Result<(), Error> {
+    caller.demand(caller.handle(0), false, Rights::QUERY)?;
+    let (cpu, mut number) = (caller.argument(1), caller.argument(2));
+    let (address, bytes) = (caller.argument(3), caller.argument(4));
+    UserSlice::new(address, bytes)?;
+    let size = size_of::<TraceRecord>() as u64;
+    let room = bytes / size;
+    let (mut written, mut lost) = (0, 0);
+    loop {
+        let mut batch = [TraceRecord::default(); BATCH];
+        let wanted = (room - written).min(BATCH as u64) as usize;
+        let (count, next, missed) = trace::read(cpu, number, &mut batch[..wanted])?;
+        for record in &batch[..count] {
+            user::write(address + written * size, record)?;
+            written += 1;
+        }
+        number = next;
+        lost += missed;
+        if count < wanted || wanted == 0 || written == room {
+            break;
+        }
+        schedule::preemption_point();
+    }
+    caller.set_result(0, written);
+    caller.set_result(1, number);
+    caller.set_result(2, lost);
+    Ok(())
 }
 
 /// `system_power`.

@@ -17,6 +17,8 @@ const SUSPENDED: u32 = 1 << 2;
 const MISPLACED: u32 = 1 << 3;
 /// It has a budget. Its home's.
 const BUDGETED: u32 = 1 << 4;
+/// What it does is noted in traces: it takes the long ways.
+const TRACED: u32 = 1 << 5;
 const ERROR_SHIFT: u32 = 16;
 const ERROR: u32 = u32::MAX << ERROR_SHIFT;
 
@@ -94,6 +96,13 @@ impl Marks<'_> {
     /// Whether it has a budget.
     pub(crate) fn is_budgeted(self) -> bool {
         self.has(BUDGETED)
+    }
+
+    /// What it does is noted, or is no more.
+    pub(crate) fn trace(self, on: bool) {
+        if self.has(TRACED) != on {
+            self.set(TRACED, on);
+        }
     }
 
     /// Leaves word that its wait is cancelled, for whoever has it in his hands. The latest word counts.

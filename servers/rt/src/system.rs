@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use abi::info::{CpuInfo, MachineInfo, MemoryInfo, PowerAction, SystemQuery, ThreadInfo};
+use abi::trace::TraceRecord;
 use abi::{Call, Error, Handle};
 
 use crate::handle::object;
@@ -124,6 +125,33 @@ impl System {
         Ok(Memory::from_handle(OwnedHandle::from_raw(Handle(
             values[0],
         ))))
+    }
+
+    /// Has each CPU note these kinds of what it does (a set of [`TraceKind::bit`](abi::trace::TraceKind::bit)), and no others.
+    ///
+    /// # Errors
+    /// `NoRight` without QUERY, `BadArgument` for kinds that there are not, `NoMemory`.
+    pub fn trace(&self, kinds: u32) -> Result<()> {
+        let arguments = [self.handle().0, u64::from(kinds), 0, 0, 0, 0];
+        // SAFETY: touches no memory of the caller's.
+        unsafe { sys::call(Call::SystemTrace, arguments) }.map(|_| ())
+    }
+
+    /// Reads what a CPU has noted, from a number on: 0 is the first since boot, `u64::MAX` only asks for the next. Also the number to go
+    /// on with, and how many records in between were overwritten.
+    ///
+    /// # Errors
+    /// `NoRight` without QUERY, `OutOfRange` for a CPU that there is not.
+    pub fn read_trace(&self, cpu: u32, number: u64) -> Result<(Vec<TraceRecord>, u64, u64)> {
+        const BATCH: usize = 256;
+        let mut records = alloc::vec![TraceRecord::default(); BATCH];
+        let bytes = (BATCH * size_of::<TraceRecord>()) as u64;
+        let place = records.as_mut_ptr() as u64;
+        let arguments = [self.handle().0, u64::from(cpu), number, place, bytes, 0];
+        // SAFETY: the kernel writes whole records into the vector, which has `bytes` of room; any bits make a record.
+        let [written, next, lost] = unsafe { sys::call(Call::SystemTraceRead, arguments) }?;
+        records.truncate(written as usize);
+        Ok((records, next, lost))
     }
 
     /// Powers off or restarts the machine; returns only with an error.

@@ -37,6 +37,7 @@ mod suspending;
 mod tasks;
 mod things;
 mod threads;
+mod traces;
 
 use crate::roles::Role;
 use crate::runner::Test;
@@ -76,6 +77,7 @@ pub const ALL: &[&[Test]] = &[
     suspending::TESTS,
     moving::TESTS,
     many::TESTS,
+    traces::TESTS,
     grinder::TESTS,
 ];
 

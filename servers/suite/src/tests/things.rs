@@ -206,6 +206,11 @@ const CALLS: &[(Call, &[Argument])] = &[
         &[H(Kind::System, Rights::QUERY), V(2), V(0), P, V(64)],
     ),
     (Call::SystemPower, &[H(Kind::System, Rights::POWER), V(0)]),
+    (Call::SystemTrace, &[H(Kind::System, Rights::QUERY), V(0)]),
+    (
+        Call::SystemTraceRead,
+        &[H(Kind::System, Rights::QUERY), V(0), V(0), P, V(80)],
+    ),
 ];
 
 /// One object of each kind, and our own memory for results.

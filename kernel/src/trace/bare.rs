@@ -61,7 +61,7 @@ impl Ring {
             unsafe {
                 first
                     .add(page * PAGE_BYTES as usize)
-                    .write_bytes(0, PAGE_BYTES as usize)
+                    .write_bytes(0, PAGE_BYTES as usize);
             };
             schedule::preemption_point();
         }

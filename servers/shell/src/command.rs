@@ -11,6 +11,13 @@ pub const PING_ROUNDS: u32 = 1000;
 /// Most round trips of `ping`.
 pub const MOST_PING_ROUNDS: u32 = 1_000_000;
 
+/// Milliseconds of `top`, and of `trace`, unless said.
+pub const TOP_MS: u32 = 500;
+/// See [`TOP_MS`].
+pub const TRACE_MS: u32 = 10;
+/// Most milliseconds of both.
+pub const MOST_MS: u32 = 10_000;
+
 /// A command with its arguments.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
@@ -20,6 +27,10 @@ pub enum Command {
     Cpus,
     /// Lists the threads.
     Ps,
+    /// Shows who has the CPUs for so many milliseconds.
+    Top(u32),
+    /// Shows what the CPUs do for so many milliseconds.
+    Trace(u32),
     /// Shows the memory in use.
     Mem,
     /// Times round trips to the echo server of each CPU.
@@ -51,13 +62,19 @@ pub enum Command {
 }
 
 /// All commands: name, arguments, what it does.
-pub const COMMANDS: [(&str, &str, &str); 17] = [
+pub const COMMANDS: [(&str, &str, &str); 19] = [
     ("help", "", "list the commands"),
     ("cpus", "", "CPUs: time busy, switches, interrupts, FPU"),
     (
         "ps",
         "",
         "threads of all processes: CPU, state, priority, CPU time",
+    ),
+    ("top", "[MS]", "who has the CPUs, for MS milliseconds (500)"),
+    (
+        "trace",
+        "[MS]",
+        "what the CPUs do, one by one, for MS milliseconds (10)",
     ),
     ("mem", "", "memory in use"),
     (
@@ -102,11 +119,23 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
             Err(format!("{name}: takes no arguments"))
         }
     };
+    let milliseconds = |unless_said: u32| match rest {
+        "" => Ok(unless_said),
+        _ => match rest.parse() {
+            Ok(count @ 1..=MOST_MS) => Ok(count),
+            _ => Err(format!(
+                "{name}: '{}' is not a number from 1 to {MOST_MS}",
+                short(rest)
+            )),
+        },
+    };
     match name {
         "" => Ok(None),
         "help" | "?" => alone(Command::Help),
         "cpus" => alone(Command::Cpus),
         "ps" => alone(Command::Ps),
+        "top" => Ok(Some(Command::Top(milliseconds(TOP_MS)?))),
+        "trace" => Ok(Some(Command::Trace(milliseconds(TRACE_MS)?))),
         "mem" => alone(Command::Mem),
         "ls" => alone(Command::Ls),
         "uptime" => alone(Command::Uptime),
@@ -231,6 +260,8 @@ mod tests {
     fn arguments_are_taken_apart() {
         assert_eq!(parse("  "), Ok(None));
         assert_eq!(parse(" ps  "), Ok(Some(Command::Ps)));
+        assert_eq!(parse("top"), Ok(Some(Command::Top(500))));
+        assert_eq!(parse("trace 7"), Ok(Some(Command::Trace(7))));
         assert_eq!(parse("ping"), Ok(Some(Command::Ping(1000))));
         assert_eq!(parse("ping 7"), Ok(Some(Command::Ping(7))));
         assert_eq!(parse("echo  a  b "), Ok(Some(Command::Echo("a  b".into()))));
@@ -277,6 +308,11 @@ mod tests {
             error("ping 99999999999999999999"),
             "ping: '99999999999999999999' is not a number from 1 to 1000000"
         );
+        assert_eq!(
+            error("trace 10001"),
+            "trace: '10001' is not a number from 1 to 10000"
+        );
+        assert_eq!(error("top x"), "top: 'x' is not a number from 1 to 10000");
         assert_eq!(error("ps aux"), "ps: takes no arguments");
         assert_eq!(error("cat"), "cat: which file? ('ls' lists them)");
         assert_eq!(

@@ -18,4 +18,5 @@ pub mod session;
 pub mod show;
 pub mod table;
 pub mod units;
+pub mod watch;
 pub mod world;

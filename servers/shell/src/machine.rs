@@ -11,11 +11,12 @@ use core::time::Duration;
 
 use abi::info::{CpuInfo, MachineInfo, MemoryInfo, PowerAction, ThreadInfo};
 use abi::start::init;
+use abi::trace::TraceKind;
 use rt::archive::Archive;
 use rt::interfaces::{console, echo, names, supervisor};
 use rt::{CallError, Deadline, Failure, FailureKind, Log, Memory, System, start, thread, time};
 
-use crate::world::World;
+use crate::world::{Trace, World};
 
 /// How long an answer of a server may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -161,6 +162,37 @@ impl World for Machine {
 
     fn threads(&self) -> Result<Vec<ThreadInfo>, String> {
         self.query(System::threads)
+    }
+
+    fn pause(&mut self, time: Duration) {
+        // Cut short, the figures are of a shorter time, which they say themselves.
+        let _ = time::sleep(time);
+    }
+
+    fn trace(&mut self, time: Duration) -> Result<Trace, String> {
+        self.query(|system| {
+            let mut numbers = Vec::new();
+            for cpu in system.cpus()? {
+                numbers.push((cpu.index, system.read_trace(cpu.index, u64::MAX)?.1));
+            }
+            system.trace(TraceKind::EVERY)?;
+            let slept = time::sleep(time);
+            system.trace(0)?;
+            slept?;
+            let mut trace = Trace::default();
+            for (cpu, mut number) in numbers {
+                loop {
+                    let (records, next, lost) = system.read_trace(cpu, number)?;
+                    (number, trace.lost) = (next, trace.lost + lost);
+                    if records.is_empty() {
+                        break;
+                    }
+                    trace.records.extend(records);
+                }
+            }
+            trace.records.sort_by_key(|record| record.ticks);
+            Ok(trace)
+        })
     }
 
     fn memory(&self) -> Result<MemoryInfo, String> {

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::fmt::Write;
+use core::time::Duration;
 
 use abi::info::PowerAction;
 
@@ -10,6 +11,7 @@ use crate::command::{COMMANDS, Command};
 use crate::show;
 use crate::table::{Align, Table};
 use crate::units;
+use crate::watch;
 use crate::world::World;
 
 /// Carries a command out; an error is a line for the user.
@@ -21,6 +23,15 @@ pub fn run(command: &Command, world: &mut impl World) -> Result<(), String> {
         Command::Help => help(),
         Command::Cpus => show::cpus(&world.cpus()?),
         Command::Ps => show::threads(&world.threads()?),
+        Command::Top(milliseconds) => {
+            let before = (world.cpus()?, world.threads()?);
+            world.pause(Duration::from_millis(u64::from(*milliseconds)));
+            watch::top(&before, &(world.cpus()?, world.threads()?))
+        }
+        Command::Trace(milliseconds) => {
+            let trace = world.trace(Duration::from_millis(u64::from(*milliseconds)))?;
+            watch::trace(&trace, world.machine()?.tsc_hz)
+        }
         Command::Mem => show::memory(&world.memory()?),
         Command::Ping(rounds) => return ping(*rounds, world),
         Command::Ls => ls(world)?,

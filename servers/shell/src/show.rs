@@ -124,7 +124,7 @@ fn priority(thread: &ThreadInfo) -> String {
 }
 
 /// A thread's process's name; what can't be shown of it is replaced.
-fn name(thread: &ThreadInfo) -> String {
+pub fn name(thread: &ThreadInfo) -> String {
     let bytes = &thread.name[..(thread.name_bytes as usize).min(thread.name.len())];
     printable(&String::from_utf8_lossy(bytes))
 }

@@ -5,6 +5,16 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use abi::info::{CpuInfo, MachineInfo, MemoryInfo, PowerAction, ThreadInfo};
+use abi::trace::TraceRecord;
+
+/// What the CPUs did for a while.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Trace {
+    /// What was noted, the oldest first.
+    pub records: Vec<TraceRecord>,
+    /// How much more was noted than was kept.
+    pub lost: u64,
+}
 
 /// The system as the shell sees it. An error is a line for the user.
 #[allow(
@@ -26,6 +36,10 @@ pub trait World {
     fn cpus(&self) -> Result<Vec<CpuInfo>, String>;
     /// All threads.
     fn threads(&self) -> Result<Vec<ThreadInfo>, String>;
+    /// Lets so much time pass.
+    fn pause(&mut self, time: Duration);
+    /// What the CPUs do for so long.
+    fn trace(&mut self, time: Duration) -> Result<Trace, String>;
     /// The memory.
     fn memory(&self) -> Result<MemoryInfo, String>;
     /// The machine.

@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use abi::info::{CpuInfo, FpuCounters, MachineInfo, MemoryInfo, PowerAction, ThreadInfo};
+use abi::trace::TraceRecord;
 use proptest::prelude::*;
 use shell::session::{PROMPT, Session};
-use shell::world::World;
+use shell::world::{Trace, World};
 
 #[derive(Default)]
 struct Facts {
@@ -15,6 +16,7 @@ struct Facts {
     output: String,
     powered: Option<PowerAction>,
     cleared: usize,
+    paused: Duration,
 }
 
 impl World for Facts {
@@ -86,6 +88,24 @@ impl World for Facts {
                 ..thread
             },
         ])
+    }
+    fn pause(&mut self, time: Duration) {
+        self.paused += time;
+    }
+    fn trace(&mut self, time: Duration) -> Result<Trace, String> {
+        self.paused += time;
+        let record = TraceRecord {
+            ticks: 24_000,
+            thread: 7,
+            a: 6,
+            b: 20,
+            kind: 0,
+            cpu: 1,
+        };
+        Ok(Trace {
+            records: vec![record],
+            lost: 0,
+        })
     }
     fn memory(&self) -> Result<MemoryInfo, String> {
         Ok(MemoryInfo {
@@ -296,4 +316,17 @@ fn very_long_line_does_no_harm() {
     let output = session([input.as_slice()]).output;
     assert!(output.contains(&format!("{}\n", "y".repeat(1019))));
     assert!(output.ends_with("switchyard> echo alive\nalive\nswitchyard> "));
+}
+
+#[test]
+fn top_and_trace_look_for_as_long_as_they_are_told() {
+    let world = session([&b"top 250\ntrace\n"[..]]);
+    assert_eq!(world.paused, Duration::from_millis(260));
+    let text = world.output;
+    assert!(text.contains("CPU  BUSY  SWITCHES"), "{text}");
+    assert!(
+        text.contains("switch 1, ipc 0, interrupt 0, fault 0, migration 0, lost 0\n"),
+        "{text}"
+    );
+    assert!(text.contains("after thread 6, priority 20\n"), "{text}");
 }

@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_mins(3);
 type Check = fn(&[String], u32) -> Option<String>;
 
 /// Each command, and what its answer must be.
-const SCRIPT: [(&str, Check); 16] = [
+const SCRIPT: [(&str, Check); 18] = [
     ("help", |a, _| {
         all_of(
             a,
@@ -35,6 +35,10 @@ const SCRIPT: [(&str, Check); 16] = [
     ("cpus", three_tables_of_cpus),
     ("ps", |a, _| {
         all_of(a, &["init", "console", "names", "shell"])
+    }),
+    ("top 50", |a, _| all_of(a, &["BUSY", "OF A CPU"])),
+    ("trace 20", |a, _| {
+        all_of(a, &["switch ", "interrupt", "lost"])
     }),
     ("mem", sizes_of_memory),
     ("ping 20", |a, cpus| {

@@ -177,6 +177,7 @@ impl Attributes {
     }
 
     /// The low and high flag bits of a leaf entry.
+    #[inline]
     pub(super) fn leaf_bits(self, size: PageSize) -> u64 {
         let mut flags = Flags::PRESENT;
         match self.access {

@@ -57,7 +57,12 @@ pub struct PageTables {
     root: PhysAddr,
     /// Whether user mode has a root of its own, in the frame behind.
     apart: bool,
+    /// The lowest table that was looked for last, and the first address that it maps. It is forgotten when tables are taken out.
+    recent: (u64, PhysAddr),
 }
+
+/// No table was looked for: no such address is at a table's border.
+const NOT_RECENT: (u64, PhysAddr) = (1, PhysAddr::zero());
 
 /// Level of the root table.
 const ROOT_LEVEL: u32 = 4;
@@ -69,7 +74,11 @@ impl PageTables {
     /// `root` must be a table whose present entries lead to tables, all within the direct map, and nobody else may change it
     /// while this value is used.
     pub unsafe fn from_root(root: PhysAddr) -> PageTables {
-        PageTables { root, apart: false }
+        PageTables {
+            root,
+            apart: false,
+            recent: NOT_RECENT,
+        }
     }
 
     /// The tree with two roots of which this is the kernel's; user mode's is in the frame behind.
@@ -78,7 +87,11 @@ impl PageTables {
     /// As for [`from_root`](Self::from_root), for both.
     pub unsafe fn from_roots(root: PhysAddr) -> PageTables {
         debug_assert!(root.is_aligned(2 * PAGE_BYTES));
-        PageTables { root, apart: true }
+        PageTables {
+            root,
+            apart: true,
+            recent: NOT_RECENT,
+        }
     }
 
     /// An empty tree.
@@ -89,6 +102,7 @@ impl PageTables {
         Ok(PageTables {
             root: frames.allocate_table().ok_or(MapError::NoMemory)?,
             apart: false,
+            recent: NOT_RECENT,
         })
     }
 
@@ -205,6 +219,70 @@ impl PageTables {
         Ok(())
     }
 
+    /// Maps a small page if all tables on the way are there and no page is; whether it did.
+    ///
+    /// # Safety
+    /// As for [`map`](Self::map).
+    #[inline]
+    pub unsafe fn map_simply(
+        &mut self,
+        at: VirtAddr,
+        frame: PhysAddr,
+        attributes: Attributes,
+    ) -> bool {
+        let Some(table) = self.lowest_table(at) else {
+            return false;
+        };
+        let index = index_at(at.as_u64(), 1);
+        if read(table, index) != 0 {
+            return false;
+        }
+        let bits = attributes.leaf_bits(PageSize::Size4K);
+        write(table, index, frame.as_u64() | bits);
+        true
+    }
+
+    /// Takes a small page out, if it is there; whether it was. TLBs may still hold it.
+    ///
+    /// # Safety
+    /// As for [`unmap`](Self::unmap).
+    #[inline]
+    pub unsafe fn unmap_simply(&mut self, at: VirtAddr) -> bool {
+        let Some(table) = self.lowest_table(at) else {
+            return false;
+        };
+        let index = index_at(at.as_u64(), 1);
+        let there = read(table, index) != 0;
+        if there {
+            write(table, index, 0);
+        }
+        there
+    }
+
+    /// The lowest table for an address, if there is one.
+    #[inline]
+    fn lowest_table(&mut self, address: VirtAddr) -> Option<PhysAddr> {
+        let first = address.as_u64() & !(PageSize::Size2M.bytes() - 1);
+        if self.recent.0 == first {
+            return Some(self.recent.1);
+        }
+        let table = self.find_lowest_table(address)?;
+        self.recent = (first, table);
+        Some(table)
+    }
+
+    fn find_lowest_table(&self, address: VirtAddr) -> Option<PhysAddr> {
+        let mut table = self.root;
+        for level in [4, 3, 2] {
+            let entry = read(table, index_at(address.as_u64(), level));
+            if entry == 0 || is_leaf(entry, level) {
+                return None;
+            }
+            table = address_of(entry);
+        }
+        Some(table)
+    }
+
     /// Takes one page out and tells what it was. TLBs may still hold it.
     ///
     /// # Errors
@@ -276,6 +354,7 @@ impl PageTables {
     ) -> bool {
         debug_assert!(start.is_multiple_of(PAGE_BYTES) && end.is_multiple_of(PAGE_BYTES));
         debug_assert!(end <= 1 << 47, "only the user half is ever unlinked");
+        self.recent = NOT_RECENT;
         start < end && self.unlink_in(self.root, ROOT_LEVEL, start, end, taken)
     }
 
@@ -284,6 +363,7 @@ impl PageTables {
     /// # Safety
     /// As for [`unlink`](Self::unlink).
     pub unsafe fn unlink_user_half(&mut self, taken: &mut dyn FnMut(PhysAddr, u32)) {
+        self.recent = NOT_RECENT;
         for index in 0..ENTRIES / 2 {
             let entry = read(self.root, index);
             if entry != 0 {
@@ -347,19 +427,23 @@ impl PageTables {
 }
 
 /// Bits of an address below the index into a table of `level`.
+#[inline]
 const fn shift(level: u32) -> u32 {
     12 + 9 * (level - 1)
 }
 
+#[inline]
 const fn index_at(address: u64, level: u32) -> usize {
     (address >> shift(level)) as usize & (ENTRIES - 1)
 }
 
 /// Whether a present entry of a table of `level` maps a page.
+#[inline]
 fn is_leaf(entry: u64, level: u32) -> bool {
     level == 1 || entry & Flags::HUGE_PAGE.bits() != 0
 }
 
+#[inline]
 fn address_of(entry: u64) -> PhysAddr {
     PhysAddr::new(entry & ADDRESS_MASK)
 }
@@ -388,6 +472,7 @@ fn entry_at(table: PhysAddr, index: usize) -> *mut u64 {
 }
 
 /// Reads an entry.
+#[inline]
 fn read(table: PhysAddr, index: usize) -> u64 {
     // SAFETY: `table` is a table of a tree (the promise of whoever made the tree), so its frame is in the direct map;
     // the index is below 512. Volatile, as the CPU writes accessed and dirty bits.
@@ -395,6 +480,7 @@ fn read(table: PhysAddr, index: usize) -> u64 {
 }
 
 /// Writes an entry with one store, so that page walkers see the former or the new one.
+#[inline]
 fn write(table: PhysAddr, index: usize, entry: u64) {
     // SAFETY: as in `read`; the tree is changed by one CPU at a time.
     unsafe { entry_at(table, index).write_volatile(entry) };

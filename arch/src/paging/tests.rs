@@ -308,7 +308,7 @@ proptest! {
     /// Pages around the edges of tables of all levels, against a plain map of pages.
     #[test]
     fn mapping_and_unlinking_agree_with_a_plain_map(
-        steps in prop::collection::vec((0u8..4, 0u64..24, 0u64..24), 1..120)
+        steps in prop::collection::vec((0u8..6, 0u64..24, 0u64..24), 1..120)
     ) {
         // 24 page numbers that straddle a 2 MiB, a 1 GiB and a 512 GiB border.
         let page_at = |n: u64| match n / 8 {
@@ -328,6 +328,18 @@ proptest! {
                     let expected = if model.contains_key(&page) { Err(MapError::AlreadyMapped) } else { Ok(()) };
                     prop_assert_eq!(result, expected);
                     model.entry(page).or_insert(frame);
+                }
+                4 => {
+                    let attributes = Attributes::user(Access::ReadWrite);
+                    // SAFETY: no CPU uses these tables.
+                    if unsafe { tables.map_simply(at(page), PhysAddr::new(frame), attributes) } {
+                        prop_assert_eq!(model.insert(page, frame), None);
+                    }
+                }
+                5 => {
+                    // SAFETY: as above.
+                    let there = unsafe { tables.unmap_simply(at(page)) };
+                    prop_assert_eq!(there, model.remove(&page).is_some());
                 }
                 2 => {
                     // SAFETY: no CPU uses these tables.

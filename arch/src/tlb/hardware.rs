@@ -55,6 +55,11 @@ impl Machine for Hardware {
         Hardware::block(cpu).map(CpuBlock::tlb)
     }
 
+    #[inline]
+    fn own_slot(&self) -> Option<&CpuSlot> {
+        Some(cpu::block().tlb())
+    }
+
     fn cpus(&self) -> u32 {
         OTHERS.get().map_or(0, |others| others.blocks.len() as u32)
     }

@@ -243,6 +243,11 @@ pub trait Machine {
     fn this_cpu(&self) -> CpuIndex;
     /// The slot of a CPU that has joined.
     fn slot(&self, cpu: CpuIndex) -> Option<&CpuSlot<Self::Word>>;
+
+    /// The slot of the CPU that asks, if it takes part.
+    fn own_slot(&self) -> Option<&CpuSlot<Self::Word>> {
+        self.slot(self.this_cpu())
+    }
     /// How many CPUs may have joined.
     fn cpus(&self) -> u32;
     /// A full fence.
@@ -407,10 +412,9 @@ impl<M: Machine> Tlb<M> {
     /// Makes all CPUs forget `pages` pages from `start` of `space`, after they were taken out of its tables or
     /// restricted. On return no CPU uses the former entries.
     pub fn shoot_down(&self, space: &Space<M::Word>, start: VirtAddr, pages: u64) {
-        let me = self.machine.this_cpu();
         let generation = space.generation.fetch_add(1, Ordering::SeqCst) + 1;
         self.machine.fence();
-        if let Some(slot) = self.machine.slot(me)
+        if let Some(slot) = self.machine.own_slot()
             && slot.uses(space)
         {
             if pages <= PAGES_ONE_BY_ONE {
@@ -427,7 +431,7 @@ impl<M: Machine> Tlb<M> {
                 slot.names.renew(space.id, generation);
             }
         }
-        self.ask(me, space, false);
+        self.ask(self.machine.this_cpu(), space, false);
     }
 
     /// Makes every CPU that has `space` loaded leave it for the kernel's own, this one too. No thread may be left that
@@ -446,6 +450,9 @@ impl<M: Machine> Tlb<M> {
 
     /// Asks all others that use `space`, and waits for them.
     fn ask(&self, me: CpuIndex, space: &Space<M::Word>, evict: bool) {
+        if self.machine.cpus() == 1 {
+            return;
+        }
         let others = || {
             (0..self.machine.cpus())
                 .map(CpuIndex)

@@ -13,7 +13,7 @@
 //! | `account` | what a process is charged for |
 //! | `object`, `cloning` | memory objects; those that share frames until one side writes |
 //! | `contiguous`, `large` | memory in a row: for devices, and for large pages |
-//! | `regions`, `space` | a process's mappings, and its page tables |
+//! | `regions`, `space`, `short` | a process's mappings, and its page tables; the short way for one page |
 //! | `ipc_area` | the pinned pages through which a thread's messages travel |
 //! | `user` | user memory as system calls see it: an allegation to be checked |
 //!
@@ -40,6 +40,7 @@ pub mod mode;
 pub mod object;
 mod radix;
 mod regions;
+mod short;
 pub mod space;
 #[cfg(test)]
 mod space_tests;

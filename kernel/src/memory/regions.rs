@@ -94,6 +94,8 @@ struct Position {
 pub(super) struct Regions {
     directory: Option<NonNull<Directory>>,
     count: usize,
+    /// Where a region was put or taken last. What is mapped next is often near, and what is unmapped next the same.
+    hint: Position,
 }
 
 // SAFETY: the frames behind the pointers belong to this value alone.
@@ -104,6 +106,7 @@ impl Regions {
         Regions {
             directory: None,
             count: 0,
+            hint: Position { leaf: 0, index: 0 },
         }
     }
 
@@ -233,6 +236,106 @@ impl Regions {
         Some(region)
     }
 
+    /// Puts a region in, if that moves nothing but the regions behind it in its leaf, and it overlaps none. Else gives it back.
+    #[inline]
+    pub(super) fn insert_simply(&mut self, region: Region) -> Result<(), Region> {
+        let at = if self.fits(self.hint, &region) {
+            self.hint
+        } else {
+            let searched = self.position_before(region.start).map(|before| Position {
+                index: before.index + 1,
+                ..before
+            });
+            match searched {
+                Some(at) if self.fits(at, &region) => at,
+                _ => return Err(region),
+            }
+        };
+        // SAFETY: the leaf is there and has room, and `at` is at most its length.
+        unsafe {
+            let leaf = self.leaf_pointer(at.leaf);
+            let count = (*leaf).count;
+            let first = (&raw mut (*leaf).regions).cast::<Region>();
+            for index in (at.index..count).rev() {
+                first.add(index + 1).write(first.add(index).read());
+            }
+            first.add(at.index).write(region);
+            (*leaf).count = count + 1;
+        }
+        self.count += 1;
+        self.hint = at;
+        Ok(())
+    }
+
+    /// Whether a region can be put there, with another before it in the leaf.
+    #[inline]
+    fn fits(&self, at: Position, region: &Region) -> bool {
+        let Some(directory) = self.directory() else {
+            return false;
+        };
+        if at.leaf >= directory.count {
+            return false;
+        }
+        let leaf = self.leaf(at.leaf);
+        if at.index == 0 || at.index > leaf.len() || leaf.len() == LEAF_REGIONS {
+            return false;
+        }
+        let next = match leaf.get(at.index) {
+            Some(next) => next.start,
+            None if at.leaf + 1 < directory.count => directory.firsts[at.leaf + 1],
+            None => u64::MAX,
+        };
+        leaf[at.index - 1].end <= region.start && region.end <= next
+    }
+
+    /// Takes out the region that is exactly this one, if `agrees` says so of it and of those beside it in its leaf, of which there is one
+    /// before it.
+    #[inline]
+    pub(super) fn take_simply(
+        &mut self,
+        start: u64,
+        end: u64,
+        agrees: impl FnOnce(&Region, &Region, Option<&Region>) -> bool,
+    ) -> Option<Region> {
+        let directory = self.directory()?;
+        let is_it = |at: Position| {
+            at.leaf < directory.count
+                && at.index != 0
+                && self
+                    .leaf(at.leaf)
+                    .get(at.index)
+                    .is_some_and(|region| region.start == start && region.end == end)
+        };
+        let at = if is_it(self.hint) {
+            self.hint
+        } else {
+            let at = self.position_before(start + 1)?;
+            if !is_it(at) {
+                return None;
+            }
+            at
+        };
+        let leaf = self.leaf(at.leaf);
+        if !agrees(&leaf[at.index], &leaf[at.index - 1], leaf.get(at.index + 1)) {
+            return None;
+        }
+        // SAFETY: `at` is the place of a region that is not the leaf's only one; it is moved out, and those after it move up.
+        let region = unsafe {
+            let leaf = self.leaf_pointer(at.leaf);
+            let first = (&raw mut (*leaf).regions).cast::<Region>();
+            let region = first.add(at.index).read();
+            (*leaf).count -= 1;
+            for index in at.index..(*leaf).count {
+                first.add(index).write(first.add(index + 1).read());
+            }
+            region
+        };
+        self.count -= 1;
+        self.hint = at;
+        Some(region)
+    }
+
+    #[inline]
     fn position_before(&self, address: u64) -> Option<Position> {
         let directory = self.directory()?;
         let leaf = directory.firsts[..directory.count]
@@ -267,6 +370,7 @@ impl Regions {
         (self.count > 0).then_some(Position { leaf: 0, index: 0 })
     }
 
+    #[inline]
     fn directory(&self) -> Option<&Directory> {
         // SAFETY: the directory is an initialised frame that belongs to this value.
         self.directory
@@ -281,6 +385,7 @@ impl Regions {
 
     /// # Panics
     /// If there is no such leaf.
+    #[inline]
     fn leaf_pointer(&self, leaf: usize) -> *mut Leaf {
         let directory = self.directory().expect("a position is in a directory");
         assert!(leaf < directory.count);
@@ -288,6 +393,7 @@ impl Regions {
         unsafe { directory.leaves[leaf].assume_init() }.as_ptr()
     }
 
+    #[inline]
     fn leaf(&self, leaf: usize) -> &[Region] {
         let leaf = self.leaf_pointer(leaf);
         // SAFETY: the leaf's first `count` regions are initialised, and borrowed with this value.
@@ -426,7 +532,7 @@ mod tests {
 
         #[test]
         fn regions_agree_with_a_sorted_map(
-            steps in prop::collection::vec((0u8..5, 0u64..3000, 1u64..12), 1..600)
+            steps in prop::collection::vec((0u8..8, 0u64..3000, 1u64..12), 1..600)
         ) {
             testing::machine();
             let object = MemoryObject::create(1 << 20, None).unwrap();
@@ -435,6 +541,27 @@ mod tests {
             for (what, start, length) in steps {
                 let end = start + length;
                 match what {
+                    5 | 6 => {
+                        let overlaps = model.range(..end).next_back().is_some_and(|(_, &other)| other > start);
+                        let put = regions.insert_simply(region(&object, start, end)).is_ok();
+                        prop_assert!(!put || !overlaps);
+                        if put {
+                            model.insert(start, end);
+                        }
+                    }
+                    7 => {
+                        let there = model.range(..end).next_back().map(|(&s, &e)| (s, e));
+                        let (start, end) = there.unwrap_or((start, end));
+                        let taken = regions.take_simply(start, end, |it, before, after| {
+                            assert_eq!((it.start, it.end), (start, end));
+                            assert!(before.end <= start && after.is_none_or(|after| after.start >= end));
+                            length % 4 != 0
+                        });
+                        prop_assert!(taken.is_none() || there.is_some() && length % 4 != 0);
+                        if taken.is_some() {
+                            model.remove(&start);
+                        }
+                    }
                     0..=2 => {
                         let overlaps = model.range(..end).next_back().is_some_and(|(_, &other)| other > start);
                         if !overlaps {

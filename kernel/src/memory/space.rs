@@ -42,9 +42,9 @@ use crate::sync::{Mutex, level};
 pub struct Space {
     /// The space as CPUs load it.
     pub(super) tlb: tlb::Space,
-    mode: Mode,
+    pub(super) mode: Mode,
     /// Start of the landing page's two pages; 0 if it has none.
-    landing: u64,
+    pub(super) landing: u64,
     pub(super) account: Option<Ref<Account>>,
     pub(super) inner: Mutex<{ level::SPACE }, Inner>,
     /// Objects that can be cloned know by address who maps them, and look in also while the space's end takes its mappings back.
@@ -54,7 +54,7 @@ pub struct Space {
 pub(super) struct Inner {
     pub(super) tables: PageTables,
     mode: Mode,
-    regions: Regions,
+    pub(super) regions: Regions,
     /// Tables that were taken out and are not yet freed.
     discard: Discard,
     /// Where to look first for room.
@@ -109,7 +109,7 @@ const REGIONS_A_PIECE: usize = 16;
 /// Table entries that one piece of work looks at.
 const ENTRIES_A_PIECE: usize = 256;
 /// What one table of the lowest level maps.
-const TABLE_SPAN: u64 = 1 << 21;
+pub(super) const TABLE_SPAN: u64 = 1 << 21;
 
 /// Page tables that the space's account pays.
 pub(super) struct ChargedTables<'a> {
@@ -748,8 +748,10 @@ impl Inner {
             .regions
             .ending_after(end)
             .map_or(self.mode.areas_start(), |region| region.start);
-        let from = start.min(below.max(start & !(TABLE_SPAN - 1)));
-        let to = end.max(above.min(end.next_multiple_of(TABLE_SPAN)));
+        let table = start & !(TABLE_SPAN - 1);
+        let table_end = end.next_multiple_of(TABLE_SPAN);
+        let from = if below <= table { table } else { start };
+        let to = if above >= table_end { table_end } else { end };
         let mut tables = Discard::new();
         // SAFETY: user code may not rely on mappings that it gave up, the kernel never does; everything goes to `discard` only
         // after the shoot-down.

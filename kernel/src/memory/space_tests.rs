@@ -66,6 +66,17 @@ enum Step {
         at: u64,
         access: Access,
     },
+    /// One page by the short way, which may not be for it.
+    MapPage {
+        at: u64,
+        object: usize,
+        index: u64,
+        protection: Protection,
+        rights: Rights,
+    },
+    UnmapPage {
+        at: u64,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -98,7 +109,12 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Rights::READ),
         1 => Just(Rights::READ | Rights::EXECUTE)
     ];
+    let few_rights = prop_oneof![4 => Just(Rights::ALL), 1 => Just(Rights::READ)];
     prop_oneof![
+        3 => (0..PAGES, 0usize..3, 0u64..70, protection(), few_rights).prop_map(
+            |(at, object, index, protection, rights)| Step::MapPage { at, object, index, protection, rights }
+        ),
+        3 => (0..PAGES).prop_map(|at| Step::UnmapPage { at }),
         3 => (0..PAGES, 1u64..20, 0usize..3, 0u64..64, protection(), rights).prop_map(
             |(at, pages, object, offset, protection, rights)| Step::Map { at, pages, object, offset, protection, rights }
         ),
@@ -159,6 +175,21 @@ proptest! {
                         range.iter_mut().flatten().for_each(|page| page.access = access_of(protection));
                     }
                 }
+                Step::MapPage { at, object, index, protection, rights } => {
+                    let there = objects[object].frame_if_committed(index);
+                    let allowed = rights.contains(protection.needs()) && model[at as usize].is_none();
+                    if space.map_page(&objects[object], rights, page(at), index * PAGE_BYTES, protection) {
+                        prop_assert!(allowed && matches!(there, Ok(Some(_))));
+                        model[at as usize] =
+                            Some(Page { object, index, access: access_of(protection), limit: rights });
+                    }
+                }
+                Step::UnmapPage { at } => {
+                    if space.unmap_page(page(at)) {
+                        prop_assert!(model[at as usize].take().is_some());
+                        prop_assert!(translate(&space, page(at)).is_none());
+                    }
+                }
                 Step::Touch { at, access } => {
                     let allowed = model[at as usize].is_some_and(|page| page.access.allows(access));
                     let expected = if allowed { Fault::Resolved } else { Fault::NotMine };
@@ -184,6 +215,67 @@ proptest! {
         drop(objects);
         settle(&account);
     }
+}
+
+#[test]
+fn the_short_way_is_for_pages_beside_others_and_there_at_once() {
+    testing::kernel_machine();
+    let space = Space::new(None, Mode::Long).unwrap();
+    let object = MemoryObject::create(4 * PAGE_BYTES, None).unwrap();
+    object.write(0, b"here").unwrap();
+    let all = Rights::ALL;
+    let (read, write) = (Protection::READ, Protection::READ_WRITE);
+    // Nothing is there beside which it could be.
+    assert!(!space.map_page(&object, all, page(3), 0, write));
+    space
+        .map(&object, all, page(1), 0, PAGE_BYTES, read)
+        .unwrap();
+    assert_eq!(
+        space.handle_page_fault(page(1), Access::Read),
+        Fault::Resolved
+    );
+    assert!(space.map_page(&object, all, page(3), 0, write));
+    let found = translate(&space, page(3)).unwrap();
+    assert_eq!(
+        (Some(found.physical), found.attributes.access),
+        (object.frame_if_committed(0).unwrap(), Access::ReadWrite)
+    );
+    for (at, offset, rights, protection) in [
+        (page(3), 0, all, read),
+        (page(4) + 8, 0, all, read),
+        (page(4), 8, all, read),
+        (page(4), PAGE_BYTES, all, read),
+        (page(4), 4 * PAGE_BYTES, all, read),
+        (page(4), u64::MAX - 0xFFF, all, read),
+        (page(4), 0, Rights::READ, write),
+        (page(4), 0, Rights::READ, Protection::READ_EXECUTE),
+        (0, 0, all, read),
+        (IPC_AREAS_START, 0, all, read),
+        (USER_END, 0, all, read),
+        (1 << 47, 0, all, read),
+        (u64::MAX - 0xFFF, 0, all, read),
+    ] {
+        assert!(
+            !space.map_page(&object, rights, at, offset, protection),
+            "{at:#x} {offset:#x}"
+        );
+    }
+    assert_eq!(space.statistics().1, 2);
+    for at in [page(2), page(3) + 8, page(4), 0, u64::MAX - 0xFFF] {
+        assert!(!space.unmap_page(at), "{at:#x}");
+    }
+    assert!(space.unmap_page(page(3)));
+    assert!(!space.unmap_page(page(3)));
+    assert_eq!(translate(&space, page(3)), None);
+    assert_eq!(
+        space.handle_page_fault(page(3), Access::Read),
+        Fault::NotMine
+    );
+    // The last one there goes the long way, which frees its table; those above stay.
+    assert!(!space.unmap_page(page(1)));
+    assert_eq!(space.statistics(), (4, 1));
+    unmap(&space, page(1), PAGE_BYTES).unwrap();
+    assert_eq!(space.statistics(), (3, 0));
 }
 
 #[test]

@@ -1,15 +1,81 @@
 //! Calls on memory objects and mappings.
 
-use abi::{Error, MemoryFlags, Protection, Rights};
+use abi::{Call, Error, Handle, MemoryFlags, Protection, Rights};
 use arch::paging::Cache;
 
 use super::Caller;
-use crate::memory::Progress;
 use crate::memory::object::MemoryObject;
 use crate::memory::user::UserSlice;
-use crate::object::AnyObject;
+use crate::memory::{PAGE_BYTES, Progress};
+use crate::object::{AnyObject, Capability};
 use crate::process::Process;
 use crate::schedule;
+use crate::thread::Thread;
+
+/// `memory_map` and `memory_unmap` of one page of the caller's own space, where that is simple; whether it was done, results included.
+/// If not, nothing is: the call goes its ordinary way.
+#[inline]
+pub(super) fn short(thread: &Thread) -> bool {
+    const MAP: u64 = Call::MemoryMap as u64;
+    const UNMAP: u64 = Call::MemoryUnmap as u64;
+    let registers = thread.registers();
+    match registers.call_number {
+        MAP if registers.r8 == PAGE_BYTES => short_map(thread),
+        UNMAP if registers.rdx == PAGE_BYTES => short_unmap(thread),
+        _ => false,
+    }
+}
+
+/// Whether a capability is a handle to the process of `thread` by which it can be changed.
+#[inline]
+fn is_own(capability: &Capability, thread: &Thread) -> bool {
+    matches!(capability.object(), AnyObject::Process(process) if process.is(thread.process()))
+        && capability.rights().contains(Rights::MANAGE)
+}
+
+fn short_map(thread: &Thread) -> bool {
+    let registers = thread.registers_mut();
+    let (address, offset) = (registers.rdx, registers.r10);
+    let Some((protection, space)) = Protection::from_bits(registers.r9).zip(thread.space()) else {
+        return false;
+    };
+    // The object is in the table as long as the lock is held. The locks of the space and of memory come after the table's.
+    let table = thread.process().table.lock();
+    let (Ok(process), Ok(memory)) = (
+        table.get(Handle(registers.rdi)),
+        table.get(Handle(registers.rsi)),
+    ) else {
+        return false;
+    };
+    let AnyObject::Memory(object) = memory.object() else {
+        return false;
+    };
+    let done = is_own(process, thread)
+        && space.map_page(object, memory.rights(), address, offset, protection);
+    if done {
+        registers.rdi = address;
+        registers.rax = 0;
+    }
+    done
+}
+
+fn short_unmap(thread: &Thread) -> bool {
+    let registers = thread.registers_mut();
+    let own = {
+        let table = thread.process().table.lock();
+        table
+            .get(Handle(registers.rdi))
+            .is_ok_and(|process| is_own(process, thread))
+    };
+    let done = own
+        && thread
+            .space()
+            .is_some_and(|space| space.unmap_page(registers.rsi));
+    if done {
+        registers.rax = 0;
+    }
+    done
+}
 
 /// `memory_create`.
 pub(super) fn create(caller: Caller) -> Result<(), Error> {

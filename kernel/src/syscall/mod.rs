@@ -37,8 +37,15 @@ enum Outcome {
 
 /// Runs the system call in the registers of the current thread, and does what is due on the way out.
 pub fn enter() {
-    if let Some(current) = cpu::this().current() {
-        perform(current);
+    let cpu = cpu::this();
+    if let Some(current) = cpu.current() {
+        if memory::short(current.get()) {
+            if cpu.is_free_to_leave() {
+                return;
+            }
+        } else {
+            perform(current);
+        }
         schedule::exit_work();
     }
 }
@@ -65,6 +72,7 @@ fn perform(current: ThreadPtr) {
     }
 }
 
+#[inline(never)]
 fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
     let caller = Caller::new(current);
     let call =

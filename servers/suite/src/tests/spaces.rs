@@ -17,6 +17,7 @@ use crate::world::World;
 use crate::{check, code, fail, must, same, skip};
 
 tests! {
+    page_that_goes_and_comes_is_on_no_cpu_in_between: 60,
     every_entry_finds_its_threads_stack_after_each_kind_of_switch: 40,
     spaces_that_take_turns_never_see_pages_that_are_gone: 60,
     a_copy_ends_where_another_cpu_unmaps_its_pages: 40,
@@ -339,6 +340,73 @@ fn a_copy_ends_where_another_cpu_unmaps_its_pages(world: &'static World) -> Verd
             Some(Error::BadPointer) => cut += 1,
             Some(error) => fail!("the copy failed otherwise: {error}"),
         }
+    }
+    Ok(())
+}
+
+/// A page of this process is mapped and unmapped again and again, by the short way, while threads on other CPUs have the kernel write to
+/// it. Once an unmapping has returned nobody reaches it.
+fn page_that_goes_and_comes_is_on_no_cpu_in_between(world: &'static World) -> Verdict {
+    let own = rt::process::current();
+    // Room, in which the first page stays.
+    let room = must!(must!(Memory::create(16 * PAGE)).map(Protection::READ)).leak() as u64;
+    // SAFETY: nothing uses it.
+    must!(unsafe { own.unmap(room + PAGE, 15 * PAGE) });
+    let place = room + 3 * PAGE;
+    let memory = must!(Memory::create(PAGE));
+    let view = must!(memory.map(Protection::READ_WRITE));
+    // SAFETY: mapped, aligned, and used as an atomic by all.
+    let word = unsafe { &*view.as_ptr().cast::<AtomicU64>() };
+    let source = Arc::new(must!(Memory::create(PAGE)));
+    must!(source.write(0, &[0xFF; 8]));
+    let stop = Arc::new(AtomicBool::new(false));
+    let counts: Arc<Vec<[AtomicU64; 2]>> = Arc::new(
+        (0..world.cpus.min(4))
+            .map(|_| [AtomicU64::new(0), AtomicU64::new(0)])
+            .collect(),
+    );
+    let mut threads = Vec::new();
+    for cpu in 0..counts.len() {
+        let (source, stop, counts) = (Arc::clone(&source), Arc::clone(&stop), Arc::clone(&counts));
+        threads.push(must!(thread::Builder::new().cpu(cpu as u32).spawn(
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let copied = raw(Call::MemoryRead as u64, &[source.handle().0, 0, place, 8]);
+                    let done = usize::from(copied.status == 0);
+                    counts[cpu][done].fetch_add(1, Ordering::SeqCst);
+                    thread::yield_now();
+                }
+            }
+        )));
+    }
+    let started = time::now();
+    // Until each of them has done so once more.
+    let wait = |which: usize| -> Verdict {
+        for count in counts.iter() {
+            let now = count[which].load(Ordering::SeqCst);
+            while count[which].load(Ordering::SeqCst) < now + 2 {
+                check!(
+                    since(started) < crate::runner::PATIENCE,
+                    "a thread does not get on"
+                );
+                thread::yield_now();
+            }
+        }
+        Ok(())
+    };
+    for round in 0..25 {
+        must!(own.map(&memory, place, 0, PAGE, Protection::READ_WRITE));
+        wait(1)?;
+        check!(word.load(Ordering::SeqCst) != 0, "nobody wrote");
+        // SAFETY: nothing uses it but the kernel's copies, which must bear it.
+        must!(unsafe { own.unmap(place, PAGE) });
+        word.store(0, Ordering::SeqCst);
+        wait(0)?;
+        same!((round, word.load(Ordering::SeqCst)), (round, 0));
+    }
+    stop.store(true, Ordering::Relaxed);
+    for thread in threads {
+        must!(thread.join(time::after(crate::runner::PATIENCE)));
     }
     Ok(())
 }

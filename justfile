@@ -98,6 +98,10 @@ bench-scale: _machine
 bench-stretches: _machine
     @cargo run --quiet --config profile.dev.package.tools.opt-level=1 --package tools -- bench-stretches < /dev/null
 
+# Random system calls by many programs, with the kernel's checks on (seed=N calls=N cpus=N; a seed that failed fails again)
+grind *words: _machine
+    @{{tools}} grind {{words}} < /dev/null
+
 # Time what runs in a Linux process (a round trip to user code, the register switch) beside its peers
 bench-native: _tools
     cargo bench --quiet --package bench-native --bench native -- --noplot < /dev/null

@@ -288,8 +288,8 @@ calls! {
     /// Errors: BadArgument, Busy.
     LogTake = 90, "log_take";
 
-    /// `(system, info::SystemQuery, first index, pointer, bytes) -> rdi records written, rsi records there are`: list CPUs, threads, memory or
-    /// the machine. Right QUERY.
+    /// `(system, info::SystemQuery, first index, pointer, bytes) -> rdi records written, rsi records there are`: list CPUs, threads, memory,
+    /// the machine, or how many objects there are. Right QUERY.
     ///
     /// Errors: BadArgument.
     SystemQuery = 96, "system_query";

@@ -92,6 +92,8 @@ pub enum SystemQuery {
     Memory = 2,
     /// One [`MachineInfo`].
     Machine = 3,
+    /// One [`ObjectsInfo`].
+    Objects = 16,
 }
 
 impl SystemQuery {
@@ -102,6 +104,7 @@ impl SystemQuery {
             1 => Some(SystemQuery::Threads),
             2 => Some(SystemQuery::Memory),
             3 => Some(SystemQuery::Machine),
+            16 => Some(SystemQuery::Objects),
             _ => None,
         }
     }
@@ -309,6 +312,38 @@ pub struct MemoryInfo {
     pub reclaimed: u64,
 }
 
+/// The kernel's objects: how many there are of each kind, those that have ended and are about to be taken away among them, and what is kept
+/// for more of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct ObjectsInfo {
+    /// Processes.
+    pub processes: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Endpoints.
+    pub endpoints: u64,
+    /// Notifications.
+    pub notifications: u64,
+    /// Memory objects.
+    pub memories: u64,
+    /// Contents that memory objects share since one was cloned.
+    pub sharings: u64,
+    /// Address spaces.
+    pub spaces: u64,
+    /// Accounts by which memory is paid for.
+    pub accounts: u64,
+    /// Interrupt lines.
+    pub irqs: u64,
+    /// Ranges of I/O ports.
+    pub io_ports: u64,
+    /// Kernel stacks in use.
+    pub stacks: u64,
+    /// Bytes that were taken for objects, kernel stacks and floating-point state, in use or not: a part of
+    /// [`MemoryInfo::kernel`] that is never given back.
+    pub pooled: u64,
+}
+
 /// The machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
@@ -392,6 +427,7 @@ const _: () = {
     assert!(size_of::<CpuInfo>() == 160);
     assert!(size_of::<ThreadInfo>() == 96);
     assert!(size_of::<MemoryInfo>() == 48);
+    assert!(size_of::<ObjectsInfo>() == 96);
     assert!(size_of::<FramebufferInfo>() == 24);
     assert!(size_of::<MachineInfo>() == 64);
 };

@@ -31,6 +31,7 @@ pub mod esp;
 pub mod feeder;
 pub mod firmware;
 pub mod gdb;
+pub mod grind;
 pub mod host_tests;
 pub mod image;
 pub mod initrd;

@@ -9,7 +9,9 @@ use tools::cargo::{self, Profile};
 use tools::report::{Counts, Outcome};
 use tools::run::{Options, bios_name, plan};
 use tools::workspace::{Archive, Workspace};
-use tools::{bench, host_tests, image, lint, machine_tests, reference, run, screenshot, setup};
+use tools::{
+    bench, grind, host_tests, image, lint, machine_tests, reference, run, screenshot, setup,
+};
 
 /// Builds, runs, tests and measures Switchyard
 #[derive(Debug, Parser)]
@@ -78,6 +80,11 @@ enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Make random system calls
+    Grind {
+        /// `seed=N`, `calls=N`, `cpus=N`
+        words: Vec<String>,
+    },
     /// Make the tables of the system calls' reference
     Calls,
     /// Run clippy on every package for its own target
@@ -133,6 +140,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::BenchScale => bench::scale::run()?,
         Command::BenchStretches => bench::stretches::run()?,
         Command::Screenshot { path, options } => screenshot::run(&options, &path)?,
+        Command::Grind { words } => return grind::run(&words),
         Command::Calls => reference::run()?,
         Command::Lint => lint::run()?,
     }

@@ -64,7 +64,7 @@ pub(super) enum Page {
 }
 
 /// Who maps an object.
-pub(super) struct Sharing {
+pub struct Sharing {
     /// The lock of the changes. Spaces come and go under it as well.
     changes: Mutex<{ level::CHANGES }, ()>,
     mappers: [Mapper; MAX_SPACES],

@@ -23,6 +23,8 @@ struct Pool {
     free: Link,
     /// Bytes of an area; 0 before the first was asked for.
     bytes: usize,
+    /// Frames that all areas lie in.
+    frames: u64,
 }
 
 // SAFETY: free areas belong to nobody; the lock hands them on.
@@ -46,6 +48,11 @@ pub unsafe fn free(area: NonNull<u8>) {
     unsafe { POOL.lock().give(area) };
 }
 
+/// Frames that areas lie in, used and free ones.
+pub fn frames() -> u64 {
+    POOL.lock().frames
+}
+
 /// The order of the block of frames from which areas are cut: the smallest that holds one, or one more if that wastes less than
 /// half as much of each frame.
 fn block_orders(bytes: usize) -> [u8; 2] {
@@ -67,6 +74,7 @@ impl Pool {
         Pool {
             free: ptr::null_mut(),
             bytes: 0,
+            frames: 0,
         }
     }
 
@@ -106,6 +114,7 @@ impl Pool {
             // SAFETY: the block is ours and has room for that many areas.
             unsafe { self.give(NonNull::new(first.add(index * self.bytes))?) };
         }
+        self.frames += 1 << order;
         Some(())
     }
 }

@@ -22,7 +22,7 @@
 
 pub mod account;
 mod buddy;
-mod cloning;
+pub mod cloning;
 #[cfg(test)]
 mod cloning_tests;
 mod contiguous;

@@ -39,6 +39,7 @@ plain!(
     abi::info::CpuInfo,
     abi::info::ThreadInfo,
     abi::info::MemoryInfo,
+    abi::info::ObjectsInfo,
     abi::info::FramebufferInfo,
     abi::info::MachineInfo,
     abi::irq::IrqInfo,

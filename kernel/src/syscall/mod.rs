@@ -11,6 +11,7 @@ mod handle;
 mod ipc;
 mod log;
 mod memory;
+mod objects;
 mod process;
 mod short;
 mod system;

@@ -8,7 +8,7 @@ use abi::{Error, Rights};
 use arch::platform::{power, serial};
 use arch::time;
 
-use super::Caller;
+use super::{Caller, objects};
 use crate::cpu::{self, Cpu};
 use crate::machine;
 use crate::memory::PAGE_BYTES;
@@ -36,6 +36,9 @@ pub(super) fn query(caller: Caller) -> Result<(), Error> {
         })?,
         SystemQuery::Machine => list(first, address, bytes, |first, batch| {
             one(first, batch, machine::info)
+        })?,
+        SystemQuery::Objects => list(first, address, bytes, |first, batch| {
+            one(first, batch, objects::info)
         })?,
     };
     caller.set_result(0, written);

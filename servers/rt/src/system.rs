@@ -2,7 +2,9 @@
 
 use alloc::vec::Vec;
 
-use abi::info::{CpuInfo, MachineInfo, MemoryInfo, PowerAction, SystemQuery, ThreadInfo};
+use abi::info::{
+    CpuInfo, MachineInfo, MemoryInfo, ObjectsInfo, PowerAction, SystemQuery, ThreadInfo,
+};
 use abi::trace::TraceRecord;
 use abi::{Call, Error, Handle};
 
@@ -38,6 +40,10 @@ unsafe impl Record for MemoryInfo {
 // SAFETY: as above.
 unsafe impl Record for MachineInfo {
     const QUERY: SystemQuery = SystemQuery::Machine;
+}
+// SAFETY: as above.
+unsafe impl Record for ObjectsInfo {
+    const QUERY: SystemQuery = SystemQuery::Objects;
 }
 
 impl System {
@@ -91,6 +97,14 @@ impl System {
     /// # Errors
     /// `NoRight` without QUERY.
     pub fn memory(&self) -> Result<MemoryInfo> {
+        self.one()
+    }
+
+    /// How many objects the kernel has.
+    ///
+    /// # Errors
+    /// `NoRight` without QUERY.
+    pub fn objects(&self) -> Result<ObjectsInfo> {
         self.one()
     }
 

@@ -94,6 +94,10 @@ bench-accept: _machine
 bench-scale: _machine
     @{{tools}} bench-scale < /dev/null
 
+# What Debian's own kernel takes for the like in the same QEMU, into bench/linux.json (downloads its package into build/linux)
+bench-linux: _machine
+    @{{tools}} bench-linux < /dev/null
+
 # The longest stretches of instructions with interrupts off, into build/bench-stretches.txt and a table
 bench-stretches: _machine
     @cargo run --quiet --config profile.dev.package.tools.opt-level=1 --package tools -- bench-stretches < /dev/null

@@ -11,6 +11,7 @@
 //! that were accepted last ([`compare`]).
 
 mod compare;
+pub mod linux;
 mod log;
 pub mod scale;
 mod sides;
@@ -102,10 +103,11 @@ pub fn run(accept: bool) -> Result<()> {
     }
     write(&lab.ws, "bench-steps.txt", &breakdown(&figures, &followed))?;
     let accepted = lab.ws.root.join(ACCEPTED);
+    let linux = compare::read(&lab.ws.root.join(linux::FIGURES))?;
     let before = compare::read(&accepted)?;
     print!(
         "{}\n{}",
-        table(&figures, &without, &before),
+        table(&figures, &without, &before, &linux),
         prices(&figures)
     );
     figures.extend(without);
@@ -186,7 +188,7 @@ pub(crate) fn collect(lines: &[String], cpu: &str) -> Result<Vec<Figure>> {
 /// Each figure beside what was accepted last, what others take and what is asked of it.
 ///
 /// Writing to a string can't fail, so what `write!` says of it is left alone here and below.
-fn table(figures: &[Figure], without: &[Figure], before: &[Figure]) -> String {
+fn table(figures: &[Figure], without: &[Figure], before: &[Figure], linux: &[Figure]) -> String {
     let width = names_width(figures);
     let columns = |words: [&str; 9]| {
         let [name, here, other, last, smp, one, linux, must, judged] = words;
@@ -215,6 +217,7 @@ fn table(figures: &[Figure], without: &[Figure], before: &[Figure]) -> String {
         let bar = target.map_or_else(String::new, |target| {
             format!("{} / {}", target.must, target.aim)
         });
+        let measured = linux.iter().find(|other| other.name == figure.name);
         let peer = |of: fn(&Target) -> &'static str| target.map_or("", of);
         text += &columns([
             &figure.name,
@@ -223,7 +226,10 @@ fn table(figures: &[Figure], without: &[Figure], before: &[Figure]) -> String {
             &number(compare::find(figure, before)),
             peer(|target| target.sel4_smp),
             peer(|target| target.sel4_one),
-            peer(|target| target.linux),
+            &measured.map_or_else(
+                || peer(|target| target.linux).to_owned(),
+                |measured| measured.instructions.to_string(),
+            ),
             &bar,
             target.map_or("", |target| target.judge(figure.instructions)),
         ]);
@@ -309,7 +315,12 @@ mod tests {
             price: None,
         };
         let now = [figure("syscall_null", 46), figure("other", 7)];
-        let text = table(&now, &[figure("syscall_null", 47)], &[figure("other", 8)]);
+        let text = table(
+            &now,
+            &[figure("syscall_null", 47)],
+            &[figure("other", 8)],
+            &[figure("other", 9)],
+        );
         let words: Vec<Vec<&str>> = text
             .lines()
             .map(|line| line.split_whitespace().collect())
@@ -329,7 +340,7 @@ mod tests {
                 "325"
             ]
         );
-        assert_eq!(words[2], ["other", "7", "8"]);
+        assert_eq!(words[2], ["other", "7", "8", "9"]);
     }
 
     #[test]

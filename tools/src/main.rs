@@ -71,6 +71,8 @@ enum Command {
     },
     /// The same for how costs grow with threads, handles and CPUs
     BenchScale,
+    /// What Linux takes for the like
+    BenchLinux,
     /// The longest stretches of instructions with interrupts off
     BenchStretches,
     /// Save a picture of the framebuffer console
@@ -138,6 +140,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         } => return test(only, &filter, &cmdline),
         Command::Bench { accept } => bench::run(accept)?,
         Command::BenchScale => bench::scale::run()?,
+        Command::BenchLinux => bench::linux::run()?,
         Command::BenchStretches => bench::stretches::run()?,
         Command::Screenshot { path, options } => screenshot::run(&options, &path)?,
         Command::Grind { words } => return grind::run(&words),

@@ -244,7 +244,7 @@ mod tests {
         let text = String::from_utf8_lossy(&bytes);
         assert_eq!(text.matches("070701").count(), 4);
         let at = text.find("init\0").unwrap();
-        assert_eq!(&text[at + 8..at + 13], "hello", "{text}");
+        assert_eq!(&text[at + 6..at + 11], "hello", "{text}");
         // The console is a character device 5, 1.
         let header = &text[..text.find("dev/console").unwrap()];
         let header = &header[header.len() - 110..];

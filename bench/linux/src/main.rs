@@ -346,7 +346,7 @@ fn main() {
     say("fault_round_trip", fault());
     say("map_unmap_4k", map_unmap());
     say("process_create", fork_exit_wait());
-    say("process_create_by_exec", vfork_exec_wait());
+    say("process_create_exec", vfork_exec_wait());
     say("yield_cross_space", sched_yield());
     say("thread_create", thread_create_join());
     // Last: from here on there is a second thread.

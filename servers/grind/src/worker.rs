@@ -192,7 +192,10 @@ fn grind(shared: &Shared, seed: u64, calls: u64) {
 /// Whether a call is passed over this time: it would end or stop the program so often that little else was tried.
 fn is_put_off(number: u64, random: &mut Random) -> bool {
     let among = |calls: &[Call]| calls.iter().any(|call| *call as u64 == number);
-    if among(&[Call::ProcessExit, Call::ThreadExit]) {
+    if among(&[Call::SystemTrace]) {
+        // Its buffers stay.
+        true
+    } else if among(&[Call::ProcessExit, Call::ThreadExit]) {
         !random.one_in(200)
     } else if among(&[
         Call::ProcessKill,
@@ -259,7 +262,7 @@ fn each(shared: &Shared, from: u64) {
     let mut index = 0;
     for call in Call::ALL {
         // These need no bad argument to end the program.
-        if [Call::ProcessExit, Call::ThreadExit].contains(call) {
+        if [Call::ProcessExit, Call::ThreadExit, Call::SystemTrace].contains(call) {
             continue;
         }
         for place in 0..6 {

@@ -403,8 +403,8 @@ fn senseless_interrupts_are_refused(world: &'static World) -> Verdict {
         let arguments = [system, 0, address, 0];
         refused(Call::MsiCreate, &arguments, Error::OutOfRange)?;
     }
-    // Memory that programs may be given.
-    let arguments = [system, 0, 0x1000_0000, 0];
+    // Memory that programs may be given: the smallest machine here has some at 32 MiB.
+    let arguments = [system, 0, 0x200_0000, 0];
     refused(Call::MsiCreate, &arguments, Error::Busy)?;
     let (irq, message) = must!(Irq::create_message(&world.system, 0, None));
     let handle = irq.handle().0;

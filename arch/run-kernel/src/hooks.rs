@@ -1,6 +1,6 @@
 //! This kernel's part of an entry: everything that comes from user mode goes back to `run`.
 
-use abi::{SHORT_CALLS, UserContext};
+use abi::{Call, SHORT_CALLS, UserContext};
 use arch::entry::come_back;
 use arch::hooks::{ShortCall, ShortResult};
 
@@ -22,6 +22,23 @@ fn unexpected(what: &str, context: &UserContext) -> ! {
 #[unsafe(no_mangle)]
 extern "C" fn switchyard_system_call(context: &mut UserContext) {
     back(context)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn switchyard_direct_call(_: u64, _: u64) -> ! {
+    // SAFETY: this is in such a call, and nothing was done.
+    unsafe { arch::switch::long_way(Call::Call) }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn switchyard_direct_reply_recv(_: u64, _: u64, _: u64) -> ! {
+    // SAFETY: as above.
+    unsafe { arch::switch::long_way(Call::ReplyRecv) }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn switchyard_woken(context: &mut UserContext) {
+    unexpected("the end of a wait", context)
 }
 
 #[unsafe(no_mangle)]

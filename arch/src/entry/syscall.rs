@@ -327,6 +327,7 @@ pub(super) unsafe extern "C" fn entry() {
         ".globl switchyard_long_way",
         "switchyard_long_way:",             // from `go_the_long_way`
         "mov [rsp + {number}], rax",
+        "mov [rsp + {saved_rax}], rax",
         "call {complete}",
         "mov rdi, rsp",
         "call {handler}",
@@ -387,6 +388,7 @@ pub(super) unsafe extern "C" fn entry() {
         reply_recv = sym hooks::direct_reply_recv,
         complete = sym complete,
         woken = sym hooks::woken,
+        saved_rax = const offset_of!(abi::UserContext, rax),
         saved_rdi = const offset_of!(abi::UserContext, rdi),
         saved_rsi = const offset_of!(abi::UserContext, rsi),
         saved_rdx = const offset_of!(abi::UserContext, rdx),

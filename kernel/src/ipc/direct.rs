@@ -134,6 +134,7 @@ fn fits(cpu: &Cpu, here: *const (), thread: &Thread, partner: &Thread) -> Option
 fn change(block: &'static CpuBlock, thread: &Thread, partner: &Thread) {
     let cpu = cpu::of(block);
     sync::assert_none_held();
+    debug_assert_eq!(thread.wait.accept(), 0, "slots are reserved for it");
     let now = arch::time::ticks();
     thread.run_time.end(now);
     partner.run_time.begin(now);

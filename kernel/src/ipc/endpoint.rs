@@ -7,7 +7,7 @@
 //! it is with nearly every server.
 
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use spin::relax::RelaxStrategy as _;
 
@@ -295,6 +295,12 @@ impl Endpoint {
     /// Takes a thread out of the queue that `on` names, if it is still there.
     pub(super) fn take_out(&self, thread: &Thread, on: WaitOn) -> bool {
         let mut queues = self.lock();
+        // A direct call takes a receiver out of its place without this lock, and writes its word after that: so the word may still say that
+        // it waits here. If it is in a list, it has said since in which, and that is seen after the list is.
+        if !thread.links.is_listed() {
+            return false;
+        }
+        fence(Ordering::Acquire);
         if thread.wait.on() != on {
             return false;
         }

@@ -93,7 +93,7 @@ pub fn reply(current: &Thread, handle: Handle, section: &Section) -> Result<Thre
 
 /// Takes a right to answer out of the table, or from the thread that holds it; `None` if it is not there any more.
 ///
-/// From another thread it can't be taken while that may run: it finds that the caller is gone.
+/// From another thread it is taken by a word: that one may be running, and finds in the end that the caller is gone.
 pub(super) fn take_reply(
     current: &Thread,
     table: &mut HandleTable,
@@ -103,6 +103,8 @@ pub(super) fn take_reply(
         let target = thread.get().held.target(handle)?;
         if *thread == ThreadPtr::new(current) {
             current.held.use_up();
+        } else {
+            thread.get().held.was_taken(handle);
         }
         Some(Capability::of_reply(AnyObject::Reply(target)))
     } else {

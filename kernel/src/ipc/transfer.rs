@@ -125,7 +125,10 @@ pub(super) fn copy_message(sender: &Thread, receiver: &Thread, tag: Tag, carried
     }
     if tag.handles() != 0 {
         let mut table = receiver.process().table.lock();
-        for (index, capability) in carried.capabilities.into_iter().enumerate() {
+        let carried = carried.capabilities.into_iter().enumerate();
+        for (index, capability) in carried.take(tag.handles()) {
+            // One that was used by another thread meanwhile is no handle, and not the one that came here before.
+            receiver.area.set_handle_in(index, Handle::NONE.0);
             if let Some(capability) = capability {
                 let handle = table.insert_reserved(capability);
                 receiver.area.set_handle_in(index, handle.0);

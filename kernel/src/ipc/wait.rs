@@ -95,8 +95,8 @@ impl Wait {
         self.on.store(Self::word(on), Ordering::SeqCst);
     }
 
-    /// The same on the thread's home, where nobody can be about to cancel the wait, so that the order of this and other words does not
-    /// matter.
+    /// The same on the thread's home, which alone cancels waits. A signal on another CPU may still read the former word: it looks whether the
+    /// thread is in a list first.
     #[cfg(target_os = "none")]
     #[inline(always)]
     pub(crate) fn set_here(&self, on: WaitOn) {

@@ -226,6 +226,8 @@ pub fn switch_directly(next: ThreadPtr, deadline: Deadline, section: &mut Sectio
 #[inline]
 fn begin_block(cpu: &Cpu, deadline: Deadline, now: u64) -> ThreadPtr {
     let current = cpu.current().expect("only threads block");
+    // A word that was left while it ran was about no wait of its.
+    current.get().marks().forget_cancel();
     keep_turn(cpu, current.get(), now);
     cpu.load.sub(1);
     if deadline != Deadline::NEVER {

@@ -42,8 +42,9 @@ fn reserve(caller: Caller, takes: bool, deadline: Deadline) -> Result<(), Error>
     Ok(())
 }
 
-/// Gives back what was reserved and not used.
+/// Gives back what was reserved and not used. The thread takes no handles until it says so again.
 fn release(caller: Caller) {
+    caller.thread().wait.set_accept(0);
     let left = caller.thread().wait.reserved.swap(0, Ordering::Relaxed);
     if left > 0 {
         caller.process().table.lock().release(left);

@@ -8,7 +8,8 @@
 //! A thread that receives the next call before it has answered keeps the former right as an ordinary entry of the table, under the same
 //! handle ([`keep`](Thread::keep_held)), and is lent another slot.
 //!
-//! The other threads of the process may use the handle as well. They read the words while they may change: the name is read first and
+//! The other threads of the process may use the handle as well, and then say so (`taken`), so that it is used up for all. One that is
+//! *moved* by another thread while its holder answers may be answered by either. They read the words while they may change: the name is read first and
 //! last, so that they belong together; and what decides who answers is the caller's stamp alone (see `awaiting.rs`).
 
 use core::ptr::NonNull;
@@ -38,6 +39,8 @@ pub(crate) struct Held {
     stamp: AtomicU64,
     /// Its caller; null if it was used.
     caller: AtomicPtr<Thread>,
+    /// The last handle that another thread of the process has used up. Written under the table's lock.
+    taken: AtomicU64,
 }
 
 impl Held {
@@ -46,6 +49,7 @@ impl Held {
             name: AtomicU64::new(0),
             stamp: AtomicU64::new(0),
             caller: AtomicPtr::new(core::ptr::null_mut()),
+            taken: AtomicU64::new(0),
         }
     }
 
@@ -63,7 +67,7 @@ impl Held {
     /// The right behind a handle, if it is that. For any thread of the process, under the table's lock.
     pub(crate) fn target(&self, handle: Handle) -> Option<ReplyTarget> {
         let is_named = || self.name.load(Ordering::Acquire) == handle.0;
-        if handle.is_none() || !is_named() {
+        if handle.is_none() || !is_named() || self.taken.load(Ordering::Relaxed) == handle.0 {
             return None;
         }
         let caller = self.caller.load(Ordering::Acquire);
@@ -114,6 +118,12 @@ impl Held {
     #[inline(always)]
     pub(crate) fn is_some(&self) -> bool {
         !self.caller.load(Ordering::Relaxed).is_null()
+    }
+
+    /// Another thread of the process has used what has this handle, which it has just [looked up](Self::target), and still has the
+    /// table's lock. The thread that holds it finds out from the table, or from the caller's stamp.
+    pub(crate) fn was_taken(&self, handle: Handle) {
+        self.taken.store(handle.0, Ordering::Relaxed);
     }
 
     /// What is held was used.
@@ -175,10 +185,13 @@ impl Thread {
 
     /// Gives up what is held, and the slot. For the thread itself, at its end.
     pub(crate) fn drop_held(&self) {
-        let dropped = self.held.take();
-        if self.held.has_slot() {
-            self.return_slot(&mut self.process().table.lock());
+        if !self.held.has_slot() {
+            return;
         }
+        let mut table = self.process().table.lock();
+        let dropped = self.held.take();
+        self.return_slot(&mut table);
+        drop(table);
         if let Some(target) = dropped {
             target.dropped();
         }

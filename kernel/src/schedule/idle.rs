@@ -28,13 +28,14 @@ pub fn run_idle() -> ! {
         log_owner::tell();
         drain_inbox(cpu);
         expire(cpu);
+        // Before a thread comes, which may run for ever: the timer has come for one deadline, and the next is to be kept as well.
+        arm_for_deadline(cpu);
         let more = quiescent::pending() != 0 && reclaim();
         // SAFETY: this is the CPU; the borrow ends with the statement.
         if let Some(next) = unsafe { cpu.run_queue() }.pop_highest() {
             switch_from_idle(cpu, next);
             continue;
         }
-        arm_for_deadline(cpu);
         if more {
             allow_pending_interrupts();
             continue;

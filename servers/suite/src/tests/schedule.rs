@@ -28,6 +28,7 @@ tests! {
     who_never_yields_is_preempted_for_those_who_do: 40,
     time_never_runs_backwards: 40,
     sleepers_wake_in_order_and_not_early: 40,
+    a_sleeper_wakes_although_the_one_before_it_spins: 60,
     idle_cpus_are_idle: 40,
     priorities_change_at_once_while_threads_run: 40,
     a_budget_is_all_that_a_thread_gets: 40,
@@ -44,6 +45,37 @@ fn spin(duration: Duration) {
     while since(start) < duration {
         core::hint::spin_loop();
     }
+}
+
+/// Two sleep on an idle CPU. The first to wake keeps the CPU, and the timer has come for it alone.
+fn a_sleeper_wakes_although_the_one_before_it_spins(world: &'static World) -> Verdict {
+    /// How long it spins if nobody stops it.
+    const LONG: Duration = Duration::from_secs(10);
+    for cpu in 0..world.cpus {
+        let awake = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&awake);
+        let spins = must!(thread::Builder::new().cpu(cpu).spawn(move || {
+            let _ = time::sleep(Duration::from_millis(20));
+            let start = time::now();
+            while !seen.load(Ordering::Acquire) {
+                if since(start) > LONG {
+                    return false;
+                }
+                core::hint::spin_loop();
+            }
+            true
+        }));
+        let sleeps = must!(thread::Builder::new().cpu(cpu).spawn(move || {
+            let _ = time::sleep(Duration::from_millis(40));
+            awake.store(true, Ordering::Release);
+        }));
+        check!(
+            must!(spins.join(soon())),
+            "a thread slept on CPU {cpu} as long as another one ran"
+        );
+        must!(sleeps.join(soon()));
+    }
+    Ok(())
 }
 
 fn every_cpu_runs_threads(world: &'static World) -> Verdict {

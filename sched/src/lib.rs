@@ -9,7 +9,8 @@
 //! | who runs next on a CPU | [`RunQueue`] | that CPU only |
 //! | wake-ups from other CPUs | [`Inbox`] | any CPU pushes, the owner drains |
 //! | deadlines of a CPU | [`TimerQueue`] | that CPU only |
-//! | queues of waiting threads | [`List`] | whoever holds the object's lock |
+//! | queues of waiting threads, by priority | [`WaitQueue`] | whoever holds the object's lock |
+//! | the same, first come first served | [`List`] | whoever holds the object's lock |
 //! | one that waits alone | [`Lone`] | any CPU, without a lock |
 //! | time slices and preemption | [`Slice`], [`Turn`] | pure values |
 //! | what a thread may use of a CPU | [`Budget`] | the CPU that the thread belongs to |
@@ -20,7 +21,7 @@
 //! A thread has two priorities. The [base](BasePriority) one is what it was given. The [effective](EffectivePriority) one is
 //! what every queue in here acts on: the highest of the base one and of all that the thread inherits. A [`ThreadPriority`]
 //! keeps both, with a place for what is inherited; when the effective one changes while the thread is queued, the
-//! caller calls [`RunQueue::requeue`].
+//! caller calls [`RunQueue::requeue`] or [`WaitQueue::requeue`].
 //!
 //! What may go wrong: a queue holds a thread *reference* and keeps nothing alive. A thread must stay allocated
 //! while it is in any queue, and links must not be shared by two queues of one kind at a time. Debug builds
@@ -42,6 +43,7 @@ mod priority;
 mod run_queue;
 mod slice;
 mod timer;
+mod wait_queue;
 
 pub use affinity::{Affinity, MAX_CPUS, SharedAffinity};
 pub use budget::{Allowance, Budget};
@@ -55,3 +57,4 @@ pub use priority::{BasePriority, EffectivePriority, ThreadPriority};
 pub use run_queue::RunQueue;
 pub use slice::{QUANTUM_NS, Slice, Turn};
 pub use timer::TimerQueue;
+pub use wait_queue::{WaitQueue, Waiters};

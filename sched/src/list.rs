@@ -1,6 +1,6 @@
 //! A first-in first-out list of threads, linked through the threads themselves.
 //!
-//! It is the level of a run queue, and as well what an endpoint or a notification keeps its waiters in: a
+//! It is the level of a run queue, and as well what those are kept in who wait for a thread's rest or end: a
 //! blocked thread is in no run queue, so both use the same links. Every operation is O(1), the removal of a
 //! thread from the middle (its deadline passed, it was killed) included.
 //!

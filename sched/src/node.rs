@@ -56,10 +56,11 @@ pub trait Node: Copy + Eq + Send {
 
 /// The links of one thread: part of the thread, opaque to everyone but the queues.
 ///
-/// One thread can be at the same time in one [`RunQueue`](crate::RunQueue) or [`List`](crate::List), in one
-/// [`Inbox`](crate::Inbox) and in one [`TimerQueue`](crate::TimerQueue).
+/// One thread can be at the same time in one [`RunQueue`](crate::RunQueue), [`WaitQueue`](crate::WaitQueue) or [`List`](crate::List), in
+/// one [`Inbox`](crate::Inbox) and in one [`TimerQueue`](crate::TimerQueue).
 pub struct Links<T> {
     pub(crate) list: ListLinks<T>,
+    pub(crate) level: LevelLinks<T>,
     pub(crate) inbox: InboxLinks<T>,
     pub(crate) timer: TimerLinks<T>,
 }
@@ -68,11 +69,16 @@ impl<T: Node> Links<T> {
     const_unless_loom! {
         /// Links of a thread that is in no queue.
         pub fn new() -> Links<T> {
-            Links { list: ListLinks::new(), inbox: InboxLinks::new(), timer: TimerLinks::new() }
+            Links {
+                list: ListLinks::new(),
+                level: LevelLinks::new(),
+                inbox: InboxLinks::new(),
+                timer: TimerLinks::new(),
+            }
         }
     }
 
-    /// Whether the thread is in a run queue or a list.
+    /// Whether the thread is in a run queue, a wait queue or a list.
     pub fn is_listed(&self) -> bool {
         self.list.place.load(Ordering::Relaxed) != place::NOWHERE
     }
@@ -135,8 +141,27 @@ pub(crate) mod place {
     pub(crate) const NOWHERE: u32 = u32::MAX;
     /// In a list that is no level of a run queue.
     pub(crate) const PLAIN_LIST: u32 = u32::MAX - 1;
+    /// In the lowest level of a wait queue.
+    const WAITING: u32 = LEVELS;
     /// One more than the last level of a run queue. A level is its own number, so that no arithmetic is in the way of a yield.
     pub(crate) const LEVELS: u32 = EffectivePriority::LEVELS as u32;
+
+    /// In this level of a wait queue: the low six bits are the level's, as in a run queue.
+    #[inline]
+    pub(crate) const fn waiting_at(priority: EffectivePriority) -> u32 {
+        WAITING + priority.index() as u32
+    }
+
+    /// Whether a place is in a wait queue.
+    #[inline]
+    pub(crate) const fn is_waiting(place: u32) -> bool {
+        place.wrapping_sub(WAITING) < LEVELS
+    }
+
+    const _: () = assert!(
+        WAITING.is_multiple_of(LEVELS),
+        "the level is in the low bits"
+    );
 }
 
 /// Links of a doubly linked list.
@@ -151,6 +176,20 @@ impl<T: Node> ListLinks<T> {
     const_unless_loom! {
         fn new() -> ListLinks<T> {
             ListLinks { next: Link::new(), previous: Link::new(), place: AtomicU32::new(place::NOWHERE) }
+        }
+    }
+}
+
+/// Links of the first thread of a level of a wait queue.
+pub(crate) struct LevelLinks<T> {
+    pub(crate) above: Link<T>,
+    pub(crate) below: Link<T>,
+}
+
+impl<T: Node> LevelLinks<T> {
+    const_unless_loom! {
+        fn new() -> LevelLinks<T> {
+            LevelLinks { above: Link::new(), below: Link::new() }
         }
     }
 }

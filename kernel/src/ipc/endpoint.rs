@@ -1,7 +1,7 @@
 //! Endpoints: where calls and sends meet receivers.
 //!
 //! An endpoint holds no message. Either senders wait in it, or receivers, or nobody; whoever comes second moves the
-//! message straight between the two threads.
+//! message straight between the two threads. Those who wait are served by priority, and within one priority in the order in which they came.
 //!
 //! A receiver that is the only one to wait stands in no queue but in a place of its own, which needs no lock (see [`sched::Lone`]): so
 //! it is with nearly every server.
@@ -33,8 +33,8 @@ pub struct Endpoint {
 }
 
 struct Queues {
-    senders: sched::List<ThreadPtr>,
-    receivers: sched::List<ThreadPtr>,
+    senders: sched::WaitQueue<ThreadPtr>,
+    receivers: sched::WaitQueue<ThreadPtr>,
 }
 
 /// The queues, as long as the lock is held.
@@ -90,8 +90,8 @@ impl Endpoint {
         Endpoint {
             lone: sched::Lone::new(),
             queues: Mutex::new(Queues {
-                senders: sched::List::new(),
-                receivers: sched::List::new(),
+                senders: sched::WaitQueue::new(),
+                receivers: sched::WaitQueue::new(),
             }),
             receivers: AtomicU32::new(0),
         }
@@ -133,7 +133,9 @@ impl Endpoint {
             current.wait.badge.set(badge.0);
             current.wait.wants_reply.set(wants_reply);
             current.wait.set(WaitOn::Sending(self));
-            queues.senders.push_back(ThreadPtr::new(current));
+            queues
+                .senders
+                .push_back(ThreadPtr::new(current), current.priority());
             return Ok(Flow::Block);
         };
         // The receiver can't leave while we hold the lock.
@@ -192,7 +194,9 @@ impl Endpoint {
                     return Err(Error::TimedOut);
                 }
                 current.wait.set(WaitOn::Receiving(self));
-                queues.receivers.push_back(ThreadPtr::new(current));
+                queues
+                    .receivers
+                    .push_back(ThreadPtr::new(current), current.priority());
                 return Ok(Flow::Block);
             };
             drop(notification);
@@ -284,7 +288,9 @@ impl Endpoint {
     fn lock(&self) -> Open<'_> {
         let mut queues = self.queues.lock();
         if let Some(receiver) = self.lone.close(Relax::relax) {
-            queues.receivers.push_back(receiver);
+            queues
+                .receivers
+                .push_back(receiver, receiver.get().priority());
         }
         Open {
             lone: &self.lone,
@@ -315,6 +321,23 @@ impl Endpoint {
         );
         thread.wait.set(WaitOn::Nothing);
         true
+    }
+
+    /// The effective priority of a thread has changed that waits here: it has another place in the queue. For its home.
+    pub(crate) fn reorder(&self, thread: &Thread, on: WaitOn) {
+        let mut queues = self.lock();
+        // As in `take_out`.
+        if !thread.links.is_listed() {
+            return;
+        }
+        fence(Ordering::Acquire);
+        if thread.wait.on() == on {
+            let pointer = ThreadPtr::new(thread);
+            match on {
+                WaitOn::Sending(_) => queues.senders.requeue(pointer, thread.priority()),
+                _ => queues.receivers.requeue(pointer, thread.priority()),
+            };
+        }
     }
 
     fn wake_all(&self, error: Error) {

@@ -26,7 +26,7 @@ pub use notification::Notification;
 #[cfg(any(test, target_os = "none"))]
 pub(crate) use reply::close;
 pub use reply::{ReplyTarget, reply};
-pub use wait::{Wait, WaitOn, cancel};
+pub use wait::{Wait, WaitOn, cancel, reorder};
 
 use crate::thread::ThreadPtr;
 

@@ -23,7 +23,7 @@ pub(super) struct State {
     bits: u64,
     /// The last reference is gone.
     closed: bool,
-    waiters: sched::List<ThreadPtr>,
+    waiters: sched::WaitQueue<ThreadPtr>,
     bound: Option<ThreadPtr>,
 }
 
@@ -66,7 +66,7 @@ impl Notification {
             state: Mutex::new(State {
                 bits: 0,
                 closed: false,
-                waiters: sched::List::new(),
+                waiters: sched::WaitQueue::new(),
                 bound: None,
             }),
         }
@@ -129,7 +129,9 @@ impl Notification {
             return Err(Error::TimedOut);
         }
         current.wait.set(WaitOn::Notification(self));
-        state.waiters.push_back(ThreadPtr::new(current));
+        state
+            .waiters
+            .push_back(ThreadPtr::new(current), current.priority());
         Ok(Flow::Block)
     }
 
@@ -149,6 +151,16 @@ impl Notification {
     /// Ends the binding.
     pub fn unbind(&self) {
         self.state.lock().bound = None;
+    }
+
+    /// The effective priority of a thread has changed that waits here: it has another place in the queue. For its home.
+    pub(crate) fn reorder(&self, thread: &Thread, on: WaitOn) {
+        let mut state = self.state.lock();
+        if thread.wait.on() == on {
+            state
+                .waiters
+                .requeue(ThreadPtr::new(thread), thread.priority());
+        }
     }
 
     /// Takes a waiting thread out, if it is still there.

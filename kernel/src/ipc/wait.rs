@@ -145,6 +145,24 @@ impl Default for Wait {
     }
 }
 
+/// The effective priority of a thread has changed: if it waits in a queue, it gets another place there. For its home.
+pub fn reorder(thread: &Thread, section: &Section) {
+    match thread.wait.on() {
+        on @ (WaitOn::Sending(endpoint) | WaitOn::Receiving(endpoint)) => {
+            // SAFETY: as in `cancel`.
+            let endpoint = unsafe { Borrowed::from_ptr(endpoint, section) };
+            endpoint.reorder(thread, on);
+        }
+        on @ WaitOn::Notification(notification) => {
+            // SAFETY: as in `cancel`.
+            let notification = unsafe { Borrowed::from_ptr(notification, section) };
+            notification.reorder(thread, on);
+        }
+        // There it has no place among others.
+        WaitOn::Nothing | WaitOn::Reply | WaitOn::Sleep | WaitOn::Thread(_) => {}
+    }
+}
+
 /// Ends a thread's wait with an error; true if this call took it out, so that the caller must make it ready.
 ///
 /// False if it waits for nothing: somebody else has taken it out and makes it ready, or it never waited. A receiver that is

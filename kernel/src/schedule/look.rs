@@ -9,7 +9,8 @@ use arch::cpu::Pending;
 use super::wake::{end_wait, look_again};
 use super::{aside, migrate};
 use crate::cpu::Cpu;
-use crate::ipc::WaitOn;
+use crate::ipc::{WaitOn, reorder};
+use crate::object::Section;
 use crate::thread::{ThreadPtr, ask};
 
 /// Where a thread of this CPU is.
@@ -75,14 +76,19 @@ pub(super) fn look(cpu: &Cpu, thread: ThreadPtr) {
     thread.get().wake_waiters(still);
 }
 
-fn settle_priority(cpu: &Cpu, thread: ThreadPtr) {
+/// Brings the effective priority of a thread of this CPU up to date, and its place in whatever queue it is in.
+pub(super) fn settle_priority(cpu: &Cpu, thread: ThreadPtr) {
     // What a thread inherits from others comes in here.
     if thread.get().priority.settle([]).is_none() {
         return;
     }
     let priority = thread.get().priority();
     // SAFETY: this is the CPU; each borrow ends with its statement.
-    unsafe { cpu.run_queue() }.requeue(thread, priority);
+    if !unsafe { cpu.run_queue() }.requeue(thread, priority) {
+        // SAFETY: all kernel code between two quiescent points is inside a section.
+        let section = unsafe { Section::enter() };
+        reorder(thread.get(), &section);
+    }
     let Some(current) = cpu.current() else {
         return;
     };

@@ -11,6 +11,7 @@ use abi::trace::TraceKind;
 use sched::{CpuLoad, CpuPicker, IdleSet, busiest};
 
 use super::clock::arm_for_deadline;
+use super::look::settle_priority;
 use super::wake::{enqueue, interrupt, send};
 use crate::cpu::{self, Cpu};
 use crate::thread::{ThreadPtr, Transit};
@@ -98,7 +99,7 @@ pub(super) fn take_in(cpu: &Cpu, thread: ThreadPtr) {
         };
         return give(cpu, thread, to, transit);
     }
-    thread.get().priority.settle([]);
+    settle_priority(cpu, thread);
     match transit {
         Transit::Off(deadline) => {
             if let Some(deadline) = deadline {

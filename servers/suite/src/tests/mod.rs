@@ -24,6 +24,7 @@ mod messages;
 mod moving;
 mod notifications;
 mod ports;
+mod priorities;
 mod privilege;
 mod probe;
 mod processes;
@@ -73,6 +74,7 @@ pub const ALL: &[&[Test]] = &[
     spaces::TESTS,
     limits::TESTS,
     schedule::TESTS,
+    priorities::TESTS,
     suspended_registers::TESTS,
     suspending::TESTS,
     moving::TESTS,

@@ -3,7 +3,8 @@
 //! A number is judged as a whole 64-bit register: one past the table, or with high bits set, gives
 //! [`Error::UnknownCall`](crate::Error::UnknownCall). The short calls come first ([`SHORT_CALLS`]), then
 //! the IPC calls, so that the kernel's entry can tell them by one comparison. Arguments and results of each call stand in its line below in the order of
-//! the argument registers (see [`register`](crate::register)); every call returns its status in `rax`.
+//! the argument registers (see [`register`](crate::register)); every call returns its status in `rax`. Where a line has *process or 0*,
+//! 0 stands for the caller's own process, for which no handle is needed.
 //!
 //! The book's reference (`docs/src/calls.md`) is made of what stands here, by `just calls`, so each call's text has the same form:
 //! its notation; `r14` deadline if it waits; what it does; a sentence `Right X.` or `Rights X and Y.` with what its handles must
@@ -39,9 +40,9 @@ macro_rules! calls {
     };
 }
 
-/// Numbers below this are *short calls*: they take at most three arguments in `rdi`, `rsi`, `rdx`, give at most one result in
-/// `rdi`, and keep none of the registers that a C function may change ([`register`](crate::register)).
-pub const SHORT_CALLS: u64 = 4;
+/// Numbers below this are *short calls*: they give at most one result, in `rdi`, and keep none of the registers that a C function may
+/// change ([`register`](crate::register)).
+pub const SHORT_CALLS: u64 = 8;
 
 calls! {
     /// `()`: does nothing. It is what an entry and exit cost.
@@ -52,37 +53,51 @@ calls! {
     Signal = 2, "signal";
     /// `() -> rdi nanoseconds`: monotonic time since boot.
     ClockNow = 3, "clock_now";
+    /// `(process or 0, memory, address or 0, offset, bytes, protection) -> rdi address`: map a part of it. All of address, offset
+    /// and bytes are multiples of the page size; address 0 lets the kernel choose. Rights MANAGE on the process, READ, WRITE,
+    /// EXECUTE on the memory as the protection asks. The mapping outlives the handle.
+    ///
+    /// Errors: BadArgument, OutOfRange, AlreadyMapped, NoMemory, QuotaExceeded, Ended.
+    MemoryMap = 4, "memory_map";
+    /// `(process or 0, address, bytes)`: unmap whole pages; unmapped ones inside are passed over. Right MANAGE.
+    ///
+    /// Errors: BadArgument, OutOfRange, NoMemory, QuotaExceeded, Reserved, Ended.
+    MemoryUnmap = 5, "memory_unmap";
+    /// `(handle)`: close it.
+    HandleClose = 6, "handle_close";
+    /// `(thread)`: let it run. Right MANAGE.
+    ///
+    /// Errors: WrongState, Ended.
+    ThreadStart = 7, "thread_start";
 
     /// `message map (endpoint)`, `r14` deadline: send a message and wait for the reply. Right SEND, TRANSFER on what it carries.
     ///
     /// Errors: BadArgument, PeerClosed, NoReply, HandlesRefused, NoMemory, QuotaExceeded.
-    Call = 4, "call";
+    Call = 8, "call";
     /// `message map (endpoint)`, `r14` deadline: send a message, wait until it was received, want no reply. Right SEND, TRANSFER
     /// on what it carries.
     ///
     /// Errors: BadArgument, PeerClosed, HandlesRefused.
-    Send = 5, "send";
+    Send = 9, "send";
     /// `message map (endpoint)`, `r14` deadline: wait for a message or for the thread's bound notification. Right RECEIVE.
     ///
     /// Errors: PeerClosed, NoMemory, QuotaExceeded.
-    Recv = 6, "recv";
+    Recv = 10, "recv";
     /// `message map (r15 reply)`: answer. The reply is used up also when an error is returned after it was found: then the
     /// caller gets [`Error::NoReply`](crate::Error::NoReply). Right TRANSFER on what it carries.
     ///
     /// Errors: BadArgument, CallerGone, HandlesRefused.
-    Reply = 7, "reply";
+    Reply = 11, "reply";
     /// `message map (endpoint, r15 reply or 0)`, `r14` deadline: answer (nobody if it is 0), then wait as `recv` does. Who was to be
     /// answered and waits no more is passed over. Right RECEIVE, TRANSFER on what it carries.
     ///
     /// Errors: BadArgument, HandlesRefused, PeerClosed, NoMemory, QuotaExceeded.
-    ReplyRecv = 8, "reply_recv";
+    ReplyRecv = 12, "reply_recv";
     /// `(notification) -> rdx bits`, `r14` deadline: wait until bits are set, take and clear them all. Right WAIT.
     ///
     /// Errors: PeerClosed.
-    Wait = 9, "wait";
+    Wait = 13, "wait";
 
-    /// `(handle)`: close it.
-    HandleClose = 16, "handle_close";
     /// `(handle, rights) -> rdi handle`: a second handle with these rights, which must be a part of the first's. Right DUPLICATE.
     ///
     /// Errors: BadArgument.
@@ -116,17 +131,7 @@ calls! {
     ///
     /// Errors: BadArgument, OutOfRange, NotSupported, Busy.
     MemoryCreatePhysical = 33, "memory_create_physical";
-    /// `(process, memory, address or 0, offset, bytes, protection) -> rdi address`: map a part of it. All of address, offset
-    /// and bytes are multiples of the page size; address 0 lets the kernel choose. Rights MANAGE on the process, READ, WRITE,
-    /// EXECUTE on the memory as the protection asks. The mapping outlives the handle.
-    ///
-    /// Errors: BadArgument, OutOfRange, AlreadyMapped, NoMemory, QuotaExceeded, Ended.
-    MemoryMap = 34, "memory_map";
-    /// `(process, address, bytes)`: unmap whole pages; unmapped ones inside are passed over. Right MANAGE.
-    ///
-    /// Errors: BadArgument, OutOfRange, NoMemory, QuotaExceeded, Reserved, Ended.
-    MemoryUnmap = 35, "memory_unmap";
-    /// `(process, address, bytes, protection)`: change mapped pages, never beyond the mapping's handle rights at map time. Right MANAGE.
+    /// `(process or 0, address, bytes, protection)`: change mapped pages, never beyond the mapping's handle rights at map time. Right MANAGE.
     ///
     /// Errors: BadArgument, OutOfRange, NotMapped, NoMemory, QuotaExceeded, Reserved, Ended.
     MemoryProtect = 36, "memory_protect";
@@ -173,20 +178,16 @@ calls! {
     ///
     /// Errors: BadArgument, Busy.
     ProcessWatch = 51, "process_watch";
-    /// `(process, pointer to info::ProcessInfo)`: what is known of it. Right QUERY.
+    /// `(process or 0, pointer to info::ProcessInfo)`: what is known of it. Right QUERY.
     ProcessInfo = 52, "process_info";
     /// `() -> rdi handle`: a handle to the calling process.
     ProcessSelf = 53, "process_self";
 
-    /// `(process, entry, stack pointer, argument) -> rdi handle, rsi address of its IPC area`: a thread, not yet started.
+    /// `(process or 0, entry, stack pointer, argument) -> rdi handle, rsi address of its IPC area`: a thread, not yet started.
     /// It starts at `entry` with `rdi` = argument, `rsi` = its IPC area, FS base = its IPC area (32-bit: null selector). Right MANAGE.
     ///
     /// Errors: BadArgument, Ended.
     ThreadCreate = 56, "thread_create";
-    /// `(thread)`: let it run. Right MANAGE.
-    ///
-    /// Errors: WrongState, Ended.
-    ThreadStart = 57, "thread_start";
     /// `(exit code)`: end the calling thread; with the last one the process ends with code 0. Does not return.
     ThreadExit = 58, "thread_exit";
     /// `(thread)`: end it. Right MANAGE.

@@ -41,11 +41,27 @@ impl ShortResult {
     }
 }
 
-/// The kernel's part of a short call: three arguments as the user gave them.
+/// The kernel's part of a short call: three arguments as the user gave them ([more](crate::short_call_of_six) by a detour).
 ///
 /// It is an ordinary function, so callee-saved registers, which are still the user's, come back as they were. It may block. What
 /// it must not do is look at the thread's general registers in its user context: they are not there.
 pub type ShortCall = extern "C" fn(u64, u64, u64) -> ShortResult;
+
+/// A short call of six arguments: makes of `$call`, a C function of six words, a [`ShortCall`] called `$name`.
+///
+/// The fourth argument comes in R10, as RCX is lost to `syscall`, and C wants it in RCX. R8 and R9 are as they came.
+#[macro_export]
+macro_rules! short_call_of_six {
+    ($(#[$doc:meta])* $name:ident => $call:path) => {
+        $(#[$doc])*
+        #[unsafe(naked)]
+        extern "C" fn $name(_: u64, _: u64, _: u64) -> $crate::hooks::ShortResult {
+            const _: extern "C" fn(u64, u64, u64, u64, u64, u64) -> $crate::hooks::ShortResult = $call;
+            // In: registers as the user gave them. Changes RCX. No stack is used, flags are kept.
+            core::arch::naked_asm!("mov rcx, r10", "jmp {call}", call = sym $call)
+        }
+    };
+}
 
 unsafe extern "C" {
     /// A system call came, by any entry; `context.call_number` says which. On return the context is what user mode gets.

@@ -17,7 +17,7 @@ use spin::Once;
 use crate::counter::{Counter, Lasting};
 use crate::memory::frames::{self, FrameKind};
 use crate::memory::{PAGE_BYTES, kernel_space};
-use crate::object::quiescent::{self, Seen};
+use crate::object::quiescent::Seen;
 use crate::schedule::SERVE_VECTOR;
 use crate::thread::{Thread, ThreadPtr};
 use crate::trace;
@@ -323,16 +323,6 @@ impl Cpu {
     #[inline]
     pub fn block(&self) -> &'static CpuBlock {
         self.block
-    }
-
-    /// Whether nothing is due on the way out. Then it declares a quiescent point, as [`exit_work`](crate::schedule::exit_work) does.
-    #[inline]
-    pub fn is_free_to_leave(&self) -> bool {
-        let free = !self.block.has_requests() && quiescent::pending() == 0;
-        if free {
-            self.seen.pass();
-        }
-        free
     }
 
     /// Top of its first stack.

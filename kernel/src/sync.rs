@@ -82,10 +82,21 @@ impl<const LEVEL: u8, T> Mutex<LEVEL, T> {
     #[inline]
     pub fn lock(&self) -> Guard<'_, LEVEL, T> {
         order::taking(LEVEL);
+        let inner = match self.inner.try_lock() {
+            Some(inner) => inner,
+            None => self.wait(),
+        };
         Guard {
-            inner: self.inner.lock(),
+            inner,
             _not_send: PhantomData,
         }
+    }
+
+    /// Waits for the lock. Apart, as what is done meanwhile is long, and the way past it is short.
+    #[cold]
+    #[inline(never)]
+    fn wait(&self) -> SpinMutexGuard<'_, T, Relax> {
+        self.inner.lock()
     }
 
     /// Takes the lock if it is open.

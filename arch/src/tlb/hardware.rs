@@ -3,7 +3,7 @@
 //! A CPU finds its own slot through GS, without asking anybody for its index; the others' blocks are in a table that only
 //! shoot-downs read. Nothing on the way of [`activate`] is initialised at run time, so nothing is checked there.
 
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 use spin::Once;
 
@@ -23,6 +23,9 @@ struct Others {
 }
 
 static OTHERS: Once<Others> = Once::new();
+
+/// How many CPUs take part.
+static JOINED: AtomicU32 = AtomicU32::new(0);
 
 /// This machine.
 struct Hardware;
@@ -164,6 +167,7 @@ pub unsafe fn join(block: &'static CpuBlock, home: &'static Space) {
     {
         place.store(core::ptr::from_ref(block).cast_mut(), Ordering::Release);
     }
+    JOINED.fetch_add(1, Ordering::SeqCst);
     block.set_careful(features().pcid || decisions().isolation || decisions().barrier);
     // SAFETY: the caller's promise.
     unsafe { TLB.join(block.tlb(), home) };
@@ -215,6 +219,18 @@ pub fn serve() -> bool {
 /// Makes all CPUs forget `pages` pages from `start` of `space`.
 pub fn shoot_down(space: &Space, start: VirtAddr, pages: u64) {
     TLB.shoot_down(space, start, pages);
+}
+
+/// [`shoot_down`] of one page of the space that this CPU has loaded.
+///
+/// Where no other CPU takes part, and there are no names, to forget the page here is all: the generation is for names.
+#[inline(always)]
+pub fn shoot_down_page(space: &Space, at: VirtAddr) {
+    // It serialises (Intel SDM vol. 3A §9.3), so that a CPU which is not yet counted below sees the changed tables.
+    invalidate_page(at);
+    if JOINED.load(Ordering::Relaxed) != 1 || cpu::block().is_careful() {
+        shoot_down(space, at, 1);
+    }
 }
 
 /// Makes all CPUs leave `space`, which no thread needs any more.

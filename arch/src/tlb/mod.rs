@@ -30,7 +30,9 @@ pub use protocol::{CpuSlot, Machine, Space, Tlb, Word};
 #[cfg(target_os = "none")]
 mod hardware;
 #[cfg(target_os = "none")]
-pub use hardware::{activate, activate_on, evict, forget_here, init, join, serve, shoot_down};
+pub use hardware::{
+    activate, activate_on, evict, forget_here, init, join, serve, shoot_down, shoot_down_page,
+};
 #[cfg(target_os = "none")]
 pub(crate) use hardware::{activate_simply, is_active};
 
@@ -55,10 +57,13 @@ mod hosted {
     pub fn shoot_down(_space: &Space, _start: VirtAddr, _pages: u64) {}
 
     /// Nothing, on the host.
+    pub fn shoot_down_page(_space: &Space, _at: VirtAddr) {}
+
+    /// Nothing, on the host.
     pub fn evict(_space: &Space) {}
 
     /// Nothing, on the host.
     pub fn forget_here(_address: VirtAddr) {}
 }
 #[cfg(not(target_os = "none"))]
-pub use hosted::{activate, evict, forget_here, serve, shoot_down};
+pub use hosted::{activate, evict, forget_here, serve, shoot_down, shoot_down_page};

@@ -62,7 +62,7 @@ impl Space {
         true
     }
 
-    /// Unmaps the page at `address`, if that is a mapping of its own beside others. Whether it did.
+    /// Unmaps the page at `address` of the space that this CPU has loaded, if that is a mapping of its own beside others. Whether it did.
     #[inline]
     pub fn unmap_page(&self, address: u64) -> bool {
         if !address.is_multiple_of(PAGE_BYTES)
@@ -89,7 +89,8 @@ impl Space {
         let at = VirtAddr::new_truncate(address);
         // SAFETY: user code gave the mapping up, and the object is let go of after the shoot-down.
         if unsafe { state.tables.unmap_simply(at) } {
-            tlb::shoot_down(&self.tlb, at, 1);
+            // It is the caller's space, so that this CPU has it loaded.
+            tlb::shoot_down_page(&self.tlb, at);
         }
         drop(inner);
         drop(region);
@@ -111,7 +112,7 @@ impl MemoryObject {
     }
 
     /// The frame of page `index`, if there is one and it stays.
-    #[inline]
+    #[inline(always)]
     fn settled_frame(&self, index: u64) -> Option<PhysAddr> {
         match &self.backing {
             Backing::Anonymous(anonymous) if self.is_settled() && index < self.pages => {

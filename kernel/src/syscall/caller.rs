@@ -2,6 +2,7 @@
 
 use abi::{Badge, Deadline, Error, Handle, Rights};
 
+use crate::cpu;
 use crate::io_ports::IoPorts;
 use crate::ipc::{Endpoint, Notification};
 use crate::irq::Irq;
@@ -41,6 +42,13 @@ named! {
 impl Caller {
     pub(crate) fn new(thread: ThreadPtr) -> Caller {
         Caller { thread }
+    }
+
+    /// The thread that makes a short call.
+    #[inline(always)]
+    pub(super) fn of_short_call() -> Caller {
+        // SAFETY: short calls come from user mode, so that a thread runs.
+        Caller::new(unsafe { cpu::running(arch::cpu::block()) })
     }
 
     /// The thread.
@@ -143,6 +151,18 @@ impl Caller {
         let reference = T::in_entry(capability.object()).ok_or(Error::WrongObject)?;
         capability.demand(rights)?;
         Ok((reference.clone(), capability.rights()))
+    }
+
+    /// The process that an argument names to be changed: 0 is the caller's own.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub(crate) fn process_by(self, handle: Handle) -> Result<Ref<Process>, Error> {
+        if handle == Handle::NONE {
+            Ok(self.process().clone())
+        } else {
+            self.hold(handle, Rights::MANAGE)
+        }
     }
 
     /// Checks that a handle names the system or the log, with these rights.

@@ -1,7 +1,7 @@
 //! Calls on handles, and those that make endpoints and notifications.
 
 use abi::info::HandleInfo;
-use abi::{Badge, Error, Rights};
+use abi::{Badge, Error, Handle, Rights};
 
 use super::Caller;
 use crate::ipc::{self, Endpoint, Notification};
@@ -10,8 +10,8 @@ use crate::object::{AnyObject, Ref, Section};
 use crate::process::Process;
 
 /// `handle_close`.
-pub(super) fn close(caller: Caller) -> Result<(), Error> {
-    ipc::close(caller.thread(), caller.handle(0))
+pub(super) fn close(caller: Caller, handle: Handle) -> Result<(), Error> {
+    ipc::close(caller.thread(), handle)
 }
 
 /// `handle_duplicate`.

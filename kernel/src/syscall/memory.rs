@@ -1,81 +1,16 @@
 //! Calls on memory objects and mappings.
 
-use abi::{Call, Error, Handle, MemoryFlags, Protection, Rights};
+use abi::{Error, Handle, MemoryFlags, Protection, Rights};
+use arch::hooks::ShortResult;
 use arch::paging::Cache;
 
-use super::Caller;
+use super::{Caller, short};
 use crate::memory::object::MemoryObject;
 use crate::memory::user::UserSlice;
 use crate::memory::{PAGE_BYTES, Progress};
-use crate::object::{AnyObject, Capability};
-use crate::process::Process;
+use crate::object::AnyObject;
 use crate::schedule;
 use crate::thread::Thread;
-
-/// `memory_map` and `memory_unmap` of one page of the caller's own space, where that is simple; whether it was done, results included.
-/// If not, nothing is: the call goes its ordinary way.
-#[inline]
-pub(super) fn short(thread: &Thread) -> bool {
-    const MAP: u64 = Call::MemoryMap as u64;
-    const UNMAP: u64 = Call::MemoryUnmap as u64;
-    let registers = thread.registers();
-    match registers.call_number {
-        MAP if registers.r8 == PAGE_BYTES => short_map(thread),
-        UNMAP if registers.rdx == PAGE_BYTES => short_unmap(thread),
-        _ => false,
-    }
-}
-
-/// Whether a capability is a handle to the process of `thread` by which it can be changed.
-#[inline]
-fn is_own(capability: &Capability, thread: &Thread) -> bool {
-    matches!(capability.object(), AnyObject::Process(process) if process.is(thread.process()))
-        && capability.rights().contains(Rights::MANAGE)
-}
-
-fn short_map(thread: &Thread) -> bool {
-    let registers = thread.registers_mut();
-    let (address, offset) = (registers.rdx, registers.r10);
-    let Some((protection, space)) = Protection::from_bits(registers.r9).zip(thread.space()) else {
-        return false;
-    };
-    // The object is in the table as long as the lock is held. The locks of the space and of memory come after the table's.
-    let table = thread.process().table.lock();
-    let (Ok(process), Ok(memory)) = (
-        table.get(Handle(registers.rdi)),
-        table.get(Handle(registers.rsi)),
-    ) else {
-        return false;
-    };
-    let AnyObject::Memory(object) = memory.object() else {
-        return false;
-    };
-    let done = is_own(process, thread)
-        && space.map_page(object, memory.rights(), address, offset, protection);
-    if done {
-        registers.rdi = address;
-        registers.rax = 0;
-    }
-    done
-}
-
-fn short_unmap(thread: &Thread) -> bool {
-    let registers = thread.registers_mut();
-    let own = {
-        let table = thread.process().table.lock();
-        table
-            .get(Handle(registers.rdi))
-            .is_ok_and(|process| is_own(process, thread))
-    };
-    let done = own
-        && thread
-            .space()
-            .is_some_and(|space| space.unmap_page(registers.rsi));
-    if done {
-        registers.rax = 0;
-    }
-    done
-}
 
 /// `memory_create`.
 pub(super) fn create(caller: Caller) -> Result<(), Error> {
@@ -140,38 +75,98 @@ pub(super) fn physical(caller: Caller) -> Result<(), Error> {
 }
 
 /// `memory_map`.
-pub(super) fn map(caller: Caller) -> Result<(), Error> {
-    let protection = Protection::from_bits(caller.argument(5)).ok_or(Error::BadArgument)?;
-    let process = caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?;
-    let (memory, rights) =
-        caller.hold_with_rights::<MemoryObject>(caller.handle(1), Rights::NONE)?;
-    let space = process.space()?;
-    let address = space.map(
-        &memory,
-        rights,
-        caller.argument(2),
-        caller.argument(3),
-        caller.argument(4),
-        protection,
-    )?;
-    caller.set_result(0, address);
-    Ok(())
+///
+/// One page of ordinary memory in the caller's own space comes first, and takes as little as it can.
+pub(super) extern "C" fn map(
+    process: u64,
+    memory: u64,
+    address: u64,
+    offset: u64,
+    bytes: u64,
+    protection: u64,
+) -> ShortResult {
+    let caller = Caller::of_short_call();
+    if process == 0
+        && bytes == PAGE_BYTES
+        && let Some(protection) = Protection::from_bits(protection)
+        && map_page(caller.thread(), Handle(memory), address, offset, protection)
+    {
+        return ShortResult::of(address);
+    }
+    map_any(caller, process, memory, [address, offset, bytes, protection])
 }
 
-/// `memory_unmap`.
-pub(super) fn unmap(caller: Caller) -> Result<(), Error> {
-    let process = caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?;
-    let space = process.space()?;
-    while space.unmap(caller.argument(1), caller.argument(2))? == Progress::More {
-        schedule::preemption_point();
+/// Whether it was done, by the short way. If not, nothing is.
+#[inline(always)]
+fn map_page(
+    thread: &Thread,
+    memory: Handle,
+    address: u64,
+    offset: u64,
+    protection: Protection,
+) -> bool {
+    let Some(space) = thread.space() else {
+        return false;
+    };
+    // The object is in the table as long as the lock is held. The locks of the space and of memory come after the table's.
+    let table = thread.process().table.lock();
+    let Ok(memory) = table.get(memory) else {
+        return false;
+    };
+    let AnyObject::Memory(object) = memory.object() else {
+        return false;
+    };
+    space.map_page(object, memory.rights(), address, offset, protection)
+}
+
+#[cold]
+#[inline(never)]
+fn map_any(caller: Caller, process: u64, memory: u64, place: [u64; 4]) -> ShortResult {
+    let [address, offset, bytes, protection] = place;
+    let map = || {
+        let protection = Protection::from_bits(protection).ok_or(Error::BadArgument)?;
+        let process = caller.process_by(Handle(process))?;
+        let (memory, rights) =
+            caller.hold_with_rights::<MemoryObject>(Handle(memory), Rights::NONE)?;
+        let space = process.space()?;
+        space.map(&memory, rights, address, offset, bytes, protection)
+    };
+    short::result(map())
+}
+
+/// `memory_unmap`. As for [`map`].
+pub(super) extern "C" fn unmap(process: u64, address: u64, bytes: u64) -> ShortResult {
+    let caller = Caller::of_short_call();
+    if process == 0
+        && bytes == PAGE_BYTES
+        && caller
+            .thread()
+            .space()
+            .is_some_and(|space| space.unmap_page(address))
+    {
+        return ShortResult::NOTHING;
     }
-    Ok(())
+    unmap_any(caller, process, address, bytes)
+}
+
+#[cold]
+#[inline(never)]
+fn unmap_any(caller: Caller, process: u64, address: u64, bytes: u64) -> ShortResult {
+    let unmap = || {
+        let process = caller.process_by(Handle(process))?;
+        let space = process.space()?;
+        while space.unmap(address, bytes)? == Progress::More {
+            schedule::preemption_point();
+        }
+        Ok(0)
+    };
+    short::result(unmap())
 }
 
 /// `memory_protect`.
 pub(super) fn protect(caller: Caller) -> Result<(), Error> {
     let protection = Protection::from_bits(caller.argument(3)).ok_or(Error::BadArgument)?;
-    let process = caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?;
+    let process = caller.process_by(caller.handle(0))?;
     process
         .space()?
         .protect(caller.argument(1), caller.argument(2), protection)

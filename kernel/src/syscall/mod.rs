@@ -38,15 +38,8 @@ enum Outcome {
 
 /// Runs the system call in the registers of the current thread, and does what is due on the way out.
 pub fn enter() {
-    let cpu = cpu::this();
-    if let Some(current) = cpu.current() {
-        if memory::short(current.get()) {
-            if cpu.is_free_to_leave() {
-                return;
-            }
-        } else {
-            perform(current);
-        }
+    if let Some(current) = cpu::this().current() {
+        perform(current);
         schedule::exit_work();
     }
 }
@@ -82,9 +75,14 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         trace::ipc(call, caller.argument(0));
     }
     match call {
-        Call::Null | Call::Yield | Call::Signal | Call::ClockNow => {
-            return Ok(short::by_context(caller));
-        }
+        Call::Null
+        | Call::Yield
+        | Call::Signal
+        | Call::ClockNow
+        | Call::MemoryMap
+        | Call::MemoryUnmap
+        | Call::HandleClose
+        | Call::ThreadStart => return Ok(short::by_context(caller)),
         Call::Call => return ipc::call(caller, section),
         Call::Send => return ipc::send(caller, section),
         Call::Recv => return ipc::recv(caller, section),
@@ -93,7 +91,6 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::Wait => return ipc::wait(caller, section),
         Call::Sleep => return Ok(ipc::sleep(caller, section)),
 
-        Call::HandleClose => handle::close(caller)?,
         Call::HandleDuplicate => handle::duplicate(caller)?,
         Call::HandleQuery => handle::query(caller)?,
         Call::HandleGrant => handle::grant(caller, section)?,
@@ -104,8 +101,6 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
 
         Call::MemoryCreate => memory::create(caller)?,
         Call::MemoryCreatePhysical => memory::create_physical(caller)?,
-        Call::MemoryMap => memory::map(caller)?,
-        Call::MemoryUnmap => memory::unmap(caller)?,
         Call::MemoryProtect => memory::protect(caller)?,
         Call::MemoryRead => memory::copy(caller, memory::Direction::Out)?,
         Call::MemoryWrite => memory::copy(caller, memory::Direction::In)?,
@@ -121,7 +116,6 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::ProcessSelf => process::this(caller)?,
 
         Call::ThreadCreate => thread::create(caller)?,
-        Call::ThreadStart => thread::start(caller)?,
         Call::ThreadExit => thread::exit(caller),
         Call::ThreadKill => thread::kill(caller)?,
         Call::ThreadSetPriority => thread::set_priority(caller)?,

@@ -1,7 +1,7 @@
 //! Calls on processes.
 
 use abi::info::NAME_BYTES;
-use abi::{Error, Priority, Rights};
+use abi::{Error, Handle, Priority, Rights};
 
 use super::Caller;
 use crate::ipc::Notification;
@@ -60,9 +60,10 @@ pub(super) fn watch(caller: Caller) -> Result<(), Error> {
 
 /// `process_info`.
 pub(super) fn info(caller: Caller) -> Result<(), Error> {
-    let info = caller
-        .hold::<Process>(caller.handle(0), Rights::QUERY)?
-        .info();
+    let info = match caller.handle(0) {
+        Handle::NONE => caller.process().info(),
+        process => caller.hold::<Process>(process, Rights::QUERY)?.info(),
+    };
     user::write(caller.argument(1), &info)
 }
 

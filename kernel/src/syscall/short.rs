@@ -1,4 +1,4 @@
-//! The short calls: as few arguments and results as the C convention passes in registers, so that their entry saves next to
+//! The short calls: arguments and results as the C convention passes them in registers, so that their entry saves next to
 //! nothing (`arch`'s `entry/syscall.rs`).
 //!
 //! They run without a user context, so nothing in here may ask for the calling thread's registers; arguments come as arguments.
@@ -7,20 +7,36 @@
 use abi::{Call, Error, Handle, SHORT_CALLS};
 use arch::hooks::{ShortCall, ShortResult};
 
-use super::{Caller, Outcome, ipc};
+use arch::cpu::Pending;
+use arch::short_call_of_six;
+
+use super::{Caller, Outcome, handle, ipc, memory, thread};
 use crate::cpu;
-use crate::object::Section;
+use crate::object::{Section, quiescent};
 use crate::schedule;
 
 /// By number. The entry of `syscall` calls through a copy of this.
 #[unsafe(export_name = "switchyard_short_calls")]
-static SHORT: [ShortCall; SHORT_CALLS as usize] = [null, yield_now, signal, clock_now];
+static SHORT: [ShortCall; SHORT_CALLS as usize] = [
+    null,
+    yield_now,
+    signal,
+    clock_now,
+    memory_map,
+    memory::unmap,
+    handle_close,
+    thread_start,
+];
 
 const _: () = {
     assert!(Call::Null as u64 == 0);
     assert!(Call::Yield as u64 == 1);
     assert!(Call::Signal as u64 == 2);
     assert!(Call::ClockNow as u64 == 3);
+    assert!(Call::MemoryMap as u64 == 4);
+    assert!(Call::MemoryUnmap as u64 == 5);
+    assert!(Call::HandleClose as u64 == 6);
+    assert!(Call::ThreadStart as u64 == 7);
 };
 
 extern "C" fn null(_: u64, _: u64, _: u64) -> ShortResult {
@@ -47,25 +63,58 @@ extern "C" fn clock_now(_: u64, _: u64, _: u64) -> ShortResult {
     ShortResult::of(arch::time::now_ns())
 }
 
+short_call_of_six! {
+    memory_map => memory::map
+}
+
+extern "C" fn handle_close(closed: u64, _: u64, _: u64) -> ShortResult {
+    let closing = handle::close(Caller::of_short_call(), Handle(closed));
+    see_to_the_dead();
+    result(closing.map(|()| 0))
+}
+
+extern "C" fn thread_start(thread: u64, _: u64, _: u64) -> ShortResult {
+    let started = thread::start(Caller::of_short_call(), Handle(thread));
+    result(started.map(|()| 0))
+}
+
+/// Has objects that wait for their end be looked at on the way out, which a short call does not do by itself.
+pub(super) fn see_to_the_dead() {
+    if quiescent::pending() != 0 {
+        arch::cpu::block().request(Pending::PASS);
+    }
+}
+
+/// A call's result as the entry wants it.
+pub(super) fn result(result: Result<u64, Error>) -> ShortResult {
+    result.map_or_else(failed, ShortResult::of)
+}
+
 fn failed(error: Error) -> ShortResult {
     ShortResult::failed(error as u64)
 }
 
 /// A short call that came in with a whole context, which gets what the short entry would leave in the registers.
 pub(super) fn by_context(caller: Caller) -> Outcome {
+    const CLOCK_NOW: u64 = Call::ClockNow as u64;
+    const MEMORY_MAP: u64 = Call::MemoryMap as u64;
     let registers = caller.thread().registers();
-    let call = SHORT[registers.call_number as usize];
-    let has_result = registers.call_number == Call::ClockNow as u64;
+    let has_result = matches!(registers.call_number, CLOCK_NOW | MEMORY_MAP);
     // 32-bit code has a register map of its own, which keeps what is no result.
     let is_64_bit = registers.cs == u64::from(arch::context::USER_CODE64);
-    let result = call(registers.rdi, registers.rsi, registers.rdx);
+    let [a, b, c] = [registers.rdi, registers.rsi, registers.rdx];
+    let result = if registers.call_number == MEMORY_MAP {
+        memory::map(a, b, c, registers.r10, registers.r8, registers.r9)
+    } else {
+        SHORT[registers.call_number as usize](a, b, c)
+    };
     let registers = caller.thread().registers_mut();
     registers.rax = result.status();
     if is_64_bit {
         registers.rdi = result.value();
         (registers.rsi, registers.rdx) = (0, 0);
         (registers.r8, registers.r9, registers.r10) = (0, 0, 0);
-    } else if has_result {
+    } else if has_result && result.status() == 0 {
         registers.rdi = result.value();
     }
     Outcome::Written

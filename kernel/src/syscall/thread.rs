@@ -4,7 +4,7 @@ use core::ops::RangeInclusive;
 use core::ptr;
 
 use abi::info::ThreadEnd;
-use abi::{Badge, CpuSet, Deadline, Error, Priority, Rights};
+use abi::{Badge, CpuSet, Deadline, Error, Handle, Priority, Rights};
 use arch::context::is_canonical;
 
 use sched::{Affinity, Allowance};
@@ -14,14 +14,13 @@ use crate::cpu;
 use crate::ipc::{Flow, WaitOn};
 use crate::memory::user;
 use crate::object::{AnyObject, Capability, Ref, Section};
-use crate::process::Process;
 use crate::schedule;
 use crate::spawn;
 use crate::thread::{Thread, ThreadPtr, Until, ask};
 
 /// `thread_create`.
 pub(super) fn create(caller: Caller) -> Result<(), Error> {
-    let process = caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?;
+    let process = caller.process_by(caller.handle(0))?;
     // The handle's place first: a thread that nobody could name must not be made, nor its end be the end of its process.
     caller.process().table.lock().reserve(1)?;
     let made = spawn::thread(
@@ -47,8 +46,8 @@ pub(super) fn create(caller: Caller) -> Result<(), Error> {
 }
 
 /// `thread_start`.
-pub(super) fn start(caller: Caller) -> Result<(), Error> {
-    let thread = caller.hold::<Thread>(caller.handle(0), Rights::MANAGE)?;
+pub(super) fn start(caller: Caller, thread: Handle) -> Result<(), Error> {
+    let thread = caller.hold::<Thread>(thread, Rights::MANAGE)?;
     if thread.has_ended() {
         return Err(Error::Ended);
     }

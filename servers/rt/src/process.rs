@@ -55,6 +55,21 @@ impl AsHandle for Current {
     }
 }
 
+impl Current {
+    /// How calls name it that change what is in a process: 0 is the caller's own.
+    #[expect(clippy::unused_self, reason = "as of any process")]
+    const fn named(&self) -> u64 {
+        Handle::NONE.0
+    }
+}
+
+impl Process {
+    /// How calls name it.
+    fn named(&self) -> u64 {
+        self.handle().0
+    }
+}
+
 macro_rules! space_operations {
     ($($type:ty),*) => {$(
         impl $type {
@@ -72,7 +87,7 @@ macro_rules! space_operations {
                 protection: Protection,
             ) -> Result<u64> {
                 let arguments =
-                    [self.handle().0, memory.handle().0, address, offset, bytes, u64::from(protection.0)];
+                    [self.named(), memory.handle().0, address, offset, bytes, u64::from(protection.0)];
                 // SAFETY: a mapping only adds memory where none was: the kernel refuses what is mapped already.
                 unsafe { sys::call(Call::MemoryMap, arguments) }.map(|values| values[0])
             }
@@ -86,7 +101,7 @@ macro_rules! space_operations {
             /// `BadArgument` if unaligned, `OutOfRange`, `NoRight`.
             pub unsafe fn unmap(&self, address: u64, bytes: u64) -> Result<()> {
                 // SAFETY: the caller's promise.
-                unsafe { sys::call(Call::MemoryUnmap, [self.handle().0, address, bytes, 0, 0, 0]) }.map(|_| ())
+                unsafe { sys::call(Call::MemoryUnmap, [self.named(), address, bytes, 0, 0, 0]) }.map(|_| ())
             }
 
             /// Changes how mapped pages are protected.
@@ -97,7 +112,7 @@ macro_rules! space_operations {
             /// # Errors
             /// `NotMapped`, `NoRight` beyond what the memory handle allowed, `BadArgument`, `OutOfRange`.
             pub unsafe fn protect(&self, address: u64, bytes: u64, protection: Protection) -> Result<()> {
-                let arguments = [self.handle().0, address, bytes, u64::from(protection.0), 0, 0];
+                let arguments = [self.named(), address, bytes, u64::from(protection.0), 0, 0];
                 // SAFETY: the caller's promise.
                 unsafe { sys::call(Call::MemoryProtect, arguments) }.map(|_| ())
             }
@@ -111,7 +126,7 @@ macro_rules! space_operations {
             /// # Errors
             /// `BadArgument`, `NoRight`, `NoMemory`, `QuotaExceeded`, `Ended`.
             pub unsafe fn create_thread(&self, entry: u64, stack: u64, argument: u64) -> Result<(Thread, u64)> {
-                let arguments = [self.handle().0, entry, stack, argument, 0, 0];
+                let arguments = [self.named(), entry, stack, argument, 0, 0];
                 // SAFETY: the caller's promise.
                 let values = unsafe { sys::call(Call::ThreadCreate, arguments) }?;
                 Ok((Thread::from_handle(OwnedHandle::from_raw(Handle(values[0]))), values[1]))
@@ -124,7 +139,7 @@ macro_rules! space_operations {
             pub fn info(&self) -> Result<ProcessInfo> {
                 let mut info = ProcessInfo::default();
                 // SAFETY: the kernel writes one ProcessInfo through the pointer, which is to a live one of ours.
-                unsafe { sys::call(Call::ProcessInfo, [self.handle().0, &raw mut info as u64, 0, 0, 0, 0]) }?;
+                unsafe { sys::call(Call::ProcessInfo, [self.named(), &raw mut info as u64, 0, 0, 0, 0]) }?;
                 Ok(info)
             }
 

@@ -15,7 +15,7 @@ use talc::source::Source;
 use talc::sync::TalcLock;
 
 use crate::sync::RawMutex;
-use crate::{AsHandle, OwnedHandle, memory, process, sys};
+use crate::{OwnedHandle, memory, sys};
 
 /// Where the heap begins: below `abi::layout::MAP_START`, where the kernel never puts anything by itself.
 const HEAP_START: u64 = 0x0000_0800_0000_0000;
@@ -49,7 +49,7 @@ fn map_new(address: u64, bytes: u64) -> crate::Result<()> {
     let [memory, ..] = unsafe { sys::call(Call::MemoryCreate, [bytes, 0, 0, 0, 0, 0]) }?;
     let memory = OwnedHandle::from_raw(Handle(memory));
     let arguments = [
-        process::current().handle().0,
+        Handle::NONE.0,
         memory.raw().0,
         address,
         0,

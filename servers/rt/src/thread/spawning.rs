@@ -156,10 +156,10 @@ mod backend {
     use core::arch::{asm, naked_asm};
     use core::sync::atomic::{AtomicU64, Ordering};
 
-    use abi::Call;
+    use abi::{Call, Handle};
 
     use super::{Builder, Error, Result, Thread};
-    use crate::{AsHandle, Memory, Protection, memory, process};
+    use crate::{Memory, Protection, memory, process};
 
     /// Where stacks are: between the heap and `abi::layout::MAP_START`.
     const STACKS_START: u64 = 0x0000_0C00_0000_0000;
@@ -262,7 +262,6 @@ mod backend {
         // SAFETY: `start` made it by `Box::into_raw` for this thread alone.
         let Start { body, stack, bytes } = *unsafe { Box::from_raw(start) };
         body();
-        let process = process::current().handle().0;
         // SAFETY: two system calls in registers alone: the first takes away the stack under this very function, which
         // touches it no more; the second never returns. `syscall` overwrites rcx, r11, and rdi, rsi, rdx, rax.
         unsafe {
@@ -274,7 +273,7 @@ mod backend {
                 "ud2",
                 exit = const Call::ThreadExit as u64,
                 in("rax") Call::MemoryUnmap as u64,
-                in("rdi") process,
+                in("rdi") Handle::NONE.0, // this process
                 in("rsi") stack,
                 in("rdx") bytes,
                 options(noreturn, nostack),

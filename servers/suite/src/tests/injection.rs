@@ -334,7 +334,7 @@ fn children() -> Verdict {
             code!(
                 "pushfq",
                 "or dword ptr [rsp], 0x100",
-                "mov eax, 4",
+                "mov eax, 8",
                 "mov r14, -1",
                 "popfq",
                 "syscall",
@@ -347,7 +347,7 @@ fn children() -> Verdict {
             code!(
                 "pushfq",
                 "or dword ptr [rsp], 0x100",
-                "mov eax, 8",
+                "mov eax, 12",
                 "mov r14, -1",
                 "popfq",
                 "syscall",

@@ -92,7 +92,7 @@ fn a_thread_that_never_gets_the_cpu_is_suspended_but_not_waited_for(
 }
 
 fn a_wait_is_left_alone_or_ended_by_suspending(world: &'static World) -> Verdict {
-    const { assert!(Call::Wait as u64 == 9) };
+    const { assert!(Call::Wait as u64 == 13) };
     for cpu in 0..world.cpus {
         for ends in [false, true] {
             let bell = must!(Notification::create());
@@ -100,7 +100,7 @@ fn a_wait_is_left_alone_or_ended_by_suspending(world: &'static World) -> Verdict
             let probe = must!(Probe::new(
                 code!(
                     "2:",
-                    "mov eax, 9",
+                    "mov eax, 13",
                     "mov rdi, rbp",
                     "mov r14, -1", // for ever
                     "syscall",

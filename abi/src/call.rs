@@ -163,9 +163,15 @@ calls! {
     ///
     /// Errors: OutOfRange, NotSupported.
     MemoryPhysical = 41, "memory_physical";
+    /// `(process or 0, address or 0, bytes, protection, pointer, source bytes) -> rdi address`: map new memory, zeroed on demand, that
+    /// begins with what the caller has at the pointer, of which there may be nothing. The process that it is mapped in pays for it; no
+    /// handle names it. Address and bytes are as for `memory_map`. Right MANAGE.
+    ///
+    /// Errors: BadArgument, OutOfRange, AlreadyMapped, NoMemory, QuotaExceeded, Ended.
+    MemoryMapNew = 42, "memory_map_new";
 
-    /// `(name pointer, name bytes, highest priority, mode: 0 64-bit or 1 32-bit) -> rdi handle`: an empty process with an address
-    /// space and a handle table. Its threads can give threads at most this priority, which is at most the caller's own
+    /// `(name pointer, name bytes, highest priority, mode: 0 64-bit or 1 32-bit) -> rdi handle, rsi landing page's image or 0, rdx its
+    /// __kernel_vsyscall or 0`: an empty process with an address space and a handle table. Its threads can give threads at most this priority, which is at most the caller's own
     /// highest; 0 stands for that. A 32-bit process has its mappings below 4 GiB, and its threads begin in 32-bit code.
     ///
     /// Errors: BadArgument, OutOfRange, NoRight.

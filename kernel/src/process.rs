@@ -204,6 +204,11 @@ impl Process {
         landing::sysenter_return(self.mode, self.landing)
     }
 
+    /// Where its landing page's image is, and `__kernel_vsyscall` in it; 0 for what it has not.
+    pub fn landing(&self) -> (u64, u64) {
+        (self.landing, landing::vsyscall(self.mode, self.landing))
+    }
+
     /// Who pays for its memory.
     pub fn account(&self) -> &Ref<Account> {
         &self.account

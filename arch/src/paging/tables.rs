@@ -122,11 +122,11 @@ impl PageTables {
 
     /// Copies the upper 256 root entries of `kernel`.
     pub fn share_kernel_half(&self, kernel: &PageTables) {
-        for index in ENTRIES / 2..ENTRIES {
-            let entry = read(kernel.root, index);
-            debug_assert!(entry != 0, "the kernel half is filled before it is shared");
-            write(self.root, index, entry);
-        }
+        debug_assert!(
+            (ENTRIES / 2..ENTRIES).all(|index| read(kernel.root, index) != 0),
+            "the kernel half is filled before it is shared"
+        );
+        copy_kernel_half(kernel.root, self.root);
     }
 
     /// Copies the upper 256 root entries of `entry` into user mode's own root: all that it sees of the kernel.
@@ -135,9 +135,7 @@ impl PageTables {
     /// In builds with debug assertions, if there is no such root.
     pub fn share_entry_half(&self, entry: &PageTables) {
         debug_assert!(self.apart, "one root serves both modes");
-        for index in ENTRIES / 2..ENTRIES {
-            write(user_root(self.root), index, read(entry.root, index));
-        }
+        copy_kernel_half(entry.root, user_root(self.root));
     }
 
     /// Writes an entry; of the user half of the root both, if there are two. Only user mode may execute what it leads to then.
@@ -424,6 +422,13 @@ impl PageTables {
             level -= 1;
         }
     }
+}
+
+/// Copies the upper 256 entries of one root to another that is not yet in use.
+fn copy_kernel_half(from: PhysAddr, to: PhysAddr) {
+    let half = |root| phys_to_virt(root).cast::<u64>().wrapping_add(ENTRIES / 2);
+    // SAFETY: both are tables in the direct map; nobody else uses the second, and the kernel half of the first never changes.
+    unsafe { half(to).copy_from_nonoverlapping(half(from), ENTRIES / 2) };
 }
 
 /// Bits of an address below the index into a table of `level`.

@@ -6,7 +6,7 @@ use arch::paging::Cache;
 
 use super::{Caller, short};
 use crate::memory::object::MemoryObject;
-use crate::memory::user::UserSlice;
+use crate::memory::user::{self, UserSlice};
 use crate::memory::{PAGE_BYTES, Progress};
 use crate::object::AnyObject;
 use crate::schedule;
@@ -93,7 +93,12 @@ pub(super) extern "C" fn map(
     {
         return ShortResult::of(address);
     }
-    map_any(caller, process, memory, [address, offset, bytes, protection])
+    map_any(
+        caller,
+        process,
+        memory,
+        [address, offset, bytes, protection],
+    )
 }
 
 /// Whether it was done, by the short way. If not, nothing is.
@@ -163,6 +168,38 @@ fn unmap_any(caller: Caller, process: u64, address: u64, bytes: u64) -> ShortRes
     short::result(unmap())
 }
 
+/// `memory_map_new`.
+pub(super) fn map_new(caller: Caller) -> Result<(), Error> {
+    let protection = Protection::from_bits(caller.argument(3)).ok_or(Error::BadArgument)?;
+    let process = caller.process_by(caller.handle(0))?;
+    let [address, bytes] = [1, 2].map(|index| caller.argument(index));
+    let source = UserSlice::new(caller.argument(4), caller.argument(5))?;
+    if bytes == 0 || !(bytes | address).is_multiple_of(PAGE_BYTES) {
+        return Err(Error::BadArgument);
+    }
+    let space = process.space()?;
+    let memory = MemoryObject::create(bytes, Some(process.account().clone()))?;
+    if !source.is_empty() {
+        copy_in(&memory, 0, source)?;
+    }
+    let address = space.map(&memory, Rights::ALL, address, 0, bytes, protection)?;
+    caller.set_result(0, address);
+    Ok(())
+}
+
+/// Copies all of `source` into an object, from `offset` on.
+fn copy_in(memory: &MemoryObject, mut offset: u64, mut source: UserSlice) -> Result<(), Error> {
+    loop {
+        let copied = memory.copy_piece(offset, source, user::Direction::FromUser)?;
+        source = source.after(copied);
+        offset += copied as u64;
+        if source.is_empty() {
+            return Ok(());
+        }
+        schedule::preemption_point();
+    }
+}
+
 /// `memory_protect`.
 pub(super) fn protect(caller: Caller) -> Result<(), Error> {
     let protection = Protection::from_bits(caller.argument(3)).ok_or(Error::BadArgument)?;
@@ -196,8 +233,8 @@ pub(super) fn copy(caller: Caller, direction: Direction) -> Result<(), Error> {
             offset,
             rest,
             match direction {
-                Direction::Out => crate::memory::user::Direction::ToUser,
-                Direction::In => crate::memory::user::Direction::FromUser,
+                Direction::Out => user::Direction::ToUser,
+                Direction::In => user::Direction::FromUser,
             },
         )?;
         rest = rest.after(copied);

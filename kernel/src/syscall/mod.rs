@@ -107,6 +107,7 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::MemoryClone => memory::clone(caller)?,
         Call::MemoryCreateContiguous => memory::create_contiguous(caller)?,
         Call::MemoryPhysical => memory::physical(caller)?,
+        Call::MemoryMapNew => memory::map_new(caller)?,
 
         Call::ProcessCreate => process::create(caller)?,
         Call::ProcessKill => process::kill(caller)?,

@@ -30,7 +30,11 @@ pub(super) fn create(caller: Caller) -> Result<(), Error> {
     let mode = Mode::from_number(caller.argument(3)).ok_or(Error::BadArgument)?;
     let limit = caller.process().account().limit();
     let process = Process::create(Name::new(name)?, limit, highest, mode)?;
-    caller.give(AnyObject::Process(process), Rights::ALL)
+    let (image, vsyscall) = process.landing();
+    caller.give(AnyObject::Process(process), Rights::ALL)?;
+    caller.set_result(1, image);
+    caller.set_result(2, vsyscall);
+    Ok(())
 }
 
 /// `process_kill`.

@@ -8,7 +8,9 @@ use rt::archive::Archive;
 use rt::loader::{self, Plan};
 use rt::start::StartError;
 use rt::sys::{self, IpcRegisters};
-use rt::{AsHandle, Endpoint, Memory, Notification, Process, Protection, Rights, start, thread};
+use rt::{
+    AsHandle, Endpoint, Memory, Notification, Priority, Process, Protection, Rights, start, thread,
+};
 
 use crate::calls::{self, Received};
 
@@ -280,7 +282,7 @@ impl Starter {
         given: &[(&str, Handle, Rights)],
     ) -> rt::Result<Process> {
         let role = role.name();
-        let process = Process::create(&role)?;
+        let process = self.plan.process(&role, Priority::LOWEST)?;
         self.plan.load(self.file, &process)?;
         let mut block = start::Builder::new();
         for (name, handle, rights) in given {
@@ -289,6 +291,6 @@ impl Starter {
         let thread = loader::first_thread(&process, &self.plan, STACK_BYTES, &block, &role)?;
         thread.set_affinity(cpus)?;
         thread.start()?;
-        Ok(process)
+        Ok(process.process)
     }
 }

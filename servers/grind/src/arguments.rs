@@ -91,6 +91,7 @@ pub const fn shape(call: Call) -> [Kind; 6] {
         Call::MemoryCreate => [Bytes, Number, Nothing, Nothing, Nothing, Nothing],
         Call::MemoryClone => [Of(Memory), Number, Nothing, Nothing, Nothing, Nothing],
         Call::MemoryMap => [Of(Process), Of(Memory), Address, Bytes, Bytes, Number],
+        Call::MemoryMapNew => [Of(Process), Address, Bytes, Number, Pointer, Bytes],
         Call::MemoryUnmap => [Of(Process), Address, Bytes, Nothing, Nothing, Nothing],
         Call::MemoryProtect => [Of(Process), Address, Bytes, Number, Nothing, Nothing],
         Call::MemoryRead | Call::MemoryWrite => {

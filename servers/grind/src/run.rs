@@ -210,7 +210,7 @@ impl<'a> Mill<'a> {
         process.watch(&self.ends, bit)?;
         thread.start()?;
         Ok(Worker {
-            process,
+            process: process.process,
             page: mapping,
             until: time::after(LIFE),
             bit,

@@ -12,6 +12,7 @@ use abi::start::{init, names};
 use abi::{Badge, CpuSet, Error, Rights};
 use rt::archive::Archive;
 use rt::loader::{self, ElfError, Plan};
+use rt::process::Made;
 use rt::{
     AsHandle, Endpoint, Handle, IoPorts, Irq, Log, Memory, Notification, Process, System, Thread,
     start,
@@ -191,13 +192,13 @@ impl<'a> Stores<'a> {
             let _ = process.kill(u64::MAX);
             return Err(error);
         }
-        Ok(process)
+        Ok(process.process)
     }
 
     fn fill(
         &mut self,
         program: &Program,
-        process: &Process,
+        process: &Made,
         plan: &Plan,
         contents: &[u8],
     ) -> Result<Thread, StartError> {
@@ -209,7 +210,7 @@ impl<'a> Stores<'a> {
         let own = Rights::MANAGE | Rights::QUERY | Rights::DUPLICATE | Rights::TRANSFER;
         step(
             "can't give it its process",
-            gifts.give(names::PROCESS, process, own, 0),
+            gifts.give(names::PROCESS, &process.process, own, 0),
         )?;
         self.give_endpoints(program, &mut gifts)?;
         let grants = program.grants;

@@ -13,6 +13,25 @@ object! {
     Process
 }
 
+/// A process that was just made, and where the kernel has put its landing page.
+#[derive(Debug)]
+pub struct Made {
+    /// The process.
+    pub process: Process,
+    /// Address of the page's image; 0 if there is none.
+    pub landing: u64,
+    /// Address of `__kernel_vsyscall`; 0 if there is none.
+    pub vsyscall: u64,
+}
+
+impl core::ops::Deref for Made {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
 /// The calling process's own handle; 0 until somebody asked.
 static OWN: AtomicU64 = AtomicU64::new(0);
 
@@ -90,6 +109,30 @@ macro_rules! space_operations {
                     [self.named(), memory.handle().0, address, offset, bytes, u64::from(protection.0)];
                 // SAFETY: a mapping only adds memory where none was: the kernel refuses what is mapped already.
                 unsafe { sys::call(Call::MemoryMap, arguments) }.map(|values| values[0])
+            }
+
+            /// Maps `bytes` of new memory, zeroed but for `contents` at its begin, at `address` (0: where there is room). The process
+            /// that it is mapped in pays for it. Returns the address.
+            ///
+            /// # Errors
+            /// `AlreadyMapped`, `BadArgument`, `OutOfRange` (also for more contents than bytes), `NoMemory`, `QuotaExceeded`, `Ended`.
+            pub fn map_new(
+                &self,
+                address: u64,
+                bytes: u64,
+                protection: Protection,
+                contents: &[u8],
+            ) -> Result<u64> {
+                let arguments = [
+                    self.named(),
+                    address,
+                    bytes,
+                    u64::from(protection.0),
+                    contents.as_ptr() as u64,
+                    contents.len() as u64,
+                ];
+                // SAFETY: a mapping only adds memory where none was; the kernel reads the contents.
+                unsafe { sys::call(Call::MemoryMapNew, arguments) }.map(|values| values[0])
             }
 
             /// Unmaps whole pages.
@@ -191,6 +234,14 @@ impl Process {
     /// # Errors
     /// As [`create_below`](Self::create_below).
     pub fn create_in(mode: Mode, name: &str, highest: Priority) -> Result<Process> {
+        Process::make(mode, name, highest).map(|made| made.process)
+    }
+
+    /// The same, with where the landing page is.
+    ///
+    /// # Errors
+    /// As [`create_below`](Self::create_below).
+    pub fn make(mode: Mode, name: &str, highest: Priority) -> Result<Made> {
         let highest = u64::from(highest.level());
         // SAFETY: the kernel reads the name.
         let values = unsafe {
@@ -206,7 +257,12 @@ impl Process {
                 ],
             )
         }?;
-        Ok(Process(OwnedHandle::from_raw(Handle(values[0]))))
+        let [process, landing, vsyscall] = values;
+        Ok(Made {
+            process: Process(OwnedHandle::from_raw(Handle(process))),
+            landing,
+            vsyscall,
+        })
     }
 
     /// Ends it with all of its threads.

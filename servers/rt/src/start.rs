@@ -5,6 +5,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::borrow::Borrow;
 use core::fmt;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
@@ -172,18 +173,48 @@ impl Builder {
 
     /// The block's bytes.
     pub fn build(&self, argument: &str) -> Vec<u8> {
-        let mut block =
-            Vec::with_capacity(HEADER_BYTES + self.entries.len() * ENTRY_BYTES + argument.len());
-        block.extend(MAGIC.to_le_bytes());
-        block.extend(VERSION.to_le_bytes());
-        block.extend((self.entries.len() as u32).to_le_bytes());
-        block.extend((argument.len() as u64).to_le_bytes());
-        for entry in &self.entries {
-            block.extend(entry.name);
-            block.extend(entry.handle.to_le_bytes());
-            block.extend(entry.value.to_le_bytes());
+        Self::bytes(argument, self.entries.iter())
+    }
+
+    /// The block's bytes, with plain values behind its own entries, but for those that are 0.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub(crate) fn build_with(
+        &self,
+        argument: &str,
+        values: &[(&str, u64)],
+    ) -> crate::Result<Vec<u8>> {
+        let values = || values.iter().filter(|(_, value)| *value != 0);
+        if values().any(|(name, _)| name.len() > NAME_BYTES)
+            || self.entries.len() + values().count() > MAX_ENTRIES
+        {
+            return Err(abi::Error::OutOfRange);
         }
-        block.extend(argument.as_bytes());
+        let more = values().map(|&(name, value)| StartEntry::new(name, Handle::NONE, value));
+        Ok(Self::bytes(
+            argument,
+            self.entries.iter().copied().chain(more),
+        ))
+    }
+
+    fn bytes(
+        argument: &str,
+        entries: impl Iterator<Item = impl Borrow<StartEntry>> + Clone,
+    ) -> Vec<u8> {
+        let count = entries.clone().count();
+        let mut block = Vec::with_capacity(HEADER_BYTES + count * ENTRY_BYTES + argument.len());
+        block.extend_from_slice(&MAGIC.to_le_bytes());
+        block.extend_from_slice(&VERSION.to_le_bytes());
+        block.extend_from_slice(&(count as u32).to_le_bytes());
+        block.extend_from_slice(&(argument.len() as u64).to_le_bytes());
+        for entry in entries {
+            let entry = entry.borrow();
+            block.extend_from_slice(&entry.name);
+            block.extend_from_slice(&entry.handle.to_le_bytes());
+            block.extend_from_slice(&entry.value.to_le_bytes());
+        }
+        block.extend_from_slice(argument.as_bytes());
         block
     }
 }

@@ -162,7 +162,7 @@ impl World {
         process.watch(&done, 1)?;
         let thread = loader::first_thread(&process, &image.plan, STACK_BYTES, &block, argument)?;
         Ok(Child {
-            process,
+            process: process.process,
             thread,
             done,
             report,

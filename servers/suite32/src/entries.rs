@@ -148,7 +148,7 @@ pub(crate) fn block_form_keeps_all_registers() -> Verdict {
 pub(crate) fn bad_numbers_are_error_values() -> Verdict {
     for entry in entries() {
         for number in [
-            12,
+            16,
             200,
             0x0001_0000,
             0x4000_0000,

@@ -15,7 +15,7 @@ use talc::source::Source;
 use talc::sync::TalcLock;
 
 use crate::sync::RawMutex;
-use crate::{OwnedHandle, memory, sys};
+use crate::{memory, sys};
 
 /// Where the heap begins: below `abi::layout::MAP_START`, where the kernel never puts anything by itself.
 const HEAP_START: u64 = 0x0000_0800_0000_0000;
@@ -44,20 +44,10 @@ unsafe impl Send for Pages {}
 
 /// Maps `bytes` of new memory at `address`.
 fn map_new(address: u64, bytes: u64) -> crate::Result<()> {
-    // By numbers: no owner here may allocate.
-    // SAFETY: makes an object that nothing maps yet.
-    let [memory, ..] = unsafe { sys::call(Call::MemoryCreate, [bytes, 0, 0, 0, 0, 0]) }?;
-    let memory = OwnedHandle::from_raw(Handle(memory));
-    let arguments = [
-        Handle::NONE.0,
-        memory.raw().0,
-        address,
-        0,
-        bytes,
-        u64::from(Protection::READ_WRITE.0),
-    ];
+    let protection = u64::from(Protection::READ_WRITE.0);
+    let arguments = [Handle::NONE.0, address, bytes, protection, 0, 0];
     // SAFETY: a mapping only adds memory where none was.
-    unsafe { sys::call(Call::MemoryMap, arguments) }.map(|_| ())
+    unsafe { sys::call(Call::MemoryMapNew, arguments) }.map(|_| ())
 }
 
 // SAFETY: `acquire` allocates nothing, directly or indirectly.

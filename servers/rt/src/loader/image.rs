@@ -9,6 +9,7 @@ use abi::layout::PAGE_SIZE;
 use abi::{Error, Priority};
 
 use super::plan::{Plan, Segment};
+use crate::process::Made;
 use crate::{Memory, Process, Result};
 
 /// A program's segments in memory.
@@ -41,12 +42,12 @@ impl<'a> Image<'a> {
     ///
     /// # Errors
     /// `NoMemory`, `QuotaExceeded`, `NoRight`, and those of [`Plan::process`].
-    pub fn process(&self, name: &str, highest: Priority) -> Result<Process> {
+    pub fn process(&self, name: &str, highest: Priority) -> Result<Made> {
         let process = self.plan.process(name, highest)?;
         for (segment, shared) in self.plan.segments.iter().zip(&self.shared) {
             match shared {
                 Some(memory) => segment.map(memory, &process)?,
-                None => segment.map(&self.plan.fill(segment, self.file)?, &process)?,
+                None => self.plan.put(segment, self.file, &process)?,
             }
         }
         Ok(process)
@@ -57,6 +58,13 @@ impl Segment {
     /// Its size in whole pages, in bytes.
     const fn page_bytes(&self) -> u64 {
         self.pages_end() - self.first_page()
+    }
+
+    /// What the file has for it.
+    fn contents<'a>(&self, file: &'a [u8]) -> Result<&'a [u8]> {
+        let end = self.file_offset.checked_add(self.file_bytes);
+        end.and_then(|end| file.get(self.file_offset..end))
+            .ok_or(Error::OutOfRange)
     }
 
     /// Maps its memory where it belongs.
@@ -74,18 +82,31 @@ impl Segment {
 }
 
 impl Plan {
+    /// Maps new memory with what the file has for a segment of this plan.
+    ///
+    /// # Errors
+    /// As [`fill`](Self::fill), and those of a mapping.
+    pub(super) fn put(&self, segment: &Segment, file: &[u8], process: &Process) -> Result<()> {
+        if segment.address != segment.first_page() || self.is_relocated() {
+            return segment.map(&self.fill(segment, file)?, process);
+        }
+        process
+            .map_new(
+                segment.address,
+                segment.page_bytes(),
+                segment.protection,
+                segment.contents(file)?,
+            )
+            .map(drop)
+    }
+
     /// New memory with what the file has for a segment of this plan.
     ///
     /// # Errors
     /// `NoMemory`, `QuotaExceeded`; `OutOfRange` with another file.
     pub(super) fn fill(&self, segment: &Segment, file: &[u8]) -> Result<Memory> {
-        let end = segment
-            .file_offset
-            .checked_add(segment.file_bytes)
-            .ok_or(Error::OutOfRange)?;
-        let contents = file
-            .get(segment.file_offset..end)
-            .ok_or(Error::OutOfRange)?;
+        let contents = segment.contents(file)?;
+        let end = segment.file_offset + contents.len();
         let memory = Memory::create(segment.page_bytes())?;
         let within = segment.address % PAGE_SIZE;
         if !contents.is_empty() {

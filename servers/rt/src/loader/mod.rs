@@ -11,17 +11,15 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use alloc::vec;
-
 use abi::layout::{MAP_START_32, PAGE_SIZE};
 use abi::start::names;
-use abi::{Error, Handle, Priority, Protection};
+use abi::{Error, Priority, Protection};
 
 pub use image::Image;
 pub use plan::{ElfError, MOST_BYTES, Plan, Segment};
 
-use crate::process::Mode;
-use crate::{Memory, Process, Result, Thread, memory, start};
+use crate::process::{Made, Mode};
+use crate::{Process, Result, Thread, memory, start};
 
 /// Where things lie in a new process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,8 +62,8 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Process::create_below`].
-    pub fn process(&self, name: &str, highest: Priority) -> Result<Process> {
-        Process::create_in(self.mode, name, highest)
+    pub fn process(&self, name: &str, highest: Priority) -> Result<Made> {
+        Process::make(self.mode, name, highest)
     }
 }
 
@@ -74,7 +72,7 @@ impl Plan {
 /// # Errors
 /// `NoMemory`, `QuotaExceeded`, `NoRight`, `OutOfRange` for a stack above 1 GiB (256 MiB in a 32-bit process).
 pub fn first_thread(
-    process: &Process,
+    process: &Made,
     plan: &Plan,
     stack_bytes: u64,
     block: &start::Builder,
@@ -85,37 +83,21 @@ pub fn first_thread(
     if stack_bytes > places.most_stack {
         return Err(Error::OutOfRange);
     }
-    let stack = Memory::create(stack_bytes)?;
-    process.map(
-        &stack,
-        places.stack_top - stack_bytes,
-        0,
-        stack_bytes,
-        Protection::READ_WRITE,
-    )?;
-    let mut bytes = with_landing(process, block)?.build(argument);
+    let stack = places.stack_top - stack_bytes;
+    process.map_new(stack, stack_bytes, Protection::READ_WRITE, &[])?;
+    let bytes = block.build_with(argument, &landing_of(process))?;
     let padded = memory::page_up(bytes.len() as u64).ok_or(Error::OutOfRange)?;
-    bytes.extend(vec![0; padded as usize - bytes.len()]);
-    let object = Memory::create(padded)?;
-    object.write(0, &bytes)?;
-    process.map(&object, places.start_block, 0, padded, Protection::READ)?;
+    process.map_new(places.start_block, padded, Protection::READ, &bytes)?;
     // SAFETY: the process is not this one: it was made empty, and what it runs reaches only what it is given.
     let (thread, _) =
         unsafe { process.create_thread(plan.entry, places.stack_top, places.start_block) }?;
     Ok(thread)
 }
 
-/// The block with what the kernel says of the process's landing page.
-fn with_landing(process: &Process, block: &start::Builder) -> Result<start::Builder> {
-    let mut block = block.clone();
-    let info = process.info()?;
-    for (name, address) in [
-        (names::SYSINFO_EHDR, info.landing),
-        (names::SYSINFO, info.vsyscall),
-    ] {
-        if address != 0 {
-            block.add(name, Handle::NONE, address)?;
-        }
-    }
-    Ok(block)
+/// What a start block says of the landing page, by name.
+const fn landing_of(made: &Made) -> [(&'static str, u64); 2] {
+    [
+        (names::SYSINFO_EHDR, made.landing),
+        (names::SYSINFO, made.vsyscall),
+    ]
 }

@@ -233,6 +233,11 @@ impl Plan {
         })
     }
 
+    /// Whether there are such words.
+    pub(super) fn is_relocated(&self) -> bool {
+        !self.relocations.is_empty()
+    }
+
     /// The words that are other in memory than in the file: where each is in the file, and what it becomes.
     pub(super) fn relocated(&self, file: &[u8]) -> Vec<(usize, u32)> {
         let moved = |place: &usize| {
@@ -248,7 +253,7 @@ impl Plan {
     /// `NoMemory`, `QuotaExceeded`, `NoRight`; `OutOfRange` with another file.
     pub fn load(&self, file: &[u8], process: &Process) -> Result<()> {
         for segment in &self.segments {
-            segment.map(&self.fill(segment, file)?, process)?;
+            self.put(segment, file, process)?;
         }
         Ok(())
     }

@@ -159,7 +159,7 @@ mod backend {
     use abi::{Call, Handle};
 
     use super::{Builder, Error, Result, Thread};
-    use crate::{Memory, Protection, memory, process};
+    use crate::{Protection, memory, process};
 
     /// Where stacks are: between the heap and `abi::layout::MAP_START`.
     const STACKS_START: u64 = 0x0000_0C00_0000_0000;
@@ -188,7 +188,6 @@ mod backend {
         if slot > (STACKS_END - STACKS_START) / 2 {
             return Err(Error::OutOfRange);
         }
-        let stack = Memory::create(bytes)?;
         for _ in 0..TRIES {
             let mut start = NEXT.fetch_add(slot, Ordering::Relaxed);
             if start.checked_add(slot).is_none_or(|end| end > STACKS_END) {
@@ -197,7 +196,7 @@ mod backend {
                 start = STACKS_START;
             }
             let address = start + slot - bytes;
-            match process::current().map(&stack, address, 0, bytes, Protection::READ_WRITE) {
+            match process::current().map_new(address, bytes, Protection::READ_WRITE, &[]) {
                 Ok(address) => return Ok((address, bytes)),
                 Err(Error::AlreadyMapped) => {}
                 Err(error) => return Err(error),

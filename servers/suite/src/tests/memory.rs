@@ -11,7 +11,7 @@ use rt::{AsHandle, Memory, Notification, start, thread, time};
 use super::tests;
 use crate::bare::{self, Bare, reg};
 use crate::clock::since;
-use crate::kernel_calls::raw;
+use crate::kernel_calls::{raw, refused};
 use crate::roles::Role;
 use crate::verdict::Verdict;
 use crate::world::{World, ending};
@@ -26,6 +26,7 @@ tests! {
     read_and_write_see_what_mappings_see: 40,
     untouched_memory_costs_nothing: 40,
     mapping_outlives_its_handle: 40,
+    new_memory_is_mapped_with_what_it_shall_begin_with: 40,
     unmapping_holds_on_every_cpu_when_the_call_returns: 60,
     protection_holds_on_every_cpu_when_the_call_returns: 60,
     threads_that_touch_one_page_see_one_page: 40,
@@ -100,6 +101,43 @@ fn used_memory_comes_back_as_zero(world: &'static World) -> Verdict {
         let first = words.iter().position(|word| *word != 0);
         check!(first.is_none(), "word {first:?} of new memory is not zero");
     }
+    Ok(())
+}
+
+fn new_memory_is_mapped_with_what_it_shall_begin_with(_: &'static World) -> Verdict {
+    const PLACE: u64 = 0x2000_0000_0000;
+    let own = rt::process::current();
+    let contents: Vec<u8> = (0..PAGE as usize + 100).map(|byte| byte as u8).collect();
+    let handles = must!(own.info()).handles;
+    let at = must!(own.map_new(PLACE, 3 * PAGE, Protection::READ, &contents));
+    same!(at, PLACE);
+    // SAFETY: mapped just now, and only read.
+    let bytes = unsafe { core::slice::from_raw_parts(at as *const u8, 3 * PAGE as usize) };
+    same!(&bytes[..contents.len()], &contents[..]);
+    check!(
+        bytes[contents.len()..].iter().all(|byte| *byte == 0),
+        "what comes behind is not zero"
+    );
+    same!(must!(own.info()).handles, handles);
+    // SAFETY: not used any more.
+    must!(unsafe { own.unmap(at, 3 * PAGE) });
+    // None of these leaves anything behind.
+    let before = must!(own.info());
+    let (good, bad) = (contents.as_ptr() as u64, 0x3000_0000_0000);
+    for (arguments, error) in [
+        ([0, at + 1, PAGE, 1, good, 1], Error::BadArgument),
+        ([0, at, 0, 1, good, 0], Error::BadArgument),
+        ([0, at, PAGE, 2, good, 1], Error::BadArgument),
+        ([0, at, PAGE, 1, good, PAGE + 1], Error::OutOfRange),
+        ([0, at, PAGE, 1, bad, 1], Error::BadPointer),
+        ([0, at, 2 * PAGE, 1, good, u64::MAX], Error::BadPointer),
+        ([0, 1 << 47, PAGE, 1, good, 1], Error::OutOfRange),
+        ([0, good & !0xFFF, PAGE, 1, good, 1], Error::AlreadyMapped),
+    ] {
+        refused(Call::MemoryMapNew, &arguments, error)?;
+    }
+    let after = must!(own.info());
+    same!((after.handles, after.pages), (before.handles, before.pages));
     Ok(())
 }
 

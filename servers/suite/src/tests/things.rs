@@ -94,6 +94,17 @@ const CALLS: &[(Call, &[Argument])] = &[
         ],
     ),
     (
+        Call::MemoryMapNew,
+        &[
+            H(Kind::Process, Rights::MANAGE),
+            V(0),
+            V(4096),
+            V(3),
+            P,
+            V(8),
+        ],
+    ),
+    (
         Call::MemoryUnmap,
         &[
             H(Kind::Process, Rights::MANAGE),

@@ -77,7 +77,7 @@ impl AsHandle for Current {
 impl Current {
     /// How calls name it that change what is in a process: 0 is the caller's own.
     #[expect(clippy::unused_self, reason = "as of any process")]
-    const fn named(&self) -> u64 {
+    const fn named(self) -> u64 {
         Handle::NONE.0
     }
 }

@@ -180,7 +180,7 @@ impl Builder {
     ///
     /// # Errors
     /// As [`add`](Self::add).
-    pub(crate) fn build_with(
+    pub fn build_with(
         &self,
         argument: &str,
         values: &[(&str, u64)],

@@ -40,5 +40,5 @@ pub use error::Error;
 pub use handle::{Badge, Handle};
 pub use priority::Priority;
 pub use rights::{MemoryFlags, Protection, Rights};
-pub use tag::{Tag, TagError};
+pub use tag::{Load, Tag, TagError};
 pub use time::Deadline;

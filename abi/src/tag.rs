@@ -11,7 +11,8 @@
 //! | 25..=31 | zero |
 //! | 32..=63 | label: the two sides' own (an operation, a result) |
 //!
-//! Bit 24 is for `call` and `reply_recv`, and zero in what is received. `recv`, which sends no tag, takes what the IPC area says.
+//! Bit 24 is for `call` and `reply_recv`; the receiver of a call sees by it whether an answer may bring handles. `recv`, which sends no
+//! tag, takes what the IPC area says.
 
 use crate::ipc_area::{BUFFER_BYTES, MAX_HANDLES};
 
@@ -19,6 +20,17 @@ use crate::ipc_area::{BUFFER_BYTES, MAX_HANDLES};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(transparent)]
 pub struct Tag(pub u64);
+
+/// What a message carries beside its words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Load {
+    /// Bytes, or nothing. The tag has a meaning.
+    Bytes,
+    /// One handle, which leaves the sender's table, and bytes or none. The tag has a meaning.
+    OneMoved,
+    /// Anything else, if it has a meaning.
+    Other,
+}
 
 /// What is wrong with a tag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +47,8 @@ const BYTES_MASK: u64 = 0x1FFF;
 const HANDLES_SHIFT: u32 = 16;
 const MOVE_SHIFT: u32 = 20;
 const TAKES: u64 = 1 << 24;
+/// One handle, and it is moved.
+const ONE_MOVED: u32 = 1 << HANDLES_SHIFT | 1 << MOVE_SHIFT;
 const RESERVED: u64 = 0xFE08_E000;
 
 impl Tag {
@@ -85,6 +99,19 @@ impl Tag {
         self.0 >> (MOVE_SHIFT as usize + index) & 1 != 0 && index < MAX_HANDLES
     }
 
+    /// Of which kind the message is, by what it costs to carry.
+    #[inline]
+    pub const fn load(self) -> Load {
+        let low = (self.0 & !TAKES) as u32;
+        if low <= BUFFER_BYTES as u32 {
+            Load::Bytes
+        } else if low.wrapping_sub(ONE_MOVED) <= BUFFER_BYTES as u32 {
+            Load::OneMoved
+        } else {
+            Load::Other
+        }
+    }
+
     /// The same tag for one that takes handles with what it receives.
     #[must_use]
     pub const fn taking_handles(self) -> Tag {
@@ -94,12 +121,6 @@ impl Tag {
     /// Whether its sender takes handles with what it receives.
     pub const fn takes_handles(self) -> bool {
         self.0 & TAKES != 0
-    }
-
-    /// The tag as the receiver gets it.
-    #[must_use]
-    pub const fn received(self) -> Tag {
-        Tag(self.0 & !TAKES)
     }
 
     /// Whether the message is its words alone, and its sender takes no more: the direct way is for these.
@@ -112,7 +133,15 @@ impl Tag {
     ///
     /// # Errors
     /// Names the first field that has none.
+    #[inline]
     pub const fn check(self) -> Result<Tag, TagError> {
+        if matches!(self.load(), Load::Bytes | Load::OneMoved) {
+            return Ok(self);
+        }
+        self.check_all()
+    }
+
+    const fn check_all(self) -> Result<Tag, TagError> {
         if self.bytes() > BUFFER_BYTES {
             return Err(TagError::TooManyBytes);
         }
@@ -149,7 +178,25 @@ mod tests {
         assert!(Tag::new(7).is_plain());
         let takes = Tag::new(7).taking_handles();
         assert!(takes.takes_handles() && !takes.is_plain() && takes.check().is_ok());
-        assert_eq!(takes.received(), Tag::new(7));
+    }
+
+    #[test]
+    fn what_costs_little_to_carry_is_told_from_all_else() {
+        for handles in 0..=4 {
+            for moved in 0..16_u8 {
+                let tag = Tag::new(9).with_handles(handles, moved).with_bytes(4096);
+                let load = match (handles, moved) {
+                    (0, 0) => Load::Bytes,
+                    (1, 1) => Load::OneMoved,
+                    _ => Load::Other,
+                };
+                assert_eq!(tag.load(), load);
+                assert_eq!(tag.taking_handles().load(), load);
+                assert_eq!(tag.check().is_ok(), u32::from(moved) >> handles == 0);
+                assert_eq!(tag.taking_handles().check().is_ok(), tag.check().is_ok());
+                assert!(Tag(tag.0 + 1).check().is_err());
+            }
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@
 pub mod addr;
 pub mod backtrace;
 pub mod context;
+pub mod copy;
 pub mod debug_registers;
 pub mod exchange;
 pub mod fpu;

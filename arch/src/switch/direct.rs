@@ -77,7 +77,7 @@ pub unsafe fn hand_over(
         let space = &*next.space;
         if !tlb::is_active(block, space) {
             if block.is_careful() {
-                hand_over_with_more(next, concerns.of_spaces(), delivery);
+                hand_over_with_more(next, Concerns::of_spaces(), delivery);
             }
             tlb::activate_simply(block, space);
         }

@@ -59,7 +59,7 @@ impl Concerns {
 
     /// None but a change of spaces that takes more than most; bases are exchanged already.
     #[inline(always)]
-    pub(super) fn of_spaces(self) -> Concerns {
+    pub(super) fn of_spaces() -> Concerns {
         Concerns(u64::from(extras::IDLE))
     }
 

@@ -13,107 +13,31 @@
 //! CPUs may change meanwhile is decided by one of those exchanges, or looked at on the way out (marks of other CPUs come with a
 //! request to look).
 
-use core::cell::Cell;
 use core::hint::cold_path;
-use core::ptr::{self, NonNull};
+use core::ptr;
 use core::sync::atomic::Ordering;
 
-use abi::{Badge, Call, Handle, Rights, Tag};
+use abi::{Call, Handle, Rights, Tag};
 use arch::cpu::CpuBlock;
 use arch::switch::{self, Concerns, Delivery, concerns, frame_here, go_on_in, hand_over};
 
+use super::carrying;
 use super::endpoint::Endpoint;
 use crate::cpu::{self, Cpu};
-use crate::object::table::Spot;
-use crate::object::{AnyObject, stamp_of};
+use crate::object::stamp_of;
 use crate::sync;
 use crate::thread::{Thread, ThreadPtr};
-
-/// An endpoint that a thread has looked up, and will look up again.
-///
-/// The thread's own. It is good as long as the handle is, which one look at the handle's slot tells.
-pub(crate) struct Known {
-    handle: Cell<Handle>,
-    /// Of the handle, for the comparison.
-    generation: Cell<u32>,
-    spot: Cell<Spot>,
-    endpoint: Cell<NonNull<Endpoint>>,
-    badge: Cell<Badge>,
-}
-
-impl Known {
-    pub(crate) const fn nothing() -> Known {
-        Known {
-            handle: Cell::new(Handle::NONE),
-            generation: Cell::new(0),
-            spot: Cell::new(Spot::NOWHERE),
-            endpoint: Cell::new(NonNull::dangling()),
-            badge: Cell::new(Badge(0)),
-        }
-    }
-
-    /// The endpoint that `handle` names, if it is this one.
-    ///
-    /// # Safety
-    /// For the thread itself, inside a section.
-    #[inline(always)]
-    unsafe fn look<'s>(&self, handle: Handle) -> Option<&'s Endpoint> {
-        // SAFETY: the thread's table lives as long as the thread. While the slot is in the handle's generation it counts on the
-        // endpoint, which is then reachable in this section.
-        unsafe {
-            if self.handle.get() == handle && self.spot.get().is_in(self.generation.get()) {
-                Some(self.endpoint.get().as_ref())
-            } else {
-                None
-            }
-        }
-    }
-
-    /// The endpoint of the last [`look`](Self::look), which found it.
-    ///
-    /// # Safety
-    /// For the thread itself, in the section of that look.
-    unsafe fn last<'s>(&self) -> &'s Endpoint {
-        // SAFETY: the caller's promise.
-        unsafe { self.endpoint.get().as_ref() }
-    }
-
-    /// Forgets it.
-    pub(crate) fn forget(&self) {
-        self.handle.set(Handle::NONE);
-        self.generation.set(0);
-        self.spot.set(Spot::NOWHERE);
-    }
-
-    /// Looks a handle up in the table; true if it names an endpoint with this right.
-    fn learn(&self, thread: &Thread, handle: Handle, right: Rights) -> bool {
-        let table = thread.process().table.lock();
-        let Ok(capability) = table.get(handle) else {
-            return false;
-        };
-        let AnyObject::Endpoint(endpoint) = capability.object() else {
-            return false;
-        };
-        let Some(spot) = table.spot(handle) else {
-            return false;
-        };
-        if capability.demand(right).is_err() {
-            return false;
-        }
-        self.handle.set(handle);
-        self.generation.set(handle.generation());
-        self.spot.set(spot);
-        self.endpoint.set(NonNull::from(&**endpoint));
-        self.badge.set(capability.badge());
-        true
-    }
-}
 
 /// Whether `partner`, which waits, may run at once in the place of `thread`, and what the switch has to carry.
 ///
 /// The partner may go away meanwhile, so nothing of the answer holds until it was taken out of its wait here.
 #[inline(always)]
-fn fits(cpu: &Cpu, here: *const (), thread: &Thread, partner: &Thread) -> Option<Concerns> {
+pub(super) fn fits(
+    cpu: &Cpu,
+    here: *const (),
+    thread: &Thread,
+    partner: &Thread,
+) -> Option<Concerns> {
     if partner.poised.get() != here {
         return None;
     }
@@ -129,18 +53,18 @@ fn fits(cpu: &Cpu, here: *const (), thread: &Thread, partner: &Thread) -> Option
     Some(concerns(&thread.machine.state, &partner.machine.state))
 }
 
-/// `thread` stops and `partner` goes on, on what is left of the turn.
+/// `thread` stops, and takes `accept` handles with what it waits for; `partner` goes on, on what is left of the turn.
 #[inline(always)]
-fn change(block: &'static CpuBlock, thread: &Thread, partner: &Thread) {
+pub(super) fn change(block: &'static CpuBlock, thread: &Thread, partner: &Thread, accept: u32) {
     let cpu = cpu::of(block);
     sync::assert_none_held();
-    debug_assert_eq!(thread.wait.accept(), 0, "slots are reserved for it");
     let now = arch::time::ticks();
     thread.run_time.end(now);
     partner.run_time.begin(now);
     partner.switches.add(1);
     cpu.switches.add(1);
     partner.slice.set(thread.slice.get());
+    thread.wait.set_accept(accept);
     thread.poised.set(ptr::from_ref(block).cast());
 }
 
@@ -152,7 +76,8 @@ extern "C" fn call(handle: Handle, tag: Tag) -> ! {
     // SAFETY: a system call is made by a thread.
     let thread = unsafe { cpu::running(block) }.get();
     if !tag.is_plain() {
-        go_the_long_way(Call::Call)
+        // SAFETY: nothing here is to be dropped.
+        unsafe { go_on_in(carrying::call, [handle.0, tag.0, 0]) }
     }
     // SAFETY: the thread is this one; all kernel code between two quiescent points is inside a section.
     let Some(endpoint) = (unsafe { thread.callee.look(handle) }) else {
@@ -224,9 +149,9 @@ fn go_to_receiver(
     let stamp = thread.begin_awaiting_here();
     let partner = partner.get();
     let reply = partner.held.deliver(ThreadPtr::new(thread), stamp);
-    change(block, thread, partner);
+    change(block, thread, partner, 0);
     let delivery = Delivery::Call {
-        badge: thread.callee.badge.get().0,
+        badge: thread.callee.badge().0,
         reply: reply.0,
     };
     // SAFETY: interrupts are off and no lock is held; the first is this CPU's current thread in its entry, and the second waits, is this
@@ -250,7 +175,8 @@ extern "C" fn reply_recv(handle: Handle, tag: Tag, reply: Handle) -> ! {
     // SAFETY: as in `call`.
     let thread = unsafe { cpu::running(block) }.get();
     if !tag.is_plain() {
-        go_the_long_way(Call::ReplyRecv)
+        // SAFETY: nothing here is to be dropped.
+        unsafe { go_on_in(carrying::reply_recv, [handle.0, tag.0, reply.0]) }
     }
     let Some((caller, stamp)) = thread.held.own(reply) else {
         go_the_long_way(Call::ReplyRecv)
@@ -322,7 +248,7 @@ fn go_to_caller(
         go_the_long_way(Call::ReplyRecv)
     };
     thread.held.use_up();
-    change(block, thread, partner);
+    change(block, thread, partner, 0);
     // SAFETY: as in `go_to_receiver`.
     unsafe {
         hand_over(
@@ -337,7 +263,7 @@ fn go_to_caller(
 
 /// Leaves the call to the long way, before anything is done.
 #[inline(always)]
-fn go_the_long_way(call: Call) -> ! {
+pub(super) fn go_the_long_way(call: Call) -> ! {
     // SAFETY: this is in a direct call of the current thread, and nothing was done.
     unsafe { switch::long_way(call) }
 }

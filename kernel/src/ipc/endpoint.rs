@@ -143,15 +143,15 @@ impl Endpoint {
         if tag.handles() as u32 > partner.wait.accept() {
             return Err(Error::HandlesRefused);
         }
-        let carried = if tag.handles() == 0 {
-            Carried::NONE
-        } else {
-            take_handles(current, &mut current.process().table.lock(), tag)?
-        };
+        let mut carried = Carried::nothing();
+        if tag.handles() != 0 {
+            let mut table = current.process().table.lock();
+            take_handles(current, &mut table, tag, &mut carried)?;
+        }
         queues.receivers.pop_front();
         partner.wait.set(WaitOn::Nothing);
         drop(queues);
-        transfer::copy_message(current, partner, tag, carried);
+        transfer::copy_message(current, partner, tag, &mut carried);
         if wants_reply {
             // The caller belongs to this CPU and is not cancelled before it has left it.
             let stamp = current.begin_awaiting();
@@ -201,16 +201,16 @@ impl Endpoint {
             };
             drop(notification);
             let partner = sender.get();
+            let mut carried = Carried::nothing();
             let checked = transfer::tag_of(partner).and_then(|tag| {
                 if tag.handles() as u32 > current.wait.accept() {
                     return Err(Error::HandlesRefused);
                 }
-                let carried = if tag.handles() == 0 {
-                    Carried::NONE
-                } else {
-                    take_handles(partner, &mut partner.process().table.lock(), tag)?
-                };
-                Ok((tag, carried))
+                if tag.handles() != 0 {
+                    let mut table = partner.process().table.lock();
+                    take_handles(partner, &mut table, tag, &mut carried)?;
+                }
+                Ok(tag)
             });
             queues.senders.pop_front();
             match checked {
@@ -221,14 +221,14 @@ impl Endpoint {
                     partner.set_status(Err(error));
                     schedule::make_ready(sender);
                 }
-                Ok((tag, carried)) => {
+                Ok(tag) => {
                     let wants_reply = partner.wait.wants_reply.get();
                     let badge = partner.wait.badge.get();
                     // Out of the queue and not yet waiting for the reply, the sender can't be woken by anyone, so that its
                     // registers and its area stay as they are while they are read.
                     partner.wait.set(WaitOn::Nothing);
                     drop(queues);
-                    transfer::copy_message(partner, current, tag, carried);
+                    transfer::copy_message(partner, current, tag, &mut carried);
                     if wants_reply {
                         let stamp = partner.begin_awaiting();
                         let reply = install_reply(sender, current, stamp);

@@ -9,8 +9,12 @@
 //! result into its saved registers and then makes it ready. So a message, a deadline and a kill may race, and one wins.
 
 #[cfg(target_os = "none")]
+mod carrying;
+#[cfg(target_os = "none")]
 mod direct;
 mod endpoint;
+#[cfg(target_os = "none")]
+mod known;
 mod notification;
 mod reply;
 mod transfer;
@@ -19,9 +23,9 @@ mod wait;
 #[cfg(test)]
 mod tests;
 
-#[cfg(target_os = "none")]
-pub(crate) use direct::Known;
 pub use endpoint::Endpoint;
+#[cfg(target_os = "none")]
+pub(crate) use known::Known;
 pub use notification::Notification;
 #[cfg(any(test, target_os = "none"))]
 pub(crate) use reply::close;

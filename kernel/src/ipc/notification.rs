@@ -76,6 +76,21 @@ impl Notification {
         self.state.lock()
     }
 
+    /// Sets bits for which nobody waits, or can begin to wait meanwhile. False, and nothing is done, if somebody may: that takes
+    /// [`signal`](Self::signal).
+    #[cfg(target_os = "none")]
+    #[inline(always)]
+    pub(crate) fn signal_nobody(&self, bits: u64) -> bool {
+        let Some(mut state) = self.state.try_lock() else {
+            return false;
+        };
+        if !state.waiters.is_empty() || state.bound.is_some() {
+            return false;
+        }
+        state.bits |= bits;
+        true
+    }
+
     /// Sets bits; wakes one waiter, or the bound thread if it waits in `recv`.
     pub fn signal(&self, bits: u64) {
         if bits == 0 {

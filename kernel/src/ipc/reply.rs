@@ -77,7 +77,8 @@ pub fn reply(current: &Thread, handle: Handle, section: &Section) -> Result<Thre
     let mut table = current.process().table.lock();
     let target = ReplyTarget::of(table.get(handle)?.object(), handle)?;
     let caller = target.caller(section);
-    let answer = answer(current, &mut table, caller, target.stamp);
+    let mut carried = Carried::nothing();
+    let answer = answer(current, &mut table, caller, target.stamp, &mut carried);
     let used = take_reply(current, &mut table, handle);
     drop(table);
     drop(used);
@@ -85,8 +86,8 @@ pub fn reply(current: &Thread, handle: Handle, section: &Section) -> Result<Thre
         // If the caller still waits, this is what ends its wait, with an error.
         target.dropped();
     }
-    let (caller, tag, carried) = answer?;
-    transfer::copy_message(current, caller.get(), tag, carried);
+    let (caller, tag) = answer?;
+    transfer::copy_message(current, caller.get(), tag, &mut carried);
     transfer::finish_call(caller.get());
     Ok(ThreadPtr::new(caller.get()))
 }
@@ -128,7 +129,8 @@ fn answer<'s>(
     table: &mut HandleTable,
     caller: Option<Borrowed<'s, Thread>>,
     stamp: u64,
-) -> Result<(Borrowed<'s, Thread>, Tag, Carried), Error> {
+    carried: &mut Carried,
+) -> Result<(Borrowed<'s, Thread>, Tag), Error> {
     let caller = caller.ok_or(Error::CallerGone)?;
     if !caller.awaits(stamp) {
         return Err(Error::CallerGone);
@@ -142,5 +144,6 @@ fn answer<'s>(
     if !caller.take_awaiting(Some(stamp)) {
         return Err(Error::CallerGone);
     }
-    Ok((caller, tag, posted.take(current, table)))
+    posted.take(current, table, carried);
+    Ok((caller, tag))
 }

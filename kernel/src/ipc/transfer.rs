@@ -5,25 +5,24 @@
 //! first all are checked, then all are taken, both under the sender's table lock and only when the partner is there for
 //! certain; the receiver has reserved its slots. So a transfer is all or nothing and never fails half-way.
 
-use core::ptr;
+use core::sync::atomic::Ordering;
 
 use abi::ipc_area::MAX_HANDLES;
 use abi::register::{RECEIVED_MESSAGE, RECEIVED_NOTIFICATION};
 use abi::{Error, Handle, Rights, Tag};
 
 use super::reply::take_reply;
-use crate::object::{AnyObject, Capability, HandleTable};
+use crate::object::{Capability, HandleTable};
 use crate::thread::Thread;
 
 /// The handles of one message, on their way.
-pub(super) struct Carried {
-    capabilities: [Option<Capability>; MAX_HANDLES],
-}
+pub(super) struct Carried([Option<Capability>; MAX_HANDLES]);
 
 impl Carried {
-    pub(super) const NONE: Carried = Carried {
-        capabilities: [const { None }; MAX_HANDLES],
-    };
+    /// None yet. Those that are to carry them make the place, as moving it would cost more than filling it.
+    pub(super) const fn nothing() -> Carried {
+        Carried([const { None }; MAX_HANDLES])
+    }
 }
 
 /// The tag in a thread's registers, if it has a meaning.
@@ -52,10 +51,6 @@ impl Posted {
         }
         for (index, &posted) in handles[..count].iter().enumerate() {
             let capability = table.get(posted)?;
-            let is_reply = matches!(
-                capability.object(),
-                AnyObject::Reply(_) | AnyObject::Held(_)
-            );
             if tag.moves(index) {
                 if handles[..count]
                     .iter()
@@ -64,7 +59,7 @@ impl Posted {
                 {
                     return Err(Error::BadArgument);
                 }
-            } else if is_reply {
+            } else if capability.object().is_reply() {
                 // One-shot: it can be moved only.
                 return Err(Error::NoRight);
             }
@@ -74,17 +69,17 @@ impl Posted {
     }
 
     /// Takes them out of the table in which they were checked, or copies them, as the sender wants it.
-    pub(super) fn take(self, sender: &Thread, table: &mut HandleTable) -> Carried {
-        let mut carried = Carried::NONE;
-        for (index, &posted) in self.handles[..self.tag.handles()].iter().enumerate() {
-            carried.capabilities[index] = if self.tag.moves(index) {
-                take_reply(sender, table, posted)
+    pub(super) fn take(&self, sender: &Thread, table: &mut HandleTable, carried: &mut Carried) {
+        let places = carried.0.iter_mut().zip(self.handles);
+        for (index, (place, posted)) in places.take(self.tag.handles()).enumerate() {
+            *place = if self.tag.moves(index) {
+                let entry = table.remove(posted).ok();
+                entry.or_else(|| take_reply(sender, table, posted))
             } else {
                 let held = table.get(posted).ok();
                 held.and_then(|capability| capability.duplicate(capability.rights()).ok())
             };
         }
-        carried
     }
 }
 
@@ -96,49 +91,70 @@ pub(super) fn take_handles(
     sender: &Thread,
     table: &mut HandleTable,
     tag: Tag,
-) -> Result<Carried, Error> {
-    Ok(Posted::check(sender, table, tag)?.take(sender, table))
+    carried: &mut Carried,
+) -> Result<(), Error> {
+    Posted::check(sender, table, tag)?.take(sender, table, carried);
+    Ok(())
 }
 
 /// Writes a message into a receiver that was taken out of its queue: tag, words, bytes, handles.
 ///
 /// Does not touch the registers that differ between a message and a reply.
-pub(super) fn copy_message(sender: &Thread, receiver: &Thread, tag: Tag, carried: Carried) {
+pub(super) fn copy_message(sender: &Thread, receiver: &Thread, tag: Tag, carried: &mut Carried) {
     let from = sender.registers();
     let to = receiver.registers_mut();
-    to.rsi = tag.received().0;
+    to.rsi = tag.0;
     to.rdx = from.rdx;
     to.r10 = from.r10;
     to.r8 = from.r8;
     to.r9 = from.r9;
     to.r12 = from.r12;
     to.r13 = from.r13;
-    if tag.is_plain() {
-        return;
+    if !tag.is_plain() {
+        copy_more(sender, receiver, tag, carried);
     }
-    if tag.bytes() != 0 {
-        // SAFETY: both buffers are whole pinned pages of two different threads, and the tag was checked. Their programs may
-        // write to them meanwhile; then the bytes that arrive are theirs to blame.
-        unsafe {
-            ptr::copy_nonoverlapping(sender.area.buffer(), receiver.area.buffer(), tag.bytes());
-        };
-    }
+}
+
+/// What a message carries beside its words: bytes and handles.
+#[inline]
+pub(super) fn copy_more(sender: &Thread, receiver: &Thread, tag: Tag, carried: &mut Carried) {
+    copy_bytes(sender, receiver, tag);
     if tag.handles() != 0 {
-        let mut table = receiver.process().table.lock();
-        let carried = carried.capabilities.into_iter().enumerate();
-        for (index, capability) in carried.take(tag.handles()) {
-            // One that was used by another thread meanwhile is no handle, and not the one that came here before.
-            receiver.area.set_handle_in(index, Handle::NONE.0);
-            if let Some(capability) = capability {
-                let handle = table.insert_reserved(capability);
-                receiver.area.set_handle_in(index, handle.0);
-                receiver
-                    .wait
-                    .reserved
-                    .fetch_sub(1, core::sync::atomic::Ordering::Relaxed);
-            }
-        }
+        give_handles(receiver, tag, carried);
     }
+}
+
+/// The bytes of a message.
+#[inline(always)]
+pub(super) fn copy_bytes(sender: &Thread, receiver: &Thread, tag: Tag) {
+    // SAFETY: both buffers are whole pinned pages of two different threads, and the tag was checked. Their programs may
+    // write to them meanwhile; then the bytes that arrive are theirs to blame.
+    unsafe { arch::copy::copy(sender.area.buffer(), receiver.area.buffer(), tag.bytes()) };
+}
+
+/// The handles of a message, into slots that the receiver has reserved.
+pub(super) fn give_handles(receiver: &Thread, tag: Tag, carried: &mut Carried) {
+    let mut table = receiver.process().table.lock();
+    for (index, place) in carried.0.iter_mut().take(tag.handles()).enumerate() {
+        // One that was used by another thread meanwhile is no handle, and not the one that came here before.
+        let mut handle = Handle::NONE;
+        if let Some(capability) = place.take() {
+            handle = table.insert_reserved(capability);
+            let reserved = &receiver.wait.reserved;
+            reserved.store(reserved.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+        }
+        receiver.area.set_handle_in(index, handle.0);
+    }
+}
+
+/// The only handle of a message.
+#[cfg(target_os = "none")]
+#[inline(always)]
+pub(super) fn give_handle(receiver: &Thread, capability: Capability) {
+    let handle = receiver.process().table.lock().insert_reserved(capability);
+    let reserved = &receiver.wait.reserved;
+    reserved.store(reserved.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+    receiver.area.set_handle_in(0, handle.0);
 }
 
 /// Completes a receive: what came, from whom, and whom to answer.

@@ -54,6 +54,12 @@ impl Object {
         }
     }
 
+    /// Whether it is a right to answer.
+    #[inline]
+    pub const fn is_reply(&self) -> bool {
+        matches!(self, Object::Reply(_) | Object::Held(_))
+    }
+
     /// A second reference. A reply is one-shot and can't be had twice.
     fn duplicate(&self) -> Result<Object, Error> {
         Ok(match self {

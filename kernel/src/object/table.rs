@@ -13,16 +13,17 @@
 //! dropped under the table's lock: what comes out is handed to the caller.
 
 use abi::{Error, Handle};
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use arch::addr::PhysAddr;
-use arch::memory::phys_to_virt;
+use arch::memory::{direct_virt_to_phys, phys_to_virt};
 
 use super::capability::{Capability, Object};
 use crate::memory::frames;
 use crate::thread::ThreadPtr;
 
-/// One slot.
+/// One slot: a line of the cache, and found by shifts.
+#[repr(align(64))]
 struct Slot {
     /// The generation of the handle that is or will next be valid; 0: the slot is retired, or lent to a thread. Written under the lock,
     /// read without it by whoever has looked the slot up before ([`Spot`]).
@@ -40,10 +41,19 @@ const FRAMES: usize = FRAME_BYTES / size_of::<u64>();
 /// Slots that a table can have.
 pub const MAX_SLOTS: usize = SLOTS_PER_FRAME * FRAMES;
 
+/// A frame of the table's own, in the direct map.
+fn allocate() -> Result<NonNull<u8>, Error> {
+    let frame = frames::allocate_frame().ok_or(Error::NoMemory)?;
+    NonNull::new(phys_to_virt(frame)).ok_or(Error::NoMemory)
+}
+
+// SAFETY: the pointers are to the table's own frames, which go with it wherever it is.
+unsafe impl Send for HandleTable {}
+
 /// A table of capabilities.
 pub struct HandleTable {
-    /// A frame of the physical addresses of the frames of slots; `None` before the first handle.
-    directory: Option<PhysAddr>,
+    /// A frame of pointers to the frames of slots; `None` before the first handle.
+    directory: Option<NonNull<*mut Slot>>,
     /// Slots in all frames; at most `limit`. Every frame but the last is full.
     slots: u32,
     first_free: u32,
@@ -149,6 +159,7 @@ impl HandleTable {
     ///
     /// # Panics
     /// If none is reserved: a kernel bug.
+    #[inline]
     pub fn insert_reserved(&mut self, capability: Capability) -> Handle {
         assert!(
             self.reserved > 0 && self.free >= self.reserved,
@@ -182,6 +193,32 @@ impl HandleTable {
             self.free += 1;
         }
         Ok(capability)
+    }
+
+    /// [`remove`](Self::remove) of one that `is_wanted`. `None` if it is not, or there is no such handle, or the slot is lent or has no generation left.
+    #[cfg(target_os = "none")]
+    #[inline(always)]
+    pub fn remove_if(
+        &mut self,
+        handle: Handle,
+        is_wanted: impl FnOnce(&Capability) -> bool,
+    ) -> Option<Capability> {
+        let index = handle.index();
+        let slot = self.slot(index)?;
+        // SAFETY: as in `remove`.
+        let slot = unsafe { &mut *slot };
+        let generation = *slot.generation.get_mut();
+        if generation != handle.generation() || generation == 0 || generation == u32::MAX {
+            return None;
+        }
+        if !is_wanted(slot.capability.as_ref()?) {
+            return None;
+        }
+        *slot.generation.get_mut() = generation + 1;
+        slot.next_free = self.first_free;
+        self.first_free = index;
+        self.free += 1;
+        slot.capability.take()
     }
 
     /// Lends a slot to `thread`, of this table's process. Gives the slot's index and the generation that it is in.
@@ -260,6 +297,7 @@ impl HandleTable {
         None
     }
 
+    #[inline]
     fn put(&mut self, capability: Capability) -> Handle {
         let index = self.first_free;
         let Some(slot) = self.slot(index) else {
@@ -288,20 +326,12 @@ impl HandleTable {
         }
         let directory = match self.directory {
             Some(frame) => frame,
-            None => *self
-                .directory
-                .insert(frames::allocate_frame().ok_or(Error::NoMemory)?),
+            None => *self.directory.insert(allocate()?.cast()),
         };
-        let frame = frames::allocate_frame().ok_or(Error::NoMemory)?;
+        let slots: *mut Slot = allocate()?.as_ptr().cast();
         let position = self.slots as usize / SLOTS_PER_FRAME;
         // SAFETY: the directory is a frame of the table's own and `position` is below FRAMES, as `slots` is below the limit.
-        unsafe {
-            phys_to_virt(directory)
-                .cast::<u64>()
-                .add(position)
-                .write(frame.as_u64());
-        };
-        let slots: *mut Slot = phys_to_virt(frame).cast();
+        unsafe { directory.add(position).write(slots) };
         for offset in (0..more).rev() {
             let slot = Slot {
                 generation: AtomicU32::new(1),
@@ -322,15 +352,13 @@ impl HandleTable {
         if index >= self.slots {
             return None;
         }
-        let directory = phys_to_virt(self.directory?).cast::<u64>();
         // SAFETY: `index` is below `slots`, so its frame is in the directory and the slot in the frame.
         unsafe {
-            let frame = PhysAddr::new_truncate(*directory.add(index as usize / SLOTS_PER_FRAME));
-            Some(
-                phys_to_virt(frame)
-                    .cast::<Slot>()
-                    .add(index as usize % SLOTS_PER_FRAME),
-            )
+            let frame = *self
+                .directory?
+                .as_ptr()
+                .add(index as usize / SLOTS_PER_FRAME);
+            Some(frame.add(index as usize % SLOTS_PER_FRAME))
         }
     }
 }
@@ -370,11 +398,11 @@ impl Drop for HandleTable {
         }
         if let Some(directory) = self.directory {
             for position in 0..(self.slots as usize).div_ceil(SLOTS_PER_FRAME) {
-                // SAFETY: the directory holds one address for each frame of slots.
-                let frame = unsafe { *phys_to_virt(directory).cast::<u64>().add(position) };
-                frames::free_frame(PhysAddr::new_truncate(frame));
+                // SAFETY: the directory holds one pointer for each frame of slots.
+                let frame = unsafe { *directory.as_ptr().add(position) };
+                frames::free_frame(direct_virt_to_phys(frame));
             }
-            frames::free_frame(directory);
+            frames::free_frame(direct_virt_to_phys(directory.as_ptr()));
         }
     }
 }

@@ -10,45 +10,38 @@ use crate::object::Section;
 use crate::schedule;
 
 /// Carries out what an operation says of the calling thread.
-fn go_on(caller: Caller, flow: Flow, deadline: Deadline, section: &mut Section) -> Outcome {
+fn go_on(flow: Flow, deadline: Deadline, section: &mut Section) -> Outcome {
     match flow {
         Flow::Done => {}
         Flow::Block => schedule::block(deadline, section),
         Flow::SwitchTo(next) => schedule::switch_directly(next, deadline, section),
     }
-    release(caller);
     Outcome::Written
 }
 
 /// Reserves the table slots that a wait may fill, one for each handle that the thread says it takes; and notes whether it is poised.
 ///
+/// What a wait does not use stays the thread's for the next, until it ends.
+///
 /// `takes`: it takes any at all.
 fn reserve(caller: Caller, takes: bool, deadline: Deadline) -> Result<(), Error> {
     let thread = caller.thread();
     let accept = if takes { thread.area.accept() } else { 0 };
-    if accept > 0 {
-        caller.process().table.lock().reserve(accept)?;
+    let reserved = thread.wait.reserved.load(Ordering::Relaxed);
+    if accept > reserved {
+        let more = accept - reserved;
+        caller.process().table.lock().reserve(more)?;
+        thread.wait.reserved.store(accept, Ordering::Relaxed);
     }
     thread.wait.set_accept(accept);
-    thread.wait.reserved.store(accept, Ordering::Relaxed);
-    let is_poised = accept == 0
-        && deadline == Deadline::NEVER
-        && arch::switch::returns_directly(thread.registers());
+    let is_poised =
+        deadline == Deadline::NEVER && arch::switch::returns_directly(thread.registers());
     thread.poised.set(if is_poised {
         core::ptr::from_ref(arch::cpu::block()).cast()
     } else {
         core::ptr::null()
     });
     Ok(())
-}
-
-/// Gives back what was reserved and not used. The thread takes no handles until it says so again.
-fn release(caller: Caller) {
-    caller.thread().wait.set_accept(0);
-    let left = caller.thread().wait.reserved.swap(0, Ordering::Relaxed);
-    if left > 0 {
-        caller.process().table.lock().release(left);
-    }
 }
 
 /// `call`.
@@ -59,7 +52,7 @@ pub(super) fn call(caller: Caller, section: &mut Section) -> Result<Outcome, Err
         reserve(caller, takes_handles(caller), deadline)?;
         endpoint.send(caller.thread(), badge, true, deadline)
     };
-    finish(caller, flow, deadline, section)
+    finish(flow, deadline, section)
 }
 
 /// `send`.
@@ -70,14 +63,14 @@ pub(super) fn send(caller: Caller, section: &mut Section) -> Result<Outcome, Err
         caller.thread().poised.set(core::ptr::null());
         endpoint.send(caller.thread(), badge, false, deadline)
     };
-    finish(caller, flow, deadline, section)
+    finish(flow, deadline, section)
 }
 
 /// `recv`.
 pub(super) fn recv(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
     let deadline = caller.deadline();
     let flow = receive(caller, true, deadline, section);
-    finish(caller, flow, deadline, section)
+    finish(flow, deadline, section)
 }
 
 /// What the tag in a thread's registers says of its receive half.
@@ -98,18 +91,11 @@ fn receive(
 }
 
 fn finish(
-    caller: Caller,
     flow: Result<Flow, Error>,
     deadline: Deadline,
     section: &mut Section,
 ) -> Result<Outcome, Error> {
-    match flow {
-        Ok(flow) => Ok(go_on(caller, flow, deadline, section)),
-        Err(error) => {
-            release(caller);
-            Err(error)
-        }
-    }
+    Ok(go_on(flow?, deadline, section))
 }
 
 /// `reply`.
@@ -127,7 +113,7 @@ pub(super) fn reply_recv(caller: Caller, section: &mut Section) -> Result<Outcom
     let takes = takes_handles(caller);
     let just_receive = |section: &mut Section| {
         let flow = receive(caller, takes, deadline, section);
-        finish(caller, flow, deadline, section)
+        finish(flow, deadline, section)
     };
     if handle.is_none() {
         return just_receive(section);
@@ -141,10 +127,10 @@ pub(super) fn reply_recv(caller: Caller, section: &mut Section) -> Result<Outcom
         Err(error) => return Err(error),
     };
     match receive(caller, takes, deadline, section) {
-        Ok(Flow::Block) => Ok(go_on(caller, Flow::SwitchTo(answered), deadline, section)),
+        Ok(Flow::Block) => Ok(go_on(Flow::SwitchTo(answered), deadline, section)),
         other => {
             schedule::make_ready(answered);
-            finish(caller, other, deadline, section)
+            finish(other, deadline, section)
         }
     }
 }
@@ -169,7 +155,7 @@ pub(super) fn wait(caller: Caller, section: &mut Section) -> Result<Outcome, Err
             caller.find::<Notification>(caller.handle(0), Rights::WAIT, section)?;
         notification.wait(caller.thread(), deadline)?
     };
-    Ok(go_on(caller, flow, deadline, section))
+    Ok(go_on(flow, deadline, section))
 }
 
 /// `sleep`.

@@ -26,7 +26,7 @@ use crate::schedule;
 use crate::thread::ThreadPtr;
 use crate::trace;
 
-pub(crate) use caller::Caller;
+pub(crate) use caller::{Caller, Named};
 
 /// What a call leaves in the registers.
 enum Outcome {

@@ -4,8 +4,9 @@
 //! They run without a user context, so nothing in here may ask for the calling thread's registers; arguments come as arguments.
 //! `int 0x80` reaches the same functions through a context.
 
-use abi::{Call, Error, Handle, SHORT_CALLS};
+use abi::{Call, Error, Handle, Rights, SHORT_CALLS};
 use arch::hooks::{ShortCall, ShortResult};
+use arch::switch::frame_here;
 
 use arch::cpu::Pending;
 use arch::short_call_of_six;
@@ -48,12 +49,33 @@ extern "C" fn yield_now(_: u64, _: u64, _: u64) -> ShortResult {
 }
 
 extern "C" fn signal(notification: u64, bits: u64, _: u64) -> ShortResult {
+    // SAFETY: a system call is made by a thread.
+    let thread = unsafe { cpu::running(arch::cpu::block()) }.get();
+    // SAFETY: the thread is this one; all kernel code between two quiescent points is inside a section.
+    if let Some(known) = unsafe { thread.signalled.look(Handle(notification)) }
+        && known.signal_nobody(bits)
+    {
+        return ShortResult::NOTHING;
+    }
+    frame_here();
+    signal_somebody(notification, bits)
+}
+
+/// [`signal`] of what is not known yet, or of what somebody may wait for.
+#[inline(never)]
+fn signal_somebody(notification: u64, bits: u64) -> ShortResult {
     let Some(current) = cpu::this().current() else {
         return failed(Error::WrongState);
     };
+    let thread = current.get();
+    let handle = Handle(notification);
+    if let Some(known) = thread.signalled.find(thread, handle, Rights::SIGNAL) {
+        known.signal(bits);
+        return ShortResult::NOTHING;
+    }
     // SAFETY: this is the beginning of a kernel entry, and the section ends with this function: before any quiescent point.
     let section = unsafe { Section::enter() };
-    match ipc::signal(Caller::new(current), Handle(notification), bits, &section) {
+    match ipc::signal(Caller::new(current), handle, bits, &section) {
         Ok(()) => ShortResult::NOTHING,
         Err(error) => failed(error),
     }

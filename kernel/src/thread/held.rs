@@ -183,14 +183,18 @@ impl Thread {
         table.take_back(name.index(), name.generation());
     }
 
-    /// Gives up what is held, and the slot. For the thread itself, at its end.
+    /// Gives up what is held, its slot, and those reserved for handles. For the thread itself, at its end.
     pub(crate) fn drop_held(&self) {
-        if !self.held.has_slot() {
+        let reserved = self.wait.reserved.swap(0, Ordering::Relaxed);
+        if !self.held.has_slot() && reserved == 0 {
             return;
         }
         let mut table = self.process().table.lock();
+        table.release(reserved);
         let dropped = self.held.take();
-        self.return_slot(&mut table);
+        if self.held.has_slot() {
+            self.return_slot(&mut table);
+        }
         drop(table);
         if let Some(target) = dropped {
             target.dropped();

@@ -31,7 +31,7 @@ pub(crate) use rest::{Rest, Until, UntilCell};
 
 use crate::counter::{Counter, Lasting};
 #[cfg(target_os = "none")]
-use crate::ipc::Known;
+use crate::ipc::{Endpoint, Known};
 use crate::ipc::{Notification, Wait};
 use crate::memory::space::Space;
 use crate::object::{Object, Ref, Slab};
@@ -78,10 +78,13 @@ pub struct Thread {
     pub(crate) poised: Cell<*const ()>,
     /// The endpoint that it called last. Its own.
     #[cfg(target_os = "none")]
-    pub(crate) callee: Known,
+    pub(crate) callee: Known<Endpoint>,
     /// The endpoint at which it received last. Its own.
     #[cfg(target_os = "none")]
-    pub(crate) served: Known,
+    pub(crate) served: Known<Endpoint>,
+    /// The notification that it signalled last. Its own.
+    #[cfg(target_os = "none")]
+    pub(crate) signalled: Known<Notification>,
     /// Its process; it keeps it alive.
     process: Ref<Process>,
     /// Unique since boot.
@@ -186,6 +189,8 @@ impl Thread {
             callee: Known::nothing(),
             #[cfg(target_os = "none")]
             served: Known::nothing(),
+            #[cfg(target_os = "none")]
+            signalled: Known::nothing(),
             process,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             home: sched::Home::nowhere(),

@@ -109,7 +109,7 @@ pub fn trace(trace: &Trace, tsc_hz: u64) -> String {
     for record in shown {
         let ticks = record.ticks.saturating_sub(start);
         table.row([
-            units::time(ticks as f64 * 1e9 / tsc_hz.max(1) as f64),
+            units::nanoseconds(nanoseconds(ticks, tsc_hz)),
             record.cpu.to_string(),
             TraceKind::from_number(record.kind)
                 .map_or("?", TraceKind::text)
@@ -257,4 +257,10 @@ mod tests {
         );
         assert!(trace(&Trace::default(), 0).starts_with("switch 0, "));
     }
+}
+
+/// Ticks of a clock in nanoseconds.
+fn nanoseconds(ticks: u64, hz: u64) -> u64 {
+    let nanoseconds = u128::from(ticks) * 1_000_000_000 / u128::from(hz.max(1));
+    u64::try_from(nanoseconds).unwrap_or(u64::MAX)
 }

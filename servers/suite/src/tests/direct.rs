@@ -6,7 +6,9 @@ use abi::{Call, CpuSet, Deadline, Error, Handle, Rights, Tag};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{AsHandle, Badge, Endpoint, Memory, Message, OwnedHandle, Reply, thread, time};
+use rt::{
+    AsHandle, Badge, Endpoint, Memory, Message, Notification, OwnedHandle, Reply, thread, time,
+};
 
 use super::ipc::{receive, soon};
 use super::tests;
@@ -22,6 +24,8 @@ tests! {
     direct_partners_may_be_moved_to_other_cpus: 60,
     replies_that_are_not_given_at_once_stay_good: 40,
     a_held_reply_is_good_in_all_threads_of_the_process_once: 40,
+    a_plain_message_takes_no_handles_whatever_was_taken_before: 40,
+    what_another_thread_used_leaves_no_handle_behind: 40,
 }
 
 const NEVER: u64 = Deadline::NEVER.0;
@@ -356,5 +360,105 @@ fn a_held_reply_is_good_in_all_threads_of_the_process_once(world: &'static World
             "{again:?}"
         );
     }
+    Ok(())
+}
+
+/// What a thread said of handles for one wait holds for no later one.
+fn a_plain_message_takes_no_handles_whatever_was_taken_before(world: &'static World) -> Verdict {
+    for cpu in [0, world.cpus - 1] {
+        let endpoint = Arc::new(must!(Endpoint::create()));
+        let theirs = Arc::clone(&endpoint);
+        let client = must!(
+            thread::Builder::new()
+                .cpu(cpu)
+                .spawn(move || -> rt::Result<()> {
+                    let gone = Endpoint::create()?.mint(Badge(0), Rights::SEND)?;
+                    let failed = gone.call(Message::new(0), 4, soon()).map(|_| ());
+                    if failed != Err(Error::PeerClosed) {
+                        return failed;
+                    }
+                    for _ in 0..3 {
+                        theirs.call_plain(rt::Plain::default(), Deadline::NEVER)?;
+                    }
+                    Ok(())
+                })
+        );
+        let carried = must!(Notification::create());
+        let server = thread::Builder::new().cpu(cpu);
+        let theirs = Arc::clone(&endpoint);
+        let server = must!(server.spawn(move || -> rt::Result<rt::Result<()>> {
+            let mut event = theirs.recv(2, Deadline::NEVER)?;
+            let mut answered = 0;
+            loop {
+                let rt::Event::Message(mut received) = event else {
+                    return Err(Error::Cancelled);
+                };
+                let reply = received.reply.take().ok_or(Error::NoReply)?;
+                answered += 1;
+                if answered == 3 {
+                    return Ok(reply.answer(Message::new(0).with_copy(&carried)));
+                }
+                event = theirs.reply_recv(reply, Message::new(0), 0, Deadline::NEVER)?;
+                if answered == 1 {
+                    // It waits, and takes none: whoever brings one is told so.
+                    continue;
+                }
+            }
+        }));
+        same!(must!(client.join(soon())), Err(Error::NoReply));
+        same!(
+            must!(must!(server.join(soon()))),
+            Err(Error::HandlesRefused)
+        );
+    }
+    Ok(())
+}
+
+/// A thread that receives, and others that answer: the usual server with workers.
+fn what_another_thread_used_leaves_no_handle_behind(world: &'static World) -> Verdict {
+    let endpoint = Arc::new(must!(Endpoint::create()));
+    let theirs = Arc::clone(&endpoint);
+    let client = must!(thread::spawn(move || -> rt::Result<()> {
+        for _ in 0..40 {
+            theirs.call_plain(rt::Plain::default(), Deadline::NEVER)?;
+        }
+        Ok(())
+    }));
+    let (given, done) = (
+        Arc::new(AtomicU64::new(0)),
+        Arc::new(must!(Notification::create())),
+    );
+    let (work, ready) = (Arc::clone(&given), Arc::new(must!(Notification::create())));
+    let (finished, told) = (Arc::clone(&done), Arc::clone(&ready));
+    let worker = thread::Builder::new().cpu(world.cpus - 1);
+    let worker = must!(worker.spawn(move || -> rt::Result<()> {
+        for _ in 0..40 {
+            told.wait(soon())?;
+            let raw = Handle(work.load(Ordering::SeqCst));
+            Reply::from_handle(OwnedHandle::from_raw(raw)).answer(Message::new(0))?;
+            finished.signal(1)?;
+        }
+        Ok(())
+    }));
+    let before = must!(rt::process::current().info()).handles;
+    for _ in 0..40 {
+        let mut received = must!(receive(&endpoint, 0));
+        let Some(reply) = received.reply.take() else {
+            fail!("no reply came")
+        };
+        let raw = reply.into_handle().into_raw();
+        given.store(raw.0, Ordering::SeqCst);
+        must!(ready.signal(1));
+        must!(done.wait(soon()));
+        refused(Call::HandleClose, &[raw.0], Error::BadHandle)?;
+    }
+    must!(must!(client.join(soon())));
+    must!(must!(worker.join(soon())));
+    same!(
+        endpoint.recv(0, Deadline::NOW).map(|_| ()),
+        Err(Error::TimedOut)
+    );
+    let after = must!(rt::process::current().info()).handles;
+    check!(after <= before, "{} handles stay behind", after - before);
     Ok(())
 }

@@ -101,7 +101,7 @@ fn transfer(table: &mut Table, content: &mut Content) -> Result<(), Error> {
 /// Puts a message that came into the registers and this thread's area.
 fn put(registers: &mut IpcRegisters, content: &Content, badge: u64, reply: u64) {
     registers.handle = badge;
-    registers.tag = content.tag.received().0;
+    registers.tag = content.tag.0;
     registers.words = content.words;
     registers.deadline = RECEIVED_MESSAGE;
     registers.reply = reply;

@@ -154,6 +154,12 @@ fn details(record: &TraceRecord) -> String {
     }
 }
 
+/// Ticks of a clock in nanoseconds.
+fn nanoseconds(ticks: u64, hz: u64) -> u64 {
+    let nanoseconds = u128::from(ticks) * 1_000_000_000 / u128::from(hz.max(1));
+    u64::try_from(nanoseconds).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,10 +263,4 @@ mod tests {
         );
         assert!(trace(&Trace::default(), 0).starts_with("switch 0, "));
     }
-}
-
-/// Ticks of a clock in nanoseconds.
-fn nanoseconds(ticks: u64, hz: u64) -> u64 {
-    let nanoseconds = u128::from(ticks) * 1_000_000_000 / u128::from(hz.max(1));
-    u64::try_from(nanoseconds).unwrap_or(u64::MAX)
 }

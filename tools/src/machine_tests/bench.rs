@@ -41,7 +41,7 @@ const CEILINGS: [Ceiling; 14] = [
     Ceiling { figure: "call_reply_same_space",      now: [286, 387] },
     Ceiling { figure: "call_reply_256b",            now: [448, 516] },
     Ceiling { figure: "call_reply_4k",              now: [937, 1006] },
-    Ceiling { figure: "call_reply_handle",          now: [595, 663] },
+    Ceiling { figure: "call_reply_handle",          now: [572, 640] },
     Ceiling { figure: "signal_idle",                now: [67, 67] },
     Ceiling { figure: "yield_same_space",           now: [194, 243] },
     Ceiling { figure: "yield_cross_space",          now: [205, 253] },

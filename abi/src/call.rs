@@ -222,16 +222,17 @@ calls! {
     ///
     /// Errors: BadArgument, OutOfRange, WrongState.
     ThreadSetTls = 66, "thread_set_tls";
-    /// `(thread, ContextPart, pointer, bytes)`: copy out a part of the state of a thread that does not run: one that was
-    /// not started, or is suspended with its registers in place. `bytes` is the part's size. Right MANAGE.
+    /// `(thread or reply, ContextPart, pointer, bytes)`: copy out a part of the state of a thread that does not run: one that was
+    /// not started, is suspended with its registers in place, or waits for the answer to a [report](crate::report), to which the reply belongs.
+    /// `bytes` is the part's size. Right MANAGE on a thread.
     ///
-    /// Errors: BadArgument, OutOfRange, NoMemory, WrongState.
+    /// Errors: BadArgument, OutOfRange, NoMemory, WrongState, CallerGone.
     ThreadGetContext = 67, "thread_get_context";
-    /// `(thread, ContextPart, pointer, bytes)`: set a part of it. What user code could not have set itself is
+    /// `(thread or reply, ContextPart, pointer, bytes)`: set a part of it. What user code could not have set itself is
     /// [`Error::BadArgument`](crate::Error::BadArgument), and nothing is changed then; flags that it can't choose are passed over.
-    /// Right MANAGE.
+    /// Right MANAGE on a thread.
     ///
-    /// Errors: BadArgument, OutOfRange, NoMemory, WrongState.
+    /// Errors: BadArgument, OutOfRange, NoMemory, WrongState, CallerGone.
     ThreadSetContext = 68, "thread_set_context";
 
     /// `(hardware, line, flags: 1 an ISA line number or 0 a global system interrupt) -> rdi handle`: take an interrupt line, masked. Right HARDWARE.
@@ -353,4 +354,11 @@ calls! {
     ThreadGetAffinity = 108, "thread_get_affinity";
     /// `(thread, pointer to info::ThreadInfo)`: what it is and how it stands. Right QUERY.
     ThreadInfo = 109, "thread_info";
+
+    /// `(thread or process, report::ReportKind, endpoint or 0)`: from now on what the thread, or each thread of the process that has no
+    /// endpoint for this kind itself, does of this kind is [reported](crate::report) to the endpoint, with the handle's badge; 0 ends that. It holds at
+    /// once, also for threads that run. Right MANAGE on the thread or process, SEND on the endpoint.
+    ///
+    /// Errors: BadArgument, NoMemory, Ended.
+    ReportTo = 112, "report_to";
 }

@@ -26,6 +26,7 @@ pub mod landing;
 pub mod layout;
 mod priority;
 pub mod register;
+pub mod report;
 mod rights;
 pub mod segment;
 pub mod start;

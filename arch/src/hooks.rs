@@ -92,6 +92,11 @@ unsafe extern "C" {
     #[link_name = "switchyard_woken"]
     pub(crate) safe fn woken(context: &mut UserContext);
 
+    /// A thread that has reported a fault by the direct way was woken, not by the direct way of its answer. On return the context, which is
+    /// whole, is what user mode gets.
+    #[link_name = "switchyard_reporter_woken"]
+    pub(crate) safe fn reporter_woken(context: &mut UserContext);
+
     /// The short calls, by number.
     #[link_name = "switchyard_short_calls"]
     pub(crate) safe static short_calls: [ShortCall; SHORT_CALLS as usize];

@@ -37,6 +37,8 @@ mod trace;
 #[cfg(target_os = "none")]
 pub mod cpu;
 #[cfg(target_os = "none")]
+mod fault;
+#[cfg(target_os = "none")]
 mod spawn;
 #[cfg(target_os = "none")]
 mod syscall;

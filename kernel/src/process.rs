@@ -13,7 +13,7 @@ use abi::info::{NAME_BYTES, ProcessInfo, ProcessState};
 use abi::{Error, Handle, Priority, UserContext};
 
 use crate::io_ports::ProcessPorts;
-use crate::ipc::Notification;
+use crate::ipc::{Listeners, Notification};
 use crate::landing;
 use crate::memory::account::Account;
 use crate::memory::space::{Mode, Space, max_ipc_areas};
@@ -86,6 +86,8 @@ pub struct Process {
     closed_until: u32,
     /// The ports that it may use, from the first time that some were enabled.
     ports: ProcessPorts,
+    /// Who listens to the reports of its threads.
+    pub(crate) listeners: Listeners,
     /// Neighbours in the list of all processes, under the registry's lock.
     pub(crate) next: AtomicPtr<Process>,
     pub(crate) previous: AtomicPtr<Process>,
@@ -172,6 +174,7 @@ impl Process {
             handles: AtomicU32::new(0),
             closed_until: 0,
             ports: ProcessPorts::new(),
+            listeners: Listeners::none(),
             next: AtomicPtr::new(ptr::null_mut()),
             previous: AtomicPtr::new(ptr::null_mut()),
         })?;

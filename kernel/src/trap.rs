@@ -19,7 +19,7 @@ use crate::object::Section;
 use crate::process::Ending;
 use crate::schedule::{self, RESCHEDULE_VECTOR, SERVE_VECTOR};
 use crate::thread::{Thread, ThreadPtr};
-use crate::{boot, cpu, irq, panic, syscall, trace};
+use crate::{boot, cpu, fault, irq, panic, syscall, trace};
 
 const PAGE_FAULT: u64 = 14;
 const DEBUG: u64 = 1;
@@ -71,6 +71,17 @@ extern "C" fn switchyard_woken(context: &mut UserContext) {
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn switchyard_reporter_woken(context: &mut UserContext) {
+    assert_own_stack(context);
+    if let Some(current) = cpu::this().current()
+        && !fault::after_report(current.get())
+    {
+        end_by_fault(current.get());
+    }
+    schedule::exit_work();
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn switchyard_thread_begin() {
     boot::in_thread();
     schedule::exit_work();
@@ -85,6 +96,7 @@ extern "C" fn switchyard_serve_requests() {
 #[unsafe(no_mangle)]
 extern "C" fn switchyard_user_trap(context: &mut UserContext) {
     assert_own_stack(context);
+    fault::report_at_once(context.vector);
     from_user(context);
 }
 
@@ -93,7 +105,7 @@ pub(crate) fn from_user(context: &mut UserContext) {
     if context.vector >= FIRST_INTERRUPT {
         interrupt(context.vector);
     } else {
-        user_fault(context);
+        user_fault(context, true);
     }
     schedule::exit_work();
 }
@@ -291,11 +303,12 @@ pub(crate) fn deliver_debug_trap(thread: &Thread) {
     context.vector = DEBUG;
     context.error_code = 0;
     context.debug_status = hits;
-    user_fault(context);
+    user_fault(context, false);
 }
 
-/// A fault of a user program ends that program, with a report.
-fn user_fault(context: &mut UserContext) {
+/// A fault of a user program, which the kernel mends, somebody else takes care of, or which ends the program. `at_entry`: nothing else is to be done in this
+/// kernel entry, so that it may be left for good.
+fn user_fault(context: &mut UserContext, at_entry: bool) {
     if trace::is_noted(TraceKind::Fault) {
         let about = if context.vector == PAGE_FAULT {
             context.cr2
@@ -324,11 +337,23 @@ fn user_fault(context: &mut UserContext) {
             Err(_) => log::error!("a thread's floating-point state is damaged"),
         }
     }
+    if at_entry && context.vector != DEBUG {
+        fault::go_directly();
+    }
+    // SAFETY: the thread is the current one of this CPU.
+    unsafe { arch::switch::complete_context(&thread.machine.state) };
+    if !fault::report(thread) {
+        end_by_fault(thread);
+    }
+}
+
+/// Ends the running thread's program by the fault in its registers, with a report in the log.
+fn end_by_fault(thread: &Thread) {
     // SAFETY: the thread is the current one of this CPU.
     unsafe { arch::switch::complete_context(&thread.machine.state) };
     // The thread keeps it alive, also over the preemption points that its end may have.
     let process = thread.process();
-    let context = &*context;
+    let context = thread.registers();
     log::error!(
         "process {} ({}), thread {}: {} at {:#x}{}",
         process.id(),

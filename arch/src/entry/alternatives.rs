@@ -48,6 +48,7 @@ unsafe extern "C" {
     static switchyard_sysret_short: u8;
     static switchyard_sysret_call: u8;
     static switchyard_sysret_answer: u8;
+    static switchyard_sysret_fault: u8;
     static switchyard_leave: u8;
     static switchyard_clear_sysret: u8;
     static switchyard_clear_iret: u8;
@@ -98,6 +99,7 @@ pub unsafe fn patch(writable: impl Fn(u64) -> *mut u8) {
         &raw const switchyard_sysret_short,
         &raw const switchyard_sysret_call,
         &raw const switchyard_sysret_answer,
+        &raw const switchyard_sysret_fault,
     ];
     let leave = &raw const switchyard_leave;
     if decisions().isolation {

@@ -8,6 +8,7 @@
 //! | `vectors.rs` | exceptions, interrupts, `int 0x80` | the thread's, or the one that was interrupted |
 //! | `isolated.rs` | the same, where user mode has page tables of its own | the CPU's entry stack first, then the thread's |
 //! | `paranoid.rs` | #DB, NMI, #DF, #MC: may come at any instruction | one of their own each |
+//! | `report.rs` | none of its own: to the handler of a fault and back | the thread's |
 //! | `run.rs` | none of its own: user mode as a function call, over the others | the caller's |
 //!
 //! Each builds a [`UserContext`] at the top of its stack; from user mode that is always the top of the thread's kernel stack,
@@ -18,12 +19,14 @@ mod compat;
 mod frame;
 mod isolated;
 mod paranoid;
+mod report;
 mod run;
 mod syscall;
 mod sysenter;
 mod vectors;
 
 pub use alternatives::patch;
+pub(crate) use report::{leave_with_fault, leave_with_registers};
 pub use run::{RunContext, come_back, run};
 pub(crate) use syscall::{go_the_long_way, leave_with_answer, leave_with_call};
 pub use vectors::return_to_user;

@@ -13,7 +13,9 @@ use super::selectors::{exchange_bases, exchange_bases_by_msr};
 use super::{Concerns, ThreadState};
 use crate::context::{USER_CODE64, VECTOR_SYSCALL};
 use crate::cpu::{self, CpuBlock};
-use crate::entry::{go_the_long_way, leave_with_answer, leave_with_call};
+use crate::entry::{
+    go_the_long_way, leave_with_answer, leave_with_call, leave_with_fault, leave_with_registers,
+};
 use crate::extras;
 use crate::fpu::{self, Exchange};
 use crate::tlb;
@@ -49,6 +51,20 @@ pub enum Delivery {
         /// A word whose bit 1 is cleared when the context of the one that leaves may be written by others.
         settling: *mut usize,
     },
+    /// A fault's report, of which the words lie where the entry has put what it says of the fault.
+    Fault {
+        /// The badge of the handle that was given for it.
+        badge: u64,
+        /// The reply's handle.
+        reply: u64,
+        /// The number of the thread.
+        thread: u64,
+    },
+    /// All of its own registers, from its context: no message.
+    Registers {
+        /// As of an answer.
+        settling: *mut usize,
+    },
 }
 
 /// `previous` waits from now on, and `next` leaves for user mode with the message that lies in the context of `previous`.
@@ -57,8 +73,8 @@ pub enum Delivery {
 ///
 /// # Safety
 /// As for [`switch_to`](super::switch_to), with the [`concerns`](super::concerns) of the two, which are few; `block` is this CPU's.
-/// `previous` is in one of the direct calls of its entry. `next` waits since a `call` or `reply_recv` by `syscall` that
-/// [returns directly](returns_directly), and nobody counts on what it has left on its kernel stack. A word of `delivery` may be written.
+/// `previous` is in one of the direct calls of its entry, or for [`Delivery::Fault`] in the entry of an exception from user mode. `next` waits since a `call` or `reply_recv` by `syscall` that
+/// [returns directly](returns_directly), or for [`Delivery::Registers`] since it was `previous` in the hand-over of its fault, and nobody counts on what it has left on its kernel stack. A word of `delivery` may be written.
 #[inline(always)]
 pub unsafe fn hand_over(
     block: &CpuBlock,
@@ -123,6 +139,27 @@ unsafe fn leave(
                 in("rax") settling,
                 options(noreturn),
             ),
+            Delivery::Fault {
+                badge,
+                reply,
+                thread,
+            } => asm!(
+                "jmp {leave}",
+                leave = sym leave_with_fault,
+                in("rsi") from,
+                in("rcx") to,
+                in("rdx") badge,
+                in("r8") reply,
+                in("r9") thread,
+                options(noreturn),
+            ),
+            Delivery::Registers { settling } => asm!(
+                "jmp {leave}",
+                leave = sym leave_with_registers,
+                in("rcx") to,
+                in("rax") settling,
+                options(noreturn),
+            ),
         }
     }
 }
@@ -154,6 +191,28 @@ unsafe fn hand_over_with_more(next: &ThreadState, concerns: Concerns, delivery: 
                 in("rdx") settling,
                 options(noreturn),
             ),
+            Delivery::Fault {
+                badge,
+                reply,
+                thread,
+            } => asm!(
+                "jmp {more}",
+                more = sym fault_with_more,
+                in("rdi") next,
+                in("rsi") concerns.bits(),
+                in("rdx") badge,
+                in("rcx") reply,
+                in("r8") thread,
+                options(noreturn),
+            ),
+            Delivery::Registers { settling } => asm!(
+                "jmp {more}",
+                more = sym registers_with_more,
+                in("rdi") next,
+                in("rsi") concerns.bits(),
+                in("rdx") settling,
+                options(noreturn),
+            ),
         }
     }
 }
@@ -179,6 +238,35 @@ unsafe extern "C" fn answer_with_more(
 ) -> ! {
     // SAFETY: the caller's promise.
     unsafe { carry_more(next, concerns, Delivery::Answer { settling }) }
+}
+
+/// # Safety
+/// As for [`hand_over_with_more`].
+unsafe extern "C" fn fault_with_more(
+    next: &ThreadState,
+    concerns: Concerns,
+    badge: u64,
+    reply: u64,
+    thread: u64,
+) -> ! {
+    let delivery = Delivery::Fault {
+        badge,
+        reply,
+        thread,
+    };
+    // SAFETY: the caller's promise.
+    unsafe { carry_more(next, concerns, delivery) }
+}
+
+/// # Safety
+/// As for [`hand_over_with_more`].
+unsafe extern "C" fn registers_with_more(
+    next: &ThreadState,
+    concerns: Concerns,
+    settling: *mut usize,
+) -> ! {
+    // SAFETY: the caller's promise.
+    unsafe { carry_more(next, concerns, Delivery::Registers { settling }) }
 }
 
 /// # Safety

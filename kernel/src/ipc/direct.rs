@@ -23,6 +23,7 @@ use arch::switch::{self, Concerns, Delivery, concerns, frame_here, go_on_in, han
 
 use super::carrying;
 use super::endpoint::Endpoint;
+use super::fault;
 use crate::cpu::{self, Cpu};
 use crate::object::stamp_of;
 use crate::sync;
@@ -196,7 +197,8 @@ extern "C" fn reply_recv(handle: Handle, tag: Tag, reply: Handle) -> ! {
     };
     let here = ptr::from_ref(block).cast();
     let Some(concerns) = fits(cpu, here, thread, partner) else {
-        go_the_long_way(Call::ReplyRecv)
+        // SAFETY: nothing here is to be dropped.
+        unsafe { go_on_in(fault::answer, [handle.0, tag.0, reply.0]) }
     };
     if !concerns.are_none() {
         // SAFETY: nothing here is to be dropped.

@@ -7,7 +7,7 @@
 //! section, as for everybody who has borrowed it.
 
 use core::cell::Cell;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 
 use abi::{Badge, Handle, Rights};
 
@@ -80,6 +80,17 @@ impl<T: Named> Known<T> {
     #[inline(always)]
     pub(super) fn badge(&self) -> Badge {
         self.badge.get()
+    }
+
+    /// Whether it was learnt from this handle, which still names what it named then.
+    pub(crate) fn is_of(&self, handle: Handle) -> bool {
+        // SAFETY: the thread's table lives as long as the thread.
+        self.handle.get() == handle && unsafe { self.spot.get().is_in(self.generation.get()) }
+    }
+
+    /// Whether it is this object, by a handle that is still there.
+    pub(crate) fn names(&self, object: &T) -> bool {
+        self.is_of(self.handle.get()) && ptr::eq(self.object.get().as_ptr(), object)
     }
 
     /// Forgets it.

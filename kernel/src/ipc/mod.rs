@@ -14,9 +14,13 @@ mod carrying;
 mod direct;
 mod endpoint;
 #[cfg(target_os = "none")]
+mod fault;
+#[cfg(target_os = "none")]
 mod known;
+mod listener;
 mod notification;
 mod reply;
+mod report;
 mod transfer;
 mod wait;
 
@@ -25,7 +29,10 @@ mod tests;
 
 pub use endpoint::Endpoint;
 #[cfg(target_os = "none")]
+pub(crate) use fault::report_directly;
+#[cfg(target_os = "none")]
 pub(crate) use known::Known;
+pub(crate) use listener::{Listener, Listeners};
 pub use notification::Notification;
 #[cfg(any(test, target_os = "none"))]
 pub(crate) use reply::close;

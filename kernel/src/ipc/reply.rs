@@ -8,10 +8,11 @@
 
 use abi::{Error, Handle, Tag};
 
+use super::report;
 use super::transfer::{self, Carried, Posted};
 use crate::object::{AnyObject, Borrowed, Capability, HandleTable, Section, stamp_of};
 use crate::schedule;
-use crate::thread::{Thread, ThreadPtr};
+use crate::thread::{Thread, ThreadPtr, is_call};
 
 /// A call that waits for its answer.
 #[derive(Clone, Copy)]
@@ -35,7 +36,7 @@ impl ReplyTarget {
     ///
     /// # Errors
     /// [`Error::WrongObject`]; [`Error::BadHandle`] if it has just been used.
-    pub(super) fn of(object: &AnyObject, handle: Handle) -> Result<ReplyTarget, Error> {
+    pub(crate) fn of(object: &AnyObject, handle: Handle) -> Result<ReplyTarget, Error> {
         match object {
             AnyObject::Reply(target) => Ok(*target),
             AnyObject::Held(thread) => thread.get().held.target(handle).ok_or(Error::BadHandle),
@@ -43,13 +44,31 @@ impl ReplyTarget {
         }
     }
 
+    /// Does something with the state of the thread that waits for this reply, which it is to say how a report of its goes on.
+    ///
+    /// # Errors
+    /// [`Error::CallerGone`], [`Error::NoRight`] if it waits for the answer to a call of its own, or what `act` gives.
+    #[cfg(target_os = "none")]
+    pub(crate) fn while_reporting<R>(
+        &self,
+        act: impl FnOnce(&Thread) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        // SAFETY: all kernel code between two quiescent points is inside a section.
+        let section = unsafe { Section::enter() };
+        let caller = self.caller(&section).ok_or(Error::CallerGone)?;
+        caller.while_reporting(self.stamp, || act(caller.get()))
+    }
+
     /// The caller, if it may still wait for this reply.
     fn caller<'s>(&self, section: &'s Section) -> Option<Borrowed<'s, Thread>> {
         // SAFETY: the pointer is to a thread's slot. If the stamp is the call's, the thread waits and is alive, so
         // it was not retired before this section began.
         unsafe {
-            (stamp_of(self.caller).load(core::sync::atomic::Ordering::Acquire) == self.stamp)
-                .then(|| Borrowed::from_ptr(self.caller, section))
+            is_call(
+                stamp_of(self.caller).load(core::sync::atomic::Ordering::Acquire),
+                self.stamp,
+            )
+            .then(|| Borrowed::from_ptr(self.caller, section))
         }
     }
 
@@ -77,6 +96,12 @@ pub fn reply(current: &Thread, handle: Handle, section: &Section) -> Result<Thre
     let mut table = current.process().table.lock();
     let target = ReplyTarget::of(table.get(handle)?.object(), handle)?;
     let caller = target.caller(section);
+    if let Some(caller) = caller
+        && caller.reporting.is_on()
+    {
+        drop(table);
+        return reply_to_report(current, caller, target, handle);
+    }
     let mut carried = Carried::nothing();
     let answer = answer(current, &mut table, caller, target.stamp, &mut carried);
     let used = take_reply(current, &mut table, handle);
@@ -90,6 +115,23 @@ pub fn reply(current: &Thread, handle: Handle, section: &Section) -> Result<Thre
     transfer::copy_message(current, caller.get(), tag, &mut carried);
     transfer::finish_call(caller.get());
     Ok(ThreadPtr::new(caller.get()))
+}
+
+/// [`reply`] to a report. No lock is held, as its thread may have to be waited for.
+#[cold]
+fn reply_to_report(
+    current: &Thread,
+    caller: Borrowed<'_, Thread>,
+    target: ReplyTarget,
+    handle: Handle,
+) -> Result<ThreadPtr, Error> {
+    let answered = report::answer(current, caller.get(), target.stamp);
+    let used = take_reply(current, &mut current.process().table.lock(), handle);
+    drop(used);
+    if answered.is_err() {
+        target.dropped();
+    }
+    answered.map(|()| ThreadPtr::new(caller.get()))
 }
 
 /// Takes a right to answer out of the table, or from the thread that holds it; `None` if it is not there any more.

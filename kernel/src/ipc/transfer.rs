@@ -12,6 +12,7 @@ use abi::register::{RECEIVED_MESSAGE, RECEIVED_NOTIFICATION};
 use abi::{Error, Handle, Rights, Tag};
 
 use super::reply::take_reply;
+use super::report;
 use crate::object::{Capability, HandleTable};
 use crate::thread::Thread;
 
@@ -27,6 +28,9 @@ impl Carried {
 
 /// The tag in a thread's registers, if it has a meaning.
 pub(super) fn tag_of(sender: &Thread) -> Result<Tag, Error> {
+    if sender.reporting.is_on() {
+        return Ok(report::tag(sender));
+    }
     Tag(sender.registers().rsi)
         .check()
         .map_err(|_| Error::BadArgument)
@@ -101,6 +105,9 @@ pub(super) fn take_handles(
 ///
 /// Does not touch the registers that differ between a message and a reply.
 pub(super) fn copy_message(sender: &Thread, receiver: &Thread, tag: Tag, carried: &mut Carried) {
+    if sender.reporting.is_on() {
+        return report::write(sender, receiver);
+    }
     let from = sender.registers();
     let to = receiver.registers_mut();
     to.rsi = tag.0;

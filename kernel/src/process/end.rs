@@ -130,6 +130,7 @@ impl Process {
             // A table may be large. Whoever works off the end holds the process by a counted reference and has no lock.
             schedule::preemption_point();
         }
+        self.listeners.clear();
         crate::log_owner::process_ended(self.id);
         drop(space);
         for (notification, bits) in watchers.into_iter().flatten() {

@@ -183,6 +183,7 @@ pub fn leave_thread() -> ! {
         notification.unbind();
     }
     thread.drop_held();
+    thread.listeners.clear();
     // The thread keeps it alive, also over the preemption points that its end may have.
     let process = thread.process();
     // SAFETY: the thread does not go back to user mode.

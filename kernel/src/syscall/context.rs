@@ -5,14 +5,15 @@
 //! that code and nothing else.
 
 use abi::segment::{TLS_SLOTS, tls_selector};
-use abi::{ContextPart, DebugRegisters, Error, Rights, UserContext};
+use abi::{ContextPart, DebugRegisters, Error, Handle, Rights, UserContext};
 use arch::fpu;
 use arch::segments::BadDescriptor;
 use arch::switch::set_current_tls;
 
 use super::Caller;
+use crate::ipc::ReplyTarget;
 use crate::memory::user::{self, UserSlice};
-use crate::object::Ref;
+use crate::object::{AnyObject, Ref};
 use crate::thread::{Machine, Thread};
 
 /// `thread_set_tls`.
@@ -41,22 +42,22 @@ fn bad_descriptor(_: BadDescriptor) -> Error {
 
 /// `thread_get_context`.
 pub(super) fn get(caller: Caller) -> Result<(), Error> {
-    let (thread, part, at) = arguments(caller)?;
+    let (subject, part, at) = arguments(caller)?;
     match part {
-        ContextPart::Registers => user::write(at, &thread.while_stopped(|m| Ok(registers(m)))?),
+        ContextPart::Registers => user::write(at, &subject.while_stopped(|m| Ok(registers(m)))?),
         ContextPart::Debug => {
-            let registers = thread.while_stopped(|machine| Ok(machine.state.debug_registers()))?;
+            let registers = subject.while_stopped(|machine| Ok(machine.state.debug_registers()))?;
             user::write(at, &registers)
         }
         ContextPart::Tls => {
-            let slots = thread.while_stopped(|machine| Ok(machine.state.extras().tls()))?;
+            let slots = subject.while_stopped(|machine| Ok(machine.state.extras().tls()))?;
             user::write(at, slots.descriptors())
         }
         ContextPart::Fpu => {
             let mut room = [0; fpu::IMAGE_ROOM];
             let image = &mut room[..fpu::image_bytes()];
             // SAFETY: the thread is held stopped.
-            thread.while_stopped(|machine| unsafe { machine.read_fpu(image) })?;
+            subject.while_stopped(|machine| unsafe { machine.read_fpu(image) })?;
             UserSlice::new(at, image.len() as u64)?.copy_out(image)
         }
     }
@@ -64,19 +65,16 @@ pub(super) fn get(caller: Caller) -> Result<(), Error> {
 
 /// `thread_set_context`.
 pub(super) fn set(caller: Caller) -> Result<(), Error> {
-    let (thread, part, at) = arguments(caller)?;
+    let (subject, part, at) = arguments(caller)?;
     // Read before the thread is held: the caller's memory may have to be brought in.
     match part {
         ContextPart::Registers => {
             let registers: UserContext = user::read(at)?;
-            thread.while_stopped(|machine| {
-                // SAFETY: the thread is held stopped.
-                unsafe { machine.state.set_registers(&registers) }.map_err(|_| Error::BadArgument)
-            })
+            subject.set_registers(&registers)
         }
         ContextPart::Debug => {
             let registers: DebugRegisters = user::read(at)?;
-            thread.while_stopped(|machine| {
+            subject.while_stopped(|machine| {
                 // SAFETY: the thread is held stopped.
                 unsafe { machine.state.set_debug_registers(&registers) }
                     .map_err(|_| Error::BadArgument)
@@ -84,7 +82,7 @@ pub(super) fn set(caller: Caller) -> Result<(), Error> {
         }
         ContextPart::Tls => {
             let descriptors: [u64; TLS_SLOTS] = user::read(at)?;
-            thread.while_stopped(|machine| {
+            subject.while_stopped(|machine| {
                 // SAFETY: the thread is held stopped.
                 unsafe { machine.state.set_all_tls(&descriptors) }.map_err(bad_descriptor)
             })
@@ -94,20 +92,77 @@ pub(super) fn set(caller: Caller) -> Result<(), Error> {
             let image = &mut room[..fpu::image_bytes()];
             UserSlice::new(at, image.len() as u64)?.copy_in(image)?;
             // SAFETY: the thread is held stopped.
-            thread.while_stopped(|machine| unsafe { machine.write_fpu(image) })
+            subject.while_stopped(|machine| unsafe { machine.write_fpu(image) })
         }
     }
 }
 
+/// Whose state it is.
+enum Subject {
+    /// A thread's that the caller manages.
+    Thread(Ref<Thread>),
+    /// That of the thread whose report the caller is to answer.
+    Reporter(ReplyTarget),
+}
+
+impl Subject {
+    /// The one behind a handle.
+    fn find(caller: Caller, handle: Handle) -> Result<Subject, Error> {
+        let table = caller.process().table.lock();
+        let capability = table.get(handle)?;
+        match capability.object() {
+            AnyObject::Thread(thread) => {
+                capability.demand(Rights::MANAGE)?;
+                Ok(Subject::Thread(thread.clone()))
+            }
+            object @ (AnyObject::Reply(_) | AnyObject::Held(_)) => {
+                ReplyTarget::of(object, handle).map(Subject::Reporter)
+            }
+            _ => Err(Error::WrongObject),
+        }
+    }
+
+    /// Does something with the state of the thread, which does not run meanwhile: it is stopped, was not started, or waits for the answer to a
+    /// report.
+    fn while_stopped<R>(&self, act: impl FnOnce(&Machine) -> Result<R, Error>) -> Result<R, Error> {
+        match self {
+            Subject::Reporter(target) => target.while_reporting(|thread| act(&thread.machine)),
+            Subject::Thread(thread) => match (thread.reporting.is_on(), thread.awaited()) {
+                (true, Some(stamp)) => thread
+                    .while_reporting(stamp, || act(&thread.machine))
+                    .map_err(|error| match error {
+                        // It has just been answered.
+                        Error::CallerGone | Error::NoRight => Error::WrongState,
+                        other => other,
+                    }),
+                _ => thread.while_stopped(act),
+            },
+        }
+    }
+
+    /// The same for what sets registers.
+    fn set_registers(&self, registers: &UserContext) -> Result<(), Error> {
+        let set = |machine: &Machine| {
+            // SAFETY: the thread is held stopped.
+            unsafe { machine.state.set_registers(registers) }.map_err(|_| Error::BadArgument)?;
+            if let Subject::Thread(thread) = self {
+                thread.reporting.note_change(true);
+            }
+            Ok(())
+        };
+        self.while_stopped(set)
+    }
+}
+
 /// The thread, the part, and where its bytes are in the caller's memory.
-fn arguments(caller: Caller) -> Result<(Ref<Thread>, ContextPart, u64), Error> {
-    let thread = caller.hold::<Thread>(caller.handle(0), Rights::MANAGE)?;
+fn arguments(caller: Caller) -> Result<(Subject, ContextPart, u64), Error> {
+    let subject = Subject::find(caller, caller.handle(0))?;
     let part = ContextPart::from_number(caller.argument(1)).ok_or(Error::BadArgument)?;
     let bytes = part.bytes().unwrap_or_else(fpu::image_bytes);
     if caller.argument(3) != bytes as u64 {
         return Err(Error::OutOfRange);
     }
-    Ok((thread, part, caller.argument(2)))
+    Ok((subject, part, caller.argument(2)))
 }
 
 fn registers(machine: &Machine) -> UserContext {

@@ -85,6 +85,7 @@ fn receive(
     section: &Section,
 ) -> Result<Flow, Error> {
     let (endpoint, _) = caller.find::<Endpoint>(caller.handle(0), Rights::RECEIVE, section)?;
+    caller.thread().note_served(caller.handle(0));
     caller.thread().expect_reply()?;
     reserve(caller, takes, deadline)?;
     endpoint.receive(caller.thread(), caller.thread().bound(), deadline, section)

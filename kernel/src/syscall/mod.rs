@@ -13,6 +13,7 @@ mod log;
 mod memory;
 mod objects;
 mod process;
+mod report;
 mod short;
 mod system;
 mod thread;
@@ -152,6 +153,7 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::ThreadSetBudget => thread::set_budget(caller)?,
         Call::ThreadGetAffinity => thread::get_affinity(caller)?,
         Call::ThreadInfo => thread::info(caller)?,
+        Call::ReportTo => report::report_to(caller)?,
     }
     Ok(Outcome::Done)
 }

@@ -3,7 +3,7 @@
 use abi::info::ObjectsInfo;
 
 use crate::io_ports::IoPorts;
-use crate::ipc::{Endpoint, Notification};
+use crate::ipc::{Endpoint, Listener, Notification};
 use crate::irq::Irq;
 use crate::memory::account::Account;
 use crate::memory::cloning::Sharing;
@@ -32,6 +32,8 @@ pub(super) fn info() -> ObjectsInfo {
         stacks: u64::from(made - free),
         pooled: 0,
     };
+    // Of threads and processes, which are counted.
+    count::<Listener>(&mut frames);
     frames += u64::from(made) * stacks::STACK_PAGES + fpu_areas::frames();
     info.pooled = frames * PAGE_BYTES;
     info

@@ -9,12 +9,26 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use abi::Error;
+use spin::relax::RelaxStrategy as _;
+
 use super::Thread;
 use crate::ipc::WaitOn;
 use crate::object::stamp_of;
+use crate::schedule;
+use crate::sync::{self, Relax};
+
+/// In the word while somebody looks at the state of the thread, which waits: it goes on waiting until this is gone.
+const LOOKED_AT: u64 = 1 << 63;
 
 const fn waits(stamp: u64) -> bool {
     !stamp.is_multiple_of(2)
+}
+
+/// Whether a thread with this in its word waits for the reply to the call `stamp`.
+#[inline(always)]
+pub(crate) const fn is_call(word: u64, stamp: u64) -> bool {
+    word & !LOOKED_AT == stamp
 }
 
 impl Thread {
@@ -62,20 +76,88 @@ impl Thread {
 
     /// Whether it waits for the reply to the call `stamp`. It may do so no more when the answer is there.
     pub(crate) fn awaits(&self, stamp: u64) -> bool {
-        self.stamp().load(Ordering::Acquire) == stamp
+        is_call(self.stamp().load(Ordering::Acquire), stamp)
     }
 
     /// Takes the thread out of its wait for a reply (to the call `stamp`, or to any); false if it does not wait for it.
     pub(crate) fn take_awaiting(&self, stamp: Option<u64>) -> bool {
-        let stamp = stamp.unwrap_or_else(|| self.stamp().load(Ordering::Acquire));
-        let taken = waits(stamp)
-            && self
-                .stamp()
-                .compare_exchange(stamp, stamp + 1, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok();
-        if taken {
-            self.wait.set(WaitOn::Nothing);
+        let stamp = stamp.unwrap_or_else(|| self.stamp().load(Ordering::Acquire) & !LOOKED_AT);
+        if !waits(stamp) {
+            return false;
         }
-        taken
+        while let Err(found) =
+            self.stamp()
+                .compare_exchange(stamp, stamp + 1, Ordering::AcqRel, Ordering::Relaxed)
+        {
+            if !is_call(found, stamp) {
+                return false;
+            }
+            // Who looks at it needs no lock, and is done soon.
+            Relax::relax();
+        }
+        self.wait.set(WaitOn::Nothing);
+        true
+    }
+
+    /// Does something with the state of a thread that waits for the reply to the call `stamp`, and goes on waiting meanwhile. It must be short and touch no user
+    /// memory; no lock may be held, as the thread may have to be waited for, and none be taken but those of allocation.
+    ///
+    /// # Errors
+    /// [`Error::CallerGone`] if it waits no more, or what `act` gives.
+    pub(crate) fn while_awaiting<R>(
+        &self,
+        stamp: u64,
+        act: impl FnOnce() -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        sync::assert_none_held();
+        loop {
+            if !self.awaits(stamp) {
+                return Err(Error::CallerGone);
+            }
+            // One that was received on another CPU may still be on its way off its own, on which its wait may be cancelled: so that comes first.
+            // Once off, it runs nowhere as long as it waits.
+            if !schedule::is_running(self)
+                && self
+                    .stamp()
+                    .compare_exchange(
+                        stamp,
+                        stamp | LOOKED_AT,
+                        Ordering::AcqRel,
+                        Ordering::Relaxed,
+                    )
+                    .is_ok()
+            {
+                break;
+            }
+            Relax::relax();
+        }
+        let result = act();
+        self.stamp().store(stamp, Ordering::Release);
+        result
+    }
+
+    /// [`while_awaiting`](Self::while_awaiting), if what it waits for is the answer to a report.
+    ///
+    /// # Errors
+    /// As that, and [`Error::NoRight`] if it is not.
+    pub(crate) fn while_reporting<R>(
+        &self,
+        stamp: u64,
+        act: impl FnOnce() -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        self.while_awaiting(stamp, || {
+            if self.reporting.is_on() {
+                act()
+            } else {
+                Err(Error::NoRight)
+            }
+        })
+    }
+
+    /// The call whose reply it waits for.
+    #[cfg(target_os = "none")]
+    pub(crate) fn awaited(&self) -> Option<u64> {
+        let stamp = self.stamp().load(Ordering::Acquire) & !LOOKED_AT;
+        waits(stamp).then_some(stamp)
     }
 }

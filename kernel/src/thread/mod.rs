@@ -10,6 +10,7 @@ mod held;
 mod machine;
 mod marks;
 mod pointer;
+mod reporting;
 mod rest;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -21,18 +22,22 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use abi::info::ThreadState;
 use abi::{Error, Priority, UserContext};
+#[cfg(target_os = "none")]
+use abi::{Handle, Rights};
 
 pub use area::IpcArea;
+pub(crate) use awaiting::is_call;
 pub(crate) use held::Held;
 pub use machine::Machine;
 pub(crate) use marks::Marks;
 pub use pointer::ThreadPtr;
+pub(crate) use reporting::{Outcome, Reporting};
 pub(crate) use rest::{Rest, Until, UntilCell};
 
 use crate::counter::{Counter, Lasting};
 #[cfg(target_os = "none")]
 use crate::ipc::{Endpoint, Known};
-use crate::ipc::{Notification, Wait};
+use crate::ipc::{Listeners, Notification, Wait};
 use crate::memory::space::Space;
 use crate::object::{Object, Ref, Slab};
 use crate::process::Process;
@@ -74,6 +79,10 @@ pub struct Thread {
     space: Option<(Ref<Space>, u32)>,
     pub(crate) wait: Wait,
     pub(crate) held: Held,
+    /// The report that it makes.
+    pub(crate) reporting: Reporting,
+    /// Who listens to its reports, before those who listen to its process's.
+    pub(crate) listeners: Listeners,
     /// The CPU (its block) on which it waits so that its partner may go straight into user mode for it (`ipc/direct.rs`); null: it does not.
     pub(crate) poised: Cell<*const ()>,
     /// The endpoint that it called last. Its own.
@@ -85,6 +94,9 @@ pub struct Thread {
     /// The notification that it signalled last. Its own.
     #[cfg(target_os = "none")]
     pub(crate) signalled: Known<Notification>,
+    /// The endpoint at which it received last, in any way. Its own.
+    #[cfg(target_os = "none")]
+    received_at: Known<Endpoint>,
     /// Its process; it keeps it alive.
     process: Ref<Process>,
     /// Unique since boot.
@@ -184,6 +196,8 @@ impl Thread {
             space,
             wait: Wait::new(),
             held: Held::new(),
+            reporting: Reporting::none(),
+            listeners: Listeners::none(),
             poised: Cell::new(core::ptr::null()),
             #[cfg(target_os = "none")]
             callee: Known::nothing(),
@@ -191,6 +205,8 @@ impl Thread {
             served: Known::nothing(),
             #[cfg(target_os = "none")]
             signalled: Known::nothing(),
+            #[cfg(target_os = "none")]
+            received_at: Known::nothing(),
             process,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             home: sched::Home::nowhere(),
@@ -256,10 +272,31 @@ impl Thread {
     /// Writes a system call's status. For the thread itself, or whoever has taken it out of its wait.
     #[inline]
     pub fn set_status(&self, status: Result<(), Error>) {
+        if self.reporting.is_on() {
+            // Its registers are not those of a call.
+            let error = status.err().unwrap_or(Error::NoReply);
+            return self.reporting.set_outcome(Outcome::Failed(error));
+        }
         self.registers_mut().rax = match status {
             Ok(()) => 0,
             Err(error) => error as u64,
         };
+    }
+
+    /// Sets its user registers, as far as user code could have set them. For whoever holds it stopped, at a place where all of them are in
+    /// its context.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`]; nothing is changed then.
+    pub(crate) fn set_registers(&self, registers: &UserContext) -> Result<(), Error> {
+        #[cfg(target_os = "none")]
+        // SAFETY: the caller's promise.
+        unsafe { self.machine.state.set_registers(registers) }.map_err(|_| Error::BadArgument)?;
+        #[cfg(not(target_os = "none"))]
+        {
+            *self.registers_mut() = *registers;
+        }
+        Ok(())
     }
 
     /// What it must see to before it goes on in user mode.
@@ -299,6 +336,20 @@ impl Thread {
 
     pub(crate) fn set_state(&self, state: ThreadState) {
         self.state.store(state as u32, Ordering::Relaxed);
+    }
+
+    /// Notes that it is about to receive at the endpoint behind a handle, which it may. For the running thread itself.
+    #[cfg(target_os = "none")]
+    pub(crate) fn note_served(&self, handle: Handle) {
+        if !self.received_at.is_of(handle) {
+            self.received_at.learn(self, handle, Rights::RECEIVE);
+        }
+    }
+
+    /// Whether this endpoint is the one at which it received last. For the running thread itself.
+    #[cfg(target_os = "none")]
+    pub(crate) fn serves(&self, endpoint: &Endpoint) -> bool {
+        self.received_at.names(endpoint) || self.served.names(endpoint)
     }
 
     /// Lets it use the ports that its process may use from now on. For the running thread itself.

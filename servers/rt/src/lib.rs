@@ -43,6 +43,7 @@ mod memory_functions;
 mod message;
 mod notification;
 pub mod process;
+pub mod report;
 pub mod start;
 pub mod sync;
 pub mod sys;

@@ -3,10 +3,11 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::info::ProcessInfo;
+use abi::report::ReportKind;
 use abi::{Call, Handle, Priority, Protection, Rights};
 
 use crate::handle::object;
-use crate::{AsHandle, Memory, Notification, OwnedHandle, Result, Thread, sys};
+use crate::{AsHandle, Endpoint, Memory, Notification, OwnedHandle, Result, Thread, sys};
 
 object! {
     /// An address space, a table of handles, and the threads in it.
@@ -173,6 +174,15 @@ macro_rules! space_operations {
                 // SAFETY: the caller's promise.
                 let values = unsafe { sys::call(Call::ThreadCreate, arguments) }?;
                 Ok((Thread::from_handle(OwnedHandle::from_raw(Handle(values[0]))), values[1]))
+            }
+
+            /// Lets its threads report what they do of this kind to an endpoint, with the badge of this handle, but for those that have an
+            /// endpoint of their own; `None` ends that. See [`report`](crate::report).
+            ///
+            /// # Errors
+            /// `NoRight` without MANAGE, or SEND on the endpoint; `NoMemory`, `Ended`.
+            pub fn report_to(&self, kind: ReportKind, endpoint: Option<&Endpoint>) -> Result<()> {
+                crate::report::report_to(self.handle(), kind, endpoint)
             }
 
             /// What is known of it.

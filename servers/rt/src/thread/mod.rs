@@ -5,11 +5,12 @@ mod spawning;
 use core::time::Duration;
 
 use abi::info::{ThreadEnd, ThreadInfo};
+use abi::report::ReportKind;
 use abi::segment::DataSegment;
 use abi::{Call, CpuSet, Deadline, Error, Handle, Priority};
 
 use crate::handle::object;
-use crate::{AsHandle, OwnedHandle, Result, sys};
+use crate::{AsHandle, Endpoint, OwnedHandle, Result, sys};
 
 pub use spawning::{Builder, JoinHandle, spawn};
 
@@ -186,6 +187,14 @@ impl Thread {
             code,
             ThreadEnd::from_number(how).ok_or(Error::NotSupported)?,
         ))
+    }
+
+    /// Lets it report what it does of this kind to an endpoint, with the badge of this handle; `None` ends that. See [`report`](crate::report).
+    ///
+    /// # Errors
+    /// `NoRight` without MANAGE, or SEND on the endpoint; `NoMemory`, `Ended`.
+    pub fn report_to(&self, kind: ReportKind, endpoint: Option<&Endpoint>) -> Result<()> {
+        crate::report::report_to(self.handle(), kind, endpoint)
     }
 
     /// What it is and how it stands.

@@ -29,6 +29,7 @@ mod privilege;
 mod probe;
 mod processes;
 mod registers;
+mod reports;
 mod schedule;
 mod segments;
 mod spaces;
@@ -77,6 +78,7 @@ pub const ALL: &[&[Test]] = &[
     priorities::TESTS,
     suspended_registers::TESTS,
     suspending::TESTS,
+    reports::TESTS,
     moving::TESTS,
     many::TESTS,
     traces::TESTS,

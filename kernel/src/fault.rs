@@ -1,0 +1,118 @@
+//! A thread's fault, told to whoever listens: the long way, and what becomes of the thread afterwards.
+//!
+//! The short way is `ipc/fault.rs`. Both end here if anything but a plain answer comes: there is one place that says what an answer does, and what
+//! the want of one.
+//!
+//! | what happens | the thread |
+//! |---|---|
+//! | answered | goes on, or ends, as the answer says |
+//! | nobody listens; the endpoint is closed; the reply is dropped, its holder dies | ends by its fault, as ever |
+//! | it has received at that endpoint itself | the same: nobody is left to wait for |
+//! | its wait is cancelled (it is to be suspended in it) | stands at its fault. When it is resumed it reports it again, unless its registers were set: then it goes on with them |
+//! | it is killed | ends |
+
+use abi::report::{ReportKind, label};
+use abi::{Deadline, Error};
+
+use crate::cpu;
+use crate::ipc::{Flow, Listener, report_directly};
+use crate::object::Section;
+use crate::schedule;
+use crate::thread::{Outcome, Thread};
+
+const TRAP_FLAG: u64 = 1 << 8;
+
+/// Exceptions for which the kernel has no answer, whatever the program has: #DE, #BP, #OF, #BR, #UD, #NP, #SS, #MF, #AC, #XF. One bit each.
+const PLAIN: u64 =
+    1 << 0 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 11 | 1 << 12 | 1 << 16 | 1 << 17 | 1 << 19;
+
+/// Reports the running thread's fault to a handler that waits on this CPU, if it is of a kind for which the kernel has no answer. Returns if it is not, if
+/// there is no such handler, or anything is unusual; nothing is done then.
+#[inline(always)]
+pub(crate) fn report_at_once(vector: u64) {
+    if vector < 64 && PLAIN >> vector & 1 != 0 {
+        go_directly();
+    }
+}
+
+/// The same for a fault of any kind, when the kernel has no answer to it.
+#[inline(always)]
+pub(crate) fn go_directly() {
+    let block = arch::cpu::block();
+    // SAFETY: an exception from user mode is a thread's.
+    report_directly(block, unsafe { cpu::running(block) }.get());
+}
+
+/// Reports the running thread's fault, which is in its registers, and waits for the answer. Returns whether the thread goes on; else it is to end by
+/// its fault.
+pub(crate) fn report(thread: &Thread) -> bool {
+    loop {
+        let Some(outcome) = send(thread) else {
+            return false;
+        };
+        if let Some(goes_on) = conclude(thread, outcome) {
+            return goes_on;
+        }
+    }
+}
+
+/// The running thread goes on after a report by the direct way. As [`report`].
+pub(crate) fn after_report(thread: &Thread) -> bool {
+    schedule::after_wait();
+    let outcome = thread.reporting.take_outcome();
+    conclude(thread, outcome).unwrap_or_else(|| report(thread))
+}
+
+/// What a report's outcome says of the thread; `None`: it reports again.
+fn conclude(thread: &Thread, outcome: Outcome) -> Option<bool> {
+    match outcome {
+        Outcome::Answered(answer) => Some(answer != abi::report::Answer::End),
+        // It ends on its way out.
+        Outcome::Failed(_) if thread.marks().is_killed() => Some(true),
+        Outcome::Failed(Error::Cancelled) => {
+            // All of its registers are in its context, so that it may be parked.
+            schedule::exit_work();
+            thread.reporting.note_change(false).then_some(true)
+        }
+        Outcome::Failed(_) => Some(false),
+    }
+}
+
+/// Sends the report and waits; `None` if there is nobody to send it to.
+fn send(thread: &Thread) -> Option<Outcome> {
+    // SAFETY: no borrowed object is in anybody's hands here; it ends before a quiescent point is declared.
+    let mut section = unsafe { Section::enter() };
+    let flow = {
+        let listener = listener(thread, &section)?;
+        if thread.serves(&listener.endpoint) {
+            return None;
+        }
+        if thread.reporting.step(false) {
+            thread.registers_mut().rflags &= !TRAP_FLAG;
+        }
+        thread.reporting.note_change(false);
+        thread.reporting.begin(label::FAULT);
+        thread.poised.set(core::ptr::null());
+        thread.wait.set_accept(0);
+        listener
+            .endpoint
+            .send(thread, listener.badge, true, Deadline::NEVER)
+    };
+    match flow {
+        Ok(Flow::Block) => schedule::block(Deadline::NEVER, &mut section),
+        Ok(Flow::SwitchTo(next)) => schedule::switch_directly(next, Deadline::NEVER, &mut section),
+        // A call has an answer only after a wait.
+        Ok(Flow::Done) => {}
+        Err(error) => thread.reporting.set_outcome(Outcome::Failed(error)),
+    }
+    Some(thread.reporting.take_outcome())
+}
+
+/// Who listens to a thread's faults.
+fn listener<'s>(thread: &'s Thread, section: &'s Section) -> Option<&'s Listener> {
+    let kind = ReportKind::Faults;
+    thread
+        .listeners
+        .get(kind, section)
+        .or_else(|| thread.process().listeners.get(kind, section))
+}

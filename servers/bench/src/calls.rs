@@ -3,7 +3,8 @@
 //! So makes them a program that is written for them: `rt::sys::ipc` has all six words in and out, and what is measured by it is
 //! the program's loads and stores as well.
 
-use abi::{Call, Deadline};
+use abi::report::Answer;
+use abi::{Call, Deadline, Tag};
 use core::arch::asm;
 
 /// What a receive brought.
@@ -80,4 +81,35 @@ pub unsafe fn reply_recv(endpoint: u64, tag: u64, reply: u64) -> Received {
         );
     }
     received
+}
+
+/// Answers the report of a fault (nobody if `reply` is 0) with the address at which its thread goes on, and receives the next: the answer to that, if
+/// its thread is to go on behind an instruction of two bytes. `None` when there is nothing to receive from any more.
+///
+/// # Safety
+/// As for [`call`].
+#[inline(always)]
+pub unsafe fn step_over(endpoint: u64, (address, reply): (u64, u64)) -> Option<(u64, u64)> {
+    let (status, rip, next): (u64, u64, u64);
+    // SAFETY: as above. Word 2 of a fault's report is where it is.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") Call::ReplyRecv as u64 => status,
+            inlateout("rdi") endpoint => _,
+            inlateout("rsi") Tag::new(Answer::ResumeAt as u32).0 => _,
+            inlateout("rdx") address => _,
+            inlateout("r14") Deadline::NEVER.0 => _,
+            inlateout("r15") reply => next,
+            lateout("r8") rip,
+            lateout("r10") _,
+            lateout("r9") _,
+            lateout("r12") _,
+            lateout("r13") _,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    (status == 0).then_some((rip + 2, next))
 }

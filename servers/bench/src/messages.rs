@@ -3,13 +3,14 @@
 //! What is carried is looked at once at the end, so that no figure stands for a message that did not arrive.
 
 use abi::ipc_area::BUFFER_BYTES;
+use abi::report::ReportKind;
 use abi::{Call, Deadline, Error, Tag};
 use core::time::Duration;
 use rt::sys::{self, IpcRegisters};
-use rt::{AsHandle, Endpoint, Notification, Process, Rights, thread, time};
+use rt::{AsHandle, Endpoint, Notification, Process, Rights, Thread, thread, time};
 
 use crate::calls;
-use crate::measure::{Cost, measure, measure_then};
+use crate::measure::{Cost, DONE, measure, measure_then};
 use crate::partner::{self, FILLING, REQUEST_BYTES, Role, Starter, Turn};
 
 /// Time for a partner to come to its first wait.
@@ -144,6 +145,23 @@ pub fn call_reply_handle(starter: &Starter) -> rt::Result<Cost> {
     // It is what it was: nobody else has it.
     drop(rt::OwnedHandle::from_raw(abi::Handle(held.get())));
     Ok(cost)
+}
+
+/// A fault of this program, of which a handler in another program is told, and which it lets go on behind the instruction.
+pub fn fault_round_trip(starter: &Starter) -> rt::Result<Cost> {
+    let (endpoint, handler) = server(starter, Role::StepOver)?;
+    let listener = endpoint.duplicate(Rights::SEND)?;
+    let own = Thread::current()?;
+    own.report_to(ReportKind::Faults, Some(&listener))?;
+    let mut passed = 0_u64;
+    let cost = measure(|| {
+        // SAFETY: the handler lets it go on behind the instruction, with all registers as they were.
+        unsafe { core::arch::asm!("ud2", options(nomem, nostack, preserves_flags)) };
+        passed += 1;
+    });
+    own.report_to(ReportKind::Faults, None)?;
+    handler.kill(0)?;
+    arrived(passed == DONE).map(|()| cost)
 }
 
 /// A signal for which nobody waits.

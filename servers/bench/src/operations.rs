@@ -80,6 +80,7 @@ pub fn measure_all() -> Result<(), String> {
     tell("call_reply_handle", &|| {
         messages::call_reply_handle(&starter)
     })?;
+    tell("fault_round_trip", &|| messages::fault_round_trip(&starter))?;
     tell("signal_idle", &messages::signal_idle)?;
     tell("signal_wait_pingpong", &|| {
         messages::signal_wait_pingpong(Some(&starter))

@@ -35,6 +35,8 @@ pub enum Role {
     ServeBytes(usize),
     /// Takes a handle in one call, and gives it back in the answer to the next.
     ServeHandle,
+    /// Lets threads that fault go on behind the instruction, which has two bytes.
+    StepOver,
     /// Waits for one notification and signals another.
     PingPong,
     /// Waits for a notification, passes it on, calls [`CLIENT_CALLS`] times, and signals the bit of this number.
@@ -46,7 +48,7 @@ pub const CLIENT_CALLS: u64 = 2000;
 
 impl Role {
     /// All of them.
-    const ALL: [Role; 13] = [
+    const ALL: [Role; 14] = [
         Role::Yield(Turn::Plain),
         Role::Yield(Turn::Float),
         Role::Serve(Turn::Plain),
@@ -55,6 +57,7 @@ impl Role {
         Role::ServeBytes(256),
         Role::ServeBytes(BUFFER_BYTES),
         Role::ServeHandle,
+        Role::StepOver,
         Role::PingPong,
         Role::Client(0),
         Role::Client(1),
@@ -72,6 +75,7 @@ impl Role {
             Role::ServeWords => "serve-words".into(),
             Role::ServeBytes(bytes) => format!("serve-{bytes}"),
             Role::ServeHandle => "serve-handle".into(),
+            Role::StepOver => "step-over".into(),
             Role::PingPong => "ping-pong".into(),
             Role::Client(bit) => format!("client-{bit}"),
         }
@@ -126,6 +130,7 @@ pub fn serve(role: Role, endpoint: &Endpoint) {
         }
         Role::ServeHandle => hold_handles(endpoint),
         Role::ServeWords => answer_words(endpoint),
+        Role::StepOver => step_over(endpoint),
         Role::Yield(_) | Role::PingPong | Role::Client(_) => {}
     }
 }
@@ -189,6 +194,15 @@ fn answer_words(endpoint: u64) {
         }
         registers.handle = endpoint;
         registers.deadline = Deadline::NEVER.0;
+    }
+}
+
+/// Lets threads that fault go on behind the instruction.
+fn step_over(endpoint: u64) {
+    let mut answer = (0, 0);
+    // SAFETY: messages of words alone, which touch nothing but the registers.
+    while let Some(next) = unsafe { calls::step_over(endpoint, answer) } {
+        answer = next;
     }
 }
 

@@ -30,6 +30,7 @@ mod probe;
 mod processes;
 mod registers;
 mod reports;
+mod reports_lost;
 mod schedule;
 mod segments;
 mod spaces;
@@ -79,6 +80,7 @@ pub const ALL: &[&[Test]] = &[
     suspended_registers::TESTS,
     suspending::TESTS,
     reports::TESTS,
+    reports_lost::TESTS,
     moving::TESTS,
     many::TESTS,
     traces::TESTS,

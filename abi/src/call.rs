@@ -357,8 +357,25 @@ calls! {
 
     /// `(thread or process, report::ReportKind, endpoint or 0)`: from now on what the thread, or each thread of the process that has no
     /// endpoint for this kind itself, does of this kind is [reported](crate::report) to the endpoint, with the handle's badge; 0 ends that. It holds at
-    /// once, also for threads that run. Right MANAGE on the thread or process, SEND on the endpoint.
+    /// once, also for threads that run; but calls are reported of a thread that does not run when it is said, and of threads that the process makes later; and
+    /// foreign calls of a process alone, which has no thread yet. Right MANAGE on the thread or process, SEND on the endpoint.
     ///
-    /// Errors: BadArgument, NoMemory, Ended.
+    /// Errors: BadArgument, NoMemory, WrongState, Ended.
     ReportTo = 112, "report_to";
+    /// `(process, address there, pointer, bytes) -> rdi bytes copied`: copy from a process's memory to the caller, wherever something is mapped there, touched
+    /// or not. At most [`MOST_BYTES`](crate::debug::MOST_BYTES) a call; a range that ends in something that can't be read is copied as far as that, and it is an
+    /// error only if nothing was. Right DEBUG.
+    ///
+    /// Errors: NotMapped, NotSupported, NoMemory, QuotaExceeded, Ended.
+    ProcessRead = 113, "process_read";
+    /// `(process, address there, pointer, bytes) -> rdi bytes copied`: copy from the caller to a process's memory, in the same way. What is mapped there
+    /// without WRITE can be written if the handle by which it was mapped allowed that. Right DEBUG.
+    ///
+    /// Errors: NotMapped, NotSupported, NoMemory, QuotaExceeded, Ended.
+    ProcessWrite = 114, "process_write";
+    /// `(process, number) -> rdi handle, rsi its number`: the thread of the process with the lowest number above this one;
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) if there is none. So all are found, beginning with 0. Right DEBUG. The handle has all rights.
+    ///
+    /// Errors: OutOfRange.
+    ProcessThread = 115, "process_thread";
 }

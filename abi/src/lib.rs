@@ -16,6 +16,7 @@ mod call;
 pub mod compat;
 mod context;
 mod cpu_set;
+pub mod debug;
 mod error;
 pub mod general;
 mod handle;

@@ -9,6 +9,11 @@
 //! | label | word 0 | word 1 | word 2 | word 3 | word 4 | word 5 | bytes |
 //! |---|---|---|---|---|---|---|---|
 //! | [`FAULT`](label::FAULT) | vector | error code | RIP | address (vector 14) or DR6 (vector 1) | RSP | thread | none |
+//! | [`CALL_BEGINS`](label::CALL_BEGINS), [`FOREIGN_CALL`](label::FOREIGN_CALL) | number | RDI | RSI | RDX | R10 | thread | registers |
+//! | [`CALL_ENDS`](label::CALL_ENDS) | number as entered | RAX | RDI | RSI | RDX | thread | registers |
+//!
+//! *Registers* are a whole [`UserContext`](crate::UserContext), as the thread has them (32-bit code in its own map). In an answer they are the thread's
+//! from then on.
 //!
 //! A badge tells a genuine report from one that somebody made up, if nobody else has a handle with that badge.
 
@@ -18,16 +23,27 @@
 pub enum ReportKind {
     /// Exceptions of the thread's own: what would end it else.
     Faults = 0,
+    /// System calls by any entry, before and after. For threads that do not run, or for those that the process makes later.
+    Calls = 1,
+    /// System calls by any entry, which are not the kernel's at all but another system's: whoever listens does what they are to do. For
+    /// processes that have no thread yet.
+    ForeignCalls = 2,
 }
 
 impl ReportKind {
     /// All of them, each at the place that is its number.
-    pub const ALL: [ReportKind; 1] = [ReportKind::Faults];
+    pub const ALL: [ReportKind; 3] = [
+        ReportKind::Faults,
+        ReportKind::Calls,
+        ReportKind::ForeignCalls,
+    ];
 
     /// The kind with this number.
     pub const fn from_number(number: u64) -> Option<ReportKind> {
         match number {
             0 => Some(ReportKind::Faults),
+            1 => Some(ReportKind::Calls),
+            2 => Some(ReportKind::ForeignCalls),
             _ => None,
         }
     }
@@ -37,6 +53,12 @@ impl ReportKind {
 pub mod label {
     /// A fault: an exception that the thread has caused, and that the kernel has no answer to.
     pub const FAULT: u32 = 0xFA17_0001;
+    /// A system call is about to be made.
+    pub const CALL_BEGINS: u32 = 0xCA11_0001;
+    /// It was made.
+    pub const CALL_ENDS: u32 = 0xCA11_0002;
+    /// A system call of another system.
+    pub const FOREIGN_CALL: u32 = 0xCA11_0003;
 }
 
 /// The label of an answer: how the thread goes on. Any other label, a tag with handles, and bytes that are no registers are
@@ -47,7 +69,8 @@ pub mod label {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Answer {
-    /// It goes on with its registers as they are. After a fault that is the faulting instruction again, after a trap (breakpoint, step) the next.
+    /// It goes on with its registers as they are. After a fault that is the faulting instruction again, after a trap (breakpoint, step) the next. A call
+    /// that begins is made with these registers, RAX its number.
     Resume = 0,
     /// It goes on at the address in word 0; its other registers are as they are.
     ResumeAt = 1,
@@ -55,6 +78,8 @@ pub enum Answer {
     Step = 2,
     /// It ends, as it would have ended without anybody to report to.
     End = 3,
+    /// Of calls alone: one that begins is not made. RAX is word 0, unless the answer sets registers.
+    Result = 4,
 }
 
 impl Answer {
@@ -65,6 +90,7 @@ impl Answer {
             1 => Some(Answer::ResumeAt),
             2 => Some(Answer::Step),
             3 => Some(Answer::End),
+            4 => Some(Answer::Result),
             _ => None,
         }
     }
@@ -85,7 +111,13 @@ mod tests {
         }
         assert_eq!(ReportKind::from_number(ReportKind::ALL.len() as u64), None);
         assert_eq!(ReportKind::from_number(u64::MAX), None);
-        for answer in [Answer::Resume, Answer::ResumeAt, Answer::Step, Answer::End] {
+        for answer in [
+            Answer::Resume,
+            Answer::ResumeAt,
+            Answer::Step,
+            Answer::End,
+            Answer::Result,
+        ] {
             assert_eq!(Answer::from_label(answer as u32), Some(answer));
         }
         assert_eq!(Answer::from_label(u32::MAX), None);

@@ -38,8 +38,10 @@ impl Rights {
     pub const HARDWARE: Rights = Rights(1 << 12);
     /// System: power off and restart.
     pub const POWER: Rights = Rights(1 << 13);
+    /// Process: read and write its memory, and reach its threads.
+    pub const DEBUG: Rights = Rights(1 << 14);
     /// All rights there are.
-    pub const ALL: Rights = Rights((1 << 14) - 1);
+    pub const ALL: Rights = Rights((1 << 15) - 1);
 
     /// Whether every right of `other` is among these.
     pub const fn contains(self, other: Rights) -> bool {

@@ -23,6 +23,8 @@ const TLS: u32 = 1 << 0;
 pub(crate) const SELECTORS: u32 = 1 << 3;
 /// The thread uses I/O ports.
 const PORTS: u32 = 1 << 4;
+/// The thread's calls are reported.
+const REPORTS: u32 = 1 << 5;
 /// The thread never sees user mode: it has neither selectors nor bases. Above bit 15, as the next: no selector is taken for it.
 pub(crate) const IDLE: u32 = 1 << 17;
 
@@ -126,6 +128,17 @@ impl Extras {
         self.mark(PORTS, true);
     }
 
+    /// The thread's calls are reported from its next switch on, or go their usual ways.
+    pub(crate) fn set_reporting(&self, on: bool) {
+        self.mark(REPORTS, on);
+    }
+
+    /// Whether the thread's calls are reported.
+    #[inline]
+    pub fn is_reporting(&self) -> bool {
+        self.kinds.get() & REPORTS != 0
+    }
+
     /// The thread's breakpoints; their status is 0.
     pub(crate) fn breakpoints(&self) -> DebugRegisters {
         self.debug.get()
@@ -173,6 +186,9 @@ pub(crate) unsafe fn switch(block: &CpuBlock, previous: &Extras, next: &Extras) 
     if either & PORTS != 0 {
         // SAFETY: the caller's promise.
         unsafe { load_ports(block, next) };
+    }
+    if either & REPORTS != 0 {
+        block.report_calls(next.is_reporting());
     }
     if next.kinds() & DEBUG != 0 {
         // SAFETY: they were checked when they were set.

@@ -68,6 +68,10 @@ unsafe extern "C" {
     #[link_name = "switchyard_system_call"]
     pub(crate) safe fn system_call(context: &mut UserContext);
 
+    /// The same for a thread whose calls are reported ([`report_calls`](crate::switch::ThreadState::report_calls)), short ones as well.
+    #[link_name = "switchyard_reported_call"]
+    pub(crate) safe fn reported_call(context: &mut UserContext);
+
     /// A system call came from 32-bit code: by `int 0x80`, `syscall` (vector 257, the return address in ECX and RIP, the caller's ECX
     /// on its stack) or `sysenter` (vector 258, the caller's ESP in EBP and RSP, no return address). Upper halves of
     /// registers are senseless. On return the context is what user mode gets.

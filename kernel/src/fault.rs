@@ -47,7 +47,7 @@ pub(crate) fn go_directly() {
 /// its fault.
 pub(crate) fn report(thread: &Thread) -> bool {
     loop {
-        let Some(outcome) = send(thread) else {
+        let Some(outcome) = send(thread, ReportKind::Faults, label::FAULT) else {
             return false;
         };
         if let Some(goes_on) = conclude(thread, outcome) {
@@ -78,12 +78,12 @@ fn conclude(thread: &Thread, outcome: Outcome) -> Option<bool> {
     }
 }
 
-/// Sends the report and waits; `None` if there is nobody to send it to.
-fn send(thread: &Thread) -> Option<Outcome> {
+/// The running thread sends a report, which is in its registers, and waits; `None` if there is nobody to send it to.
+pub(crate) fn send(thread: &Thread, kind: ReportKind, label: u32) -> Option<Outcome> {
     // SAFETY: no borrowed object is in anybody's hands here; it ends before a quiescent point is declared.
     let mut section = unsafe { Section::enter() };
     let flow = {
-        let listener = listener(thread, &section)?;
+        let listener = listener(thread, kind, &section)?;
         if thread.serves(&listener.endpoint) {
             return None;
         }
@@ -91,7 +91,7 @@ fn send(thread: &Thread) -> Option<Outcome> {
             thread.registers_mut().rflags &= !TRAP_FLAG;
         }
         thread.reporting.note_change(false);
-        thread.reporting.begin(label::FAULT);
+        thread.reporting.begin(label);
         thread.poised.set(core::ptr::null());
         thread.wait.set_accept(0);
         listener
@@ -108,9 +108,12 @@ fn send(thread: &Thread) -> Option<Outcome> {
     Some(thread.reporting.take_outcome())
 }
 
-/// Who listens to a thread's faults.
-fn listener<'s>(thread: &'s Thread, section: &'s Section) -> Option<&'s Listener> {
-    let kind = ReportKind::Faults;
+/// Who listens to what a thread does of this kind.
+fn listener<'s>(
+    thread: &'s Thread,
+    kind: ReportKind,
+    section: &'s Section,
+) -> Option<&'s Listener> {
     thread
         .listeners
         .get(kind, section)

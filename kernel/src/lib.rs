@@ -39,6 +39,8 @@ pub mod cpu;
 #[cfg(target_os = "none")]
 mod fault;
 #[cfg(target_os = "none")]
+mod reported;
+#[cfg(target_os = "none")]
 mod spawn;
 #[cfg(target_os = "none")]
 mod syscall;

@@ -307,6 +307,12 @@ impl Process {
         act()
     }
 
+    /// Whether it has a thread, or had one.
+    pub(crate) fn has_threads(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.threads != 0 || inner.state != ProcessState::Alive
+    }
+
     /// Takes a new thread into the process's list.
     ///
     /// # Errors

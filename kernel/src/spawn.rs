@@ -10,6 +10,7 @@ use arch::segments::TlsSlots;
 use crate::memory::space::{Mode, Space, max_ipc_areas};
 use crate::object::Ref;
 use crate::process::Process;
+use crate::reported::are_reported;
 use crate::thread::{IpcArea, Machine, Thread};
 
 /// How many numbers of IPC areas are tried when the numbers have wrapped and the first ones are in use.
@@ -42,6 +43,8 @@ pub fn thread(
     context::sanitise(&mut registers, &TlsSlots::EMPTY).map_err(|_| give_up(Error::BadArgument))?;
     // SAFETY: the context was checked, and the thread holds the space.
     let machine = unsafe { Machine::new(space.tlb(), registers) }.map_err(give_up)?;
+    // SAFETY: it does not run yet.
+    unsafe { machine.state.report_calls(are_reported(process)) };
     let [header, buffer] = area.frames.map(phys_to_virt).map(NonNull::new);
     let (Some(header), Some(buffer)) = (header, buffer) else {
         return Err(give_up(Error::NoMemory));

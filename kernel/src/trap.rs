@@ -53,6 +53,12 @@ extern "C" fn switchyard_system_call(context: &mut UserContext) {
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn switchyard_reported_call(context: &mut UserContext) {
+    assert_own_stack(context);
+    syscall::enter_reported();
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn switchyard_compat_call(context: &mut UserContext) {
     assert_own_stack(context);
     // As above.

@@ -42,6 +42,11 @@ extern "C" fn switchyard_woken(context: &mut UserContext) {
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn switchyard_reported_call(context: &mut UserContext) {
+    unexpected("a call to report", context)
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn switchyard_reporter_woken(context: &mut UserContext) {
     unexpected("the end of a report", context)
 }

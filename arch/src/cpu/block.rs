@@ -12,13 +12,14 @@ use core::mem::offset_of;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use abi::SHORT_CALLS;
+use abi::{SHORT_CALLS, UserContext};
 
 use super::gdt::{self, Gdt};
 use super::idt::Idt;
 use super::msr::Msr;
 use super::tss::{self, Ist, Tss};
 use crate::addr::{ApicId, CpuIndex};
+use crate::entry::REPORTED_SHORT_CALL;
 use crate::fpu::Owner;
 use crate::hooks::{self, ShortCall};
 use crate::paging::KEEP;
@@ -58,6 +59,8 @@ pub struct CpuBlock {
     pub(super) self_pointer: Cell<*const CpuBlock>,
     /// The kernel's part of each short call, by number.
     short_calls: [Cell<Option<ShortCall>>; SHORT_CALLS as usize],
+    /// The kernel's part of every other call, as the current thread needs it.
+    system_call: Cell<Option<extern "C" fn(&mut UserContext)>>,
     /// Where the entries keep the user's RSP, or a register, while there is no stack.
     scratch: Cell<u64>,
     /// The current thread's switch state. Written by its own CPU.
@@ -123,6 +126,8 @@ pub(crate) mod offsets {
     pub(crate) const STACK_TOP: usize = offset_of!(CpuBlock, tss) + super::tss::STACK_TOP_OFFSET;
     /// The table of short calls.
     pub(crate) const SHORT_CALLS: usize = offset_of!(CpuBlock, short_calls);
+    /// The address of the routine for other calls.
+    pub(crate) const SYSTEM_CALL: usize = offset_of!(CpuBlock, system_call);
     /// The requests.
     pub(crate) const PENDING: usize = offset_of!(CpuBlock, pending);
     /// The scratch word.
@@ -158,6 +163,7 @@ impl CpuBlock {
         CpuBlock {
             self_pointer: Cell::new(ptr::null()),
             short_calls: [const { Cell::new(None) }; SHORT_CALLS as usize],
+            system_call: Cell::new(None),
             scratch: Cell::new(0),
             current: AtomicPtr::new(ptr::null_mut()),
             pending: AtomicU32::new(0),
@@ -207,9 +213,7 @@ impl CpuBlock {
             (&raw mut (*place).fpu).write(Owner::new());
             let block = &*place;
             block.self_pointer.set(place);
-            for (place, call) in block.short_calls.iter().zip(&hooks::short_calls) {
-                place.set(Some(*call));
-            }
+            block.report_calls(false);
             block.data_selector.set(gdt::KERNEL_DATA);
             for (slot, top) in [Ist::DoubleFault, Ist::Nmi, Ist::MachineCheck, Ist::Debug]
                 .into_iter()
@@ -369,6 +373,27 @@ impl CpuBlock {
         match self.run.replace(0) {
             0 => None,
             record => Some(record),
+        }
+    }
+
+    /// From now on the calls of the current thread, by `syscall` and `int 0x80` of 64-bit code, are brought to the hook for calls that are reported, each with a whole
+    /// context; or they go their usual ways.
+    pub(crate) fn report_calls(&self, on: bool) {
+        for (place, call) in self.short_calls.iter().zip(&hooks::short_calls) {
+            place.set(Some(if on { REPORTED_SHORT_CALL } else { *call }));
+        }
+        self.system_call.set(Some(if on {
+            hooks::reported_call
+        } else {
+            hooks::system_call
+        }));
+    }
+
+    /// Runs a system call of the current thread that came with a whole context.
+    #[inline]
+    pub(crate) fn system_call(&self, context: &mut UserContext) {
+        if let Some(call) = self.system_call.get() {
+            call(context);
         }
     }
 

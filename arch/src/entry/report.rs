@@ -2,6 +2,8 @@
 //!
 //! The thread that has faulted waits with a whole context at the top of its stack, and nothing below that it needs. If anybody but its handler's
 //! direct answer wakes it, the ordinary switch finds a return address right below the context: [`woken`].
+//!
+//! And the short calls of a thread whose calls are reported, which come with a whole context instead: [`short_call`].
 
 use core::arch::naked_asm;
 use core::mem::offset_of;
@@ -9,10 +11,11 @@ use core::mem::offset_of;
 use abi::UserContext;
 use abi::report::label;
 
-use super::frame;
+use super::frame::{self, push_general};
 use super::vectors::return_to_user;
+use crate::context::{USER_CODE64, USER_DATA, VECTOR_SYSCALL};
 use crate::cpu::offsets as cpu_offset;
-use crate::hooks;
+use crate::hooks::{self, ShortCall};
 
 /// Where a field of a context is from its end, which is the top of the stack.
 const fn place(offset: usize) -> isize {
@@ -127,6 +130,44 @@ unsafe extern "C" fn woken() -> ! {
         "call {handler}",
         "jmp {return_to_user}",
         handler = sym hooks::reporter_woken,
+        return_to_user = sym return_to_user,
+    )
+}
+
+/// What stands in the table of short calls while the current thread's calls are reported. It is a routine of the entry's rather than a C function, and never
+/// called as one.
+// SAFETY: both are addresses of code; the entry of `syscall` is the only caller.
+pub(crate) const REPORTED_SHORT_CALL: ShortCall =
+    unsafe { core::mem::transmute::<unsafe extern "C" fn() -> !, ShortCall>(short_call) };
+
+/// A short call of a thread whose calls are reported: makes the context whole that its entry has begun.
+///
+/// In: what `entry/syscall.rs` calls the table with: a return address at RSP, which is given up, above it a context of which RIP, RSP and RFLAGS are
+/// filled, and all general registers the user's. Out: user mode, all registers as in the context.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
+unsafe extern "C" fn short_call() -> ! {
+    naked_asm!(
+        "mov qword ptr [rsp + 8 + {ss}], {user_data}",
+        "mov qword ptr [rsp + 8 + {cs}], {user_code}",
+        "mov qword ptr [rsp + 8 + {error}], 0",
+        "mov qword ptr [rsp + 8 + {vector_place}], {vector}",
+        "mov [rsp + 8 + {number}], rax",
+        "add rsp, 8 + {after_general}",
+        push_general!(),
+        "mov rdi, rsp",
+        "call {handler}",
+        "jmp {return_to_user}",
+        ss = const offset_of!(UserContext, ss),
+        cs = const frame::CS,
+        error = const offset_of!(UserContext, error_code),
+        vector_place = const frame::VECTOR,
+        number = const frame::CALL_NUMBER,
+        user_data = const USER_DATA,
+        user_code = const USER_CODE64,
+        vector = const VECTOR_SYSCALL,
+        after_general = const frame::AFTER_GENERAL,
+        handler = sym hooks::reported_call,
         return_to_user = sym return_to_user,
     )
 }

@@ -330,7 +330,7 @@ pub(super) unsafe extern "C" fn entry() {
         "mov [rsp + {saved_rax}], rax",
         "call {complete}",
         "mov rdi, rsp",
-        "call {handler}",
+        "call qword ptr gs:[{handler}]",
         "jmp 7f",
 
         // Any other call.
@@ -346,7 +346,7 @@ pub(super) unsafe extern "C" fn entry() {
         "sub rsp, {room}",      // filled by the switch, or when somebody asks
         push_general!(),
         "mov rdi, rsp",
-        "call {handler}",
+        "call qword ptr gs:[{handler}]",
         // A thread that blocked in the call comes back here, perhaps on another CPU.
         "7:",
         "mov rcx, [rsp + {rip}]",
@@ -381,7 +381,7 @@ pub(super) unsafe extern "C" fn entry() {
         vector = const VECTOR_SYSCALL,
         no_call = const NO_CALL as i32,
         room = const frame::MIDDLE - 8,
-        handler = sym hooks::system_call,
+        handler = const cpu_offset::SYSTEM_CALL,
         call_number = const abi::Call::Call as u64,
         reply_recv_number = const abi::Call::ReplyRecv as u64,
         call = sym hooks::direct_call,

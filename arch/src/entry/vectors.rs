@@ -15,7 +15,7 @@ use super::alternatives::clac_slot;
 use super::frame::{self, pop_general, push_general};
 use super::isolated;
 use crate::context::{NO_CALL, USER_CODE32};
-use crate::cpu::{KERNEL_DATA, offsets as cpu_offset};
+use crate::cpu::{self, KERNEL_DATA, offsets as cpu_offset};
 use crate::hooks;
 
 /// Address of the first stub.
@@ -181,7 +181,7 @@ extern "C" fn trap_from_user(context: &mut UserContext) {
         SYSTEM_CALL if context.cs == u64::from(USER_CODE32) => hooks::compat_call(context),
         SYSTEM_CALL => {
             context.call_number = context.rax;
-            hooks::system_call(context);
+            cpu::block().system_call(context);
         }
         FPU_TRAP if crate::fpu::handle_trap() => {}
         _ => {

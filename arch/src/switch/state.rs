@@ -119,6 +119,15 @@ impl ThreadState {
         &self.extras
     }
 
+    /// The thread's calls, by `syscall` and `int 0x80` of 64-bit code, come to the hook for calls that are reported from now on; or no more. For a thread that does
+    /// not run.
+    ///
+    /// # Safety
+    /// The caller holds the thread stopped.
+    pub unsafe fn report_calls(&self, on: bool) {
+        self.extras.set_reporting(on);
+    }
+
     /// The thread's debug registers.
     pub fn debug_registers(&self) -> DebugRegisters {
         DebugRegisters {

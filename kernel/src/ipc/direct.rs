@@ -198,7 +198,7 @@ extern "C" fn reply_recv(handle: Handle, tag: Tag, reply: Handle) -> ! {
     let here = ptr::from_ref(block).cast();
     let Some(concerns) = fits(cpu, here, thread, partner) else {
         // SAFETY: nothing here is to be dropped.
-        unsafe { go_on_in(fault::answer, [handle.0, tag.0, reply.0]) }
+        unsafe { go_on_in(fault::answer, [0; 3]) }
     };
     if !concerns.are_none() {
         // SAFETY: nothing here is to be dropped.

@@ -84,7 +84,7 @@ pub(crate) fn report_directly(block: &'static CpuBlock, thread: &Thread) {
 
 /// `reply_recv` of the running thread that is not the answer to a call which waits on this CPU: perhaps it is the answer to a fault that does. The
 /// endpoint was found, and what it holds was looked at.
-pub(super) extern "C" fn answer(_: u64, tag: u64, _: u64) -> ! {
+pub(super) extern "C" fn answer(_: u64, _: u64, _: u64) -> ! {
     let block = arch::cpu::block();
     // SAFETY: a system call is made by a thread.
     let thread = unsafe { cpu::running(block) }.get();
@@ -101,6 +101,8 @@ pub(super) extern "C" fn answer(_: u64, tag: u64, _: u64) -> ! {
     let Some(concerns) = fits(cpu::of(block), here(block), thread, partner) else {
         go_the_long_way(Call::ReplyRecv)
     };
+    // The entry has put the message into the context.
+    let tag = thread.registers().rsi;
     let goes_on_at = if tag == tag_of(Answer::ResumeAt) {
         let address = thread.registers().rdx;
         if address >= USER_END || partner.registers().cs != u64::from(USER_CODE64) {

@@ -16,7 +16,11 @@ const RESUME_FLAG: u64 = 1 << 16;
 
 /// The tag of the report that a thread makes.
 pub(super) fn tag(sender: &Thread) -> Tag {
-    Tag::new(sender.reporting.label())
+    let tag = Tag::new(sender.reporting.label());
+    match sender.reporting.label() {
+        label::FAULT => tag,
+        _ => tag.with_bytes(REGISTER_BYTES),
+    }
 }
 
 /// Writes the report of `sender` into a receiver that was taken out of its queue.
@@ -36,7 +40,22 @@ pub(super) fn write(sender: &Thread, receiver: &Thread) {
             };
             to.r12 = from.rsp;
         }
-        _ => debug_assert!(false, "a report that nobody can make"),
+        label => {
+            to.rdx = from.call_number;
+            [to.r10, to.r8, to.r9, to.r12] = if label == label::CALL_ENDS {
+                [from.rax, from.rdi, from.rsi, from.rdx]
+            } else {
+                [from.rdi, from.rsi, from.rdx, from.r10]
+            };
+            // SAFETY: the buffer is a whole pinned page, so it is large enough and aligned. Its program may write to it meanwhile, which is its own to blame.
+            unsafe {
+                receiver
+                    .area
+                    .buffer()
+                    .cast::<UserContext>()
+                    .write_volatile(*from);
+            };
+        }
     }
     to.r13 = sender.id();
 }
@@ -52,7 +71,8 @@ pub(super) fn answer(current: &Thread, caller: &Thread, stamp: u64) -> Result<()
         .check()
         .map_err(|_| Error::BadArgument)?;
     let answer = Answer::from_label(tag.label()).ok_or(Error::BadArgument)?;
-    if tag.handles() != 0 {
+    let is_of_call = caller.reporting.label() != label::FAULT;
+    if tag.handles() != 0 || answer == Answer::Result && !is_of_call {
         return Err(Error::BadArgument);
     }
     let registers = match tag.bytes() {
@@ -73,7 +93,8 @@ pub(super) fn answer(current: &Thread, caller: &Thread, stamp: u64) -> Result<()
                 wanted.rflags &= !RESUME_FLAG;
             }
             Answer::Step => wanted.rflags |= TRAP_FLAG,
-            Answer::Resume | Answer::End => {}
+            Answer::Result if registers.is_none() => wanted.rax = word,
+            Answer::Resume | Answer::Result | Answer::End => {}
         }
         let had_trap_flag = registers.unwrap_or(*caller.registers()).rflags & TRAP_FLAG != 0;
         if registers.is_some() || wanted != *caller.registers() {

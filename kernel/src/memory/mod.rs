@@ -14,6 +14,7 @@
 //! | `object`, `cloning` | memory objects; those that share frames until one side writes |
 //! | `contiguous`, `large` | memory in a row: for devices, and for large pages |
 //! | `regions`, `space`, `short` | a process's mappings, and its page tables; the short way for one page |
+//! | `inspect` | another process's memory, for whoever may look at it |
 //! | `ipc_area` | the pinned pages through which a thread's messages travel |
 //! | `user` | user memory as system calls see it: an allegation to be checked |
 //!
@@ -30,6 +31,7 @@ mod discard;
 pub mod fpu_areas;
 mod frame_table;
 pub mod frames;
+mod inspect;
 mod ipc_area;
 pub mod kernel_space;
 mod large;

@@ -37,7 +37,12 @@ pub fn enter() {
     };
     let thread = current.get();
     cut_to_32_bits(thread.registers_mut());
-    let form = match arrive(thread) {
+    let arrived = arrive(thread);
+    if arrived.is_ok() && thread.machine.state.extras().is_reporting() {
+        enter_reported(current);
+        return;
+    }
+    let form = match arrived {
         Ok(()) => take_in(thread),
         Err(Refusal::Error(error)) => {
             thread.set_status(Err(error));
@@ -52,6 +57,21 @@ pub fn enter() {
     super::perform(current);
     // Before anybody may stop the thread and look at its registers, which happens on the way out.
     give_back(current, form);
+    crate::schedule::exit_work();
+}
+
+/// The same for a thread whose calls are reported: as they stand in its registers, before anything is brought into the 64-bit map and after it was
+/// brought back.
+fn enter_reported(current: ThreadPtr) {
+    let registers = current.get().registers_mut();
+    registers.call_number = registers.rax;
+    crate::reported::call(current.get(), |thread| {
+        // Its supervisor may have set what 32-bit code can't have.
+        cut_to_32_bits(thread.registers_mut());
+        let form = take_in(thread);
+        super::perform(current);
+        give_back(current, form);
+    });
     crate::schedule::exit_work();
 }
 

@@ -6,6 +6,7 @@
 mod caller;
 pub mod compat;
 mod context;
+mod debug;
 mod device;
 mod handle;
 mod ipc;
@@ -23,6 +24,7 @@ use abi::{Call, Deadline, Error, UserContext};
 
 use crate::cpu;
 use crate::object::Section;
+use crate::reported;
 use crate::schedule;
 use crate::thread::ThreadPtr;
 use crate::trace;
@@ -41,6 +43,18 @@ enum Outcome {
 pub fn enter() {
     if let Some(current) = cpu::this().current() {
         perform(current);
+        schedule::exit_work();
+    }
+}
+
+/// [`enter`] for a thread whose calls are reported.
+pub fn enter_reported() {
+    if let Some(current) = cpu::this().current() {
+        reported::call(current.get(), |thread| {
+            // Its supervisor may have chosen another.
+            thread.registers_mut().call_number = thread.registers().rax;
+            perform(current);
+        });
         schedule::exit_work();
     }
 }
@@ -154,6 +168,9 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::ThreadGetAffinity => thread::get_affinity(caller)?,
         Call::ThreadInfo => thread::info(caller)?,
         Call::ReportTo => report::report_to(caller)?,
+        Call::ProcessRead => debug::copy(caller, crate::memory::user::Direction::ToUser)?,
+        Call::ProcessWrite => debug::copy(caller, crate::memory::user::Direction::FromUser)?,
+        Call::ProcessThread => debug::thread(caller)?,
     }
     Ok(Outcome::Done)
 }

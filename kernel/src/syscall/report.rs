@@ -6,6 +6,7 @@ use abi::{Badge, Error, Handle, Rights};
 use super::Caller;
 use crate::ipc::{Endpoint, Listener};
 use crate::object::{AnyObject, Ref};
+use crate::reported::are_reported;
 
 /// `report_to`.
 pub(super) fn report_to(caller: Caller) -> Result<(), Error> {
@@ -27,8 +28,23 @@ pub(super) fn report_to(caller: Caller) -> Result<(), Error> {
         if thread.has_ended() {
             return Err(Error::Ended);
         }
+        if kind == ReportKind::ForeignCalls {
+            return Err(Error::BadArgument);
+        }
+        if kind == ReportKind::Calls {
+            let reports = listener.is_some() || are_reported(thread.process());
+            thread.while_stopped(|machine| {
+                // SAFETY: the thread is held stopped.
+                unsafe { machine.state.report_calls(reports) };
+                Ok(())
+            })?;
+        }
         thread.listeners.set(kind, listener);
     } else if let Some(process) = process {
+        // Its threads know from their beginning whose calls they make.
+        if kind == ReportKind::ForeignCalls && process.has_threads() {
+            return Err(Error::WrongState);
+        }
         process.while_alive(|| Ok(()))?;
         process.listeners.set(kind, listener);
     }

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::info::ProcessInfo;
 use abi::report::ReportKind;
-use abi::{Call, Handle, Priority, Protection, Rights};
+use abi::{Call, Error, Handle, Priority, Protection, Rights};
 
 use crate::handle::object;
 use crate::{AsHandle, Endpoint, Memory, Notification, OwnedHandle, Result, Thread, sys};
@@ -174,6 +174,67 @@ macro_rules! space_operations {
                 // SAFETY: the caller's promise.
                 let values = unsafe { sys::call(Call::ThreadCreate, arguments) }?;
                 Ok((Thread::from_handle(OwnedHandle::from_raw(Handle(values[0]))), values[1]))
+            }
+
+            /// Copies from its memory at `address` to `bytes`, wherever something is mapped there. Returns how many bytes were copied: fewer if something
+            /// in between can't be read.
+            ///
+            /// # Errors
+            /// `NotMapped` if nothing is there, `NotSupported` for device memory, `NoRight` without DEBUG, `Ended`.
+            pub fn read_memory(&self, address: u64, bytes: &mut [u8]) -> Result<usize> {
+                let mut done = 0;
+                while done < bytes.len() {
+                    let rest = &mut bytes[done..];
+                    let at = address.wrapping_add(done as u64);
+                    let arguments =
+                        [self.handle().0, at, rest.as_mut_ptr() as u64, rest.len() as u64, 0, 0];
+                    // SAFETY: the kernel writes at most as many bytes, to a buffer of ours.
+                    match unsafe { sys::call(Call::ProcessRead, arguments) } {
+                        Ok([copied, ..]) => done += copied as usize,
+                        Err(error) if done == 0 => return Err(error),
+                        Err(_) => break,
+                    }
+                }
+                Ok(done)
+            }
+
+            /// Copies `bytes` to its memory at `address`, in the same way. What is mapped in several processes changes in all of them.
+            ///
+            /// # Safety
+            /// If this is the calling process: nothing in it counts on what is overwritten.
+            ///
+            /// # Errors
+            /// As [`read_memory`](Self::read_memory), and `NoRight` where the handle that something was mapped by did not allow to write.
+            pub unsafe fn write_memory(&self, address: u64, bytes: &[u8]) -> Result<usize> {
+                let mut done = 0;
+                while done < bytes.len() {
+                    let rest = &bytes[done..];
+                    let at = address.wrapping_add(done as u64);
+                    let arguments =
+                        [self.handle().0, at, rest.as_ptr() as u64, rest.len() as u64, 0, 0];
+                    // SAFETY: the kernel reads at most as many bytes of ours; where they go is the caller's promise.
+                    match unsafe { sys::call(Call::ProcessWrite, arguments) } {
+                        Ok([copied, ..]) => done += copied as usize,
+                        Err(error) if done == 0 => return Err(error),
+                        Err(_) => break,
+                    }
+                }
+                Ok(done)
+            }
+
+            /// Its thread with the lowest number above `after`, and that number; `None` if there is none. Beginning with 0, all are found.
+            ///
+            /// # Errors
+            /// `NoRight` without DEBUG; `NoMemory`, `QuotaExceeded`.
+            pub fn thread_after(&self, after: u64) -> Result<Option<(Thread, u64)>> {
+                // SAFETY: touches no memory.
+                match unsafe { sys::call(Call::ProcessThread, [self.handle().0, after, 0, 0, 0, 0]) } {
+                    Ok([handle, number, _]) => {
+                        Ok(Some((Thread::from_handle(OwnedHandle::from_raw(Handle(handle))), number)))
+                    }
+                    Err(Error::OutOfRange) => Ok(None),
+                    Err(error) => Err(error),
+                }
             }
 
             /// Lets its threads report what they do of this kind to an endpoint, with the badge of this handle, but for those that have an

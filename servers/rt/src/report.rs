@@ -1,7 +1,7 @@
-//! Reports: faults of other threads as messages, and what their supervisor answers ([`abi::report`]).
+//! Reports: faults and system calls of other threads as messages, and what their supervisor answers ([`abi::report`]).
 //!
 //! A supervisor gives a thread or a process an endpoint ([`Thread::report_to`](crate::Thread::report_to),
-//! [`Process::report_to`](crate::Process::report_to)), receives there as any server, and takes what came for a [`Fault`]. With the [`Reply`] it reads
+//! [`Process::report_to`](crate::Process::report_to)), receives there as any server, and takes what came for a [`Fault`] or a [`ReportedCall`]. With the [`Reply`] it reads
 //! and changes the thread's registers, and then answers, which is one of the functions here.
 //!
 //! What may go wrong: a supervisor that keeps a reply keeps the thread; one that drops it ends the thread by its fault. Its own faults go nowhere, as
@@ -51,6 +51,61 @@ impl Fault {
     /// What kind of fault it is.
     pub const fn kind(&self) -> FaultKind {
         FaultKind::from_vector(self.vector)
+    }
+}
+
+/// When a system call is reported.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CallPoint {
+    /// It is about to be made.
+    Begins,
+    /// It was made.
+    Ends,
+    /// It is another system's, and not made here at all.
+    Foreign,
+}
+
+/// A thread's system call, as its report says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReportedCall {
+    /// Of the handle that was given for the reports.
+    pub badge: Badge,
+    /// When this is.
+    pub point: CallPoint,
+    /// Its number as the thread entered, whatever became of it.
+    pub number: u64,
+    /// The thread's number.
+    pub thread: u64,
+    /// All of the thread's registers, as they are now.
+    pub registers: UserContext,
+}
+
+impl ReportedCall {
+    /// The call that a message reports; `None` if it is another kind of message.
+    pub fn of(message: &Received) -> Option<ReportedCall> {
+        let point = match message.label {
+            label::CALL_BEGINS => CallPoint::Begins,
+            label::CALL_ENDS => CallPoint::Ends,
+            label::FOREIGN_CALL => CallPoint::Foreign,
+            _ => return None,
+        };
+        if message.bytes.len() != report::REGISTER_BYTES {
+            return None;
+        }
+        Some(ReportedCall {
+            badge: message.badge,
+            point,
+            number: message.words[0],
+            thread: message.words[5],
+            // SAFETY: there are as many bytes as a context has, and any bytes are one.
+            registers: unsafe {
+                message
+                    .bytes
+                    .as_ptr()
+                    .cast::<UserContext>()
+                    .read_unaligned()
+            },
+        })
     }
 }
 
@@ -114,6 +169,14 @@ impl Reply {
     pub fn resume_at(self, address: u64) -> Result<()> {
         let Plain { label, words } = resume_at(address);
         self.answer(Message::new(label).with_words(words))
+    }
+
+    /// Answers the report of a call, which is not made (any more), with what it gives in RAX.
+    ///
+    /// # Errors
+    /// `CallerGone` if the thread waits no more; `BadArgument` if it is the report of a fault: then the thread has no answer.
+    pub fn give_result(self, result: u64) -> Result<()> {
+        self.answer(Message::new(Answer::Result as u32).with_words([result, 0, 0, 0, 0, 0]))
     }
 
     /// Answers a report, and sets the thread's registers first.

@@ -8,8 +8,9 @@ use core::time::Duration;
 
 use abi::Protection;
 use abi::info::ProcessInfo;
+use abi::report::ReportKind;
 use rt::process::Mode;
-use rt::{Memory, Notification, Process, Thread};
+use rt::{Endpoint, Memory, Notification, Process, Thread};
 
 use crate::world;
 
@@ -130,6 +131,16 @@ impl Bare {
         Bare::with(Mode::Long, |_| preamble(registers), code)
     }
 
+    /// The same with the registers of [`pattern`], and reports of this kind from its beginning.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn reporting(kind: ReportKind, to: &Endpoint, code: &[u8]) -> rt::Result<Bare> {
+        let process = Process::create_in(Mode::Long, "bare", rt::Priority::LOWEST)?;
+        process.report_to(kind, Some(to))?;
+        Bare::in_process(process, |_| preamble(&pattern()), code)
+    }
+
     /// The same, with the process's landing page (its first byte, plus `offset`) in register number `register`.
     ///
     /// # Errors
@@ -157,6 +168,14 @@ impl Bare {
         code: &[u8],
     ) -> rt::Result<Bare> {
         let process = Process::create_in(mode, "bare", rt::Priority::LOWEST)?;
+        Bare::in_process(process, preamble, code)
+    }
+
+    fn in_process(
+        process: Process,
+        preamble: impl FnOnce(&ProcessInfo) -> Vec<u8>,
+        code: &[u8],
+    ) -> rt::Result<Bare> {
         let mut whole = preamble(&process.info()?);
         whole.extend(code);
         let bytes = (whole.len() as u64).next_multiple_of(4096);

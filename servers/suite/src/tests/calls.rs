@@ -434,7 +434,7 @@ fn senseless_arguments_of_other_calls_are_refused(world: &'static World) -> Verd
         &[things.irq.handle().0, things.notification.handle().0, 0],
         Error::BadArgument,
     )?;
-    for rights in [1 << 14, 1 << 32, u64::MAX] {
+    for rights in [u64::from(abi::Rights::ALL.0) + 1, 1 << 32, u64::MAX] {
         refused(Call::HandleDuplicate, &[memory, rights], Error::BadArgument)?;
     }
     let endpoint = things.endpoint.handle().0;

@@ -6,6 +6,7 @@ mod calls;
 mod clones;
 mod compat;
 mod contexts;
+mod debugging;
 mod direct;
 mod faults;
 mod fpu;
@@ -29,6 +30,7 @@ mod privilege;
 mod probe;
 mod processes;
 mod registers;
+mod reported_calls;
 mod reports;
 mod reports_lost;
 mod schedule;
@@ -81,6 +83,8 @@ pub const ALL: &[&[Test]] = &[
     suspending::TESTS,
     reports::TESTS,
     reports_lost::TESTS,
+    debugging::TESTS,
+    reported_calls::TESTS,
     moving::TESTS,
     many::TESTS,
     traces::TESTS,

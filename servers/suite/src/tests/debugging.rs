@@ -68,10 +68,8 @@ fn memory_of_another_process_is_read_and_written_in_bulk(_: &'static World) -> V
     must!(bare.process.read_memory(area, &mut own));
     same!(u64::from_le_bytes(own), area);
     // SAFETY: as above.
-    same!(
-        must!(unsafe { bare.process.write_memory(area + PAGE - 4, b"over two") }),
-        8
-    );
+    let written = must!(unsafe { bare.process.write_memory(area + PAGE - 4, b"over two") });
+    same!(written, 8);
     let mut text = [0; 8];
     same!(
         must!(bare.process.read_memory(area + PAGE - 4, &mut text)),
@@ -91,10 +89,8 @@ fn what_of_anothers_memory_cannot_be_copied_is_told(_: &'static World) -> Verdic
         10
     );
     // SAFETY: the process is another.
-    same!(
-        must!(unsafe { bare.process.write_memory(STACK_TOP - 10, &page) }),
-        10
-    );
+    let written = must!(unsafe { bare.process.write_memory(STACK_TOP - 10, &page) });
+    same!(written, 10);
     let nowhere = [
         STACK_TOP,
         STACK_BOTTOM - 1,
@@ -134,10 +130,8 @@ fn what_of_anothers_memory_cannot_be_copied_is_told(_: &'static World) -> Verdic
     let written = unsafe { bare.process.write_memory(DATA, &[1]) };
     same!(written.err(), Some(Error::NoRight));
     // SAFETY: as above.
-    same!(
-        must!(unsafe { bare.process.write_memory(DATA + PAGE, &[1]) }),
-        1
-    );
+    let written = must!(unsafe { bare.process.write_memory(DATA + PAGE, &[1]) });
+    same!(written, 1);
     // Pointers of the caller's.
     let process = bare.process.handle().0;
     for pointer in [0, 1 << 47, 0xFFFF_8000_0000_0000, u64::MAX - 7] {

@@ -98,7 +98,7 @@ fn calls_by_every_entry_are_reported_before_and_after(world: &'static World) -> 
         (Call::ClockNow as u64, 0),
         (Call::Null as u64, 0),
         (Call::ProcessSelf as u64, 0),
-        (Call::MemoryMap as u64, Error::BadHandle as u64),
+        (Call::ThreadKill as u64, Error::BadHandle as u64),
         (Call::Call as u64, Error::BadHandle as u64),
         (Call::ReplyRecv as u64, Error::BadHandle as u64),
         (Call::Recv as u64, Error::BadHandle as u64),
@@ -156,7 +156,7 @@ fn a_reported_call_may_be_changed_and_its_result(_: &'static World) -> Verdict {
     must!(bare.thread.start());
     let (call, reply) = next(&endpoint, CallPoint::Begins)?;
     let changed = UserContext {
-        rax: Call::HandleClose as u64,
+        rax: Call::ThreadKill as u64,
         rdi: 0x55AA,
         ..call.registers
     };

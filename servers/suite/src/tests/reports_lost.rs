@@ -192,7 +192,7 @@ fn fault_in_the_handler(_: &'static World, by_process: bool) -> Verdict {
     // RBX: the endpoint. It receives, and falls over what comes.
     let code = code!(
         "mov rdi, rbx",
-        "mov eax, 6",
+        "mov eax, 10",
         "mov r14, -1",
         "syscall",
         "ud2"

@@ -32,7 +32,9 @@ pub use endpoint::Endpoint;
 pub(crate) use fault::report_directly;
 #[cfg(target_os = "none")]
 pub(crate) use known::Known;
-pub(crate) use listener::{Listener, Listeners};
+#[cfg(target_os = "none")]
+pub(crate) use listener::Listener;
+pub(crate) use listener::Listeners;
 pub use notification::Notification;
 #[cfg(any(test, target_os = "none"))]
 pub(crate) use reply::close;

@@ -11,6 +11,7 @@ mod notifications;
 mod race;
 mod random;
 mod replies;
+mod reports;
 mod transit;
 
 use crate::ipc::Endpoint;

@@ -282,3 +282,18 @@ fn program_finds_its_log_and_argument_in_the_start_block() {
     assert_eq!(&text[..bytes], b"host: still there\n");
     assert_eq!(echo::HANDLES, 0);
 }
+
+#[test]
+fn the_host_has_no_reports_and_says_so() {
+    let endpoint = Endpoint::create().unwrap();
+    for kind in abi::report::ReportKind::ALL {
+        assert_eq!(
+            rt::process::current().report_to(kind, Some(&endpoint)),
+            Err(Error::NotSupported)
+        );
+    }
+    assert_eq!(
+        rt::process::current().read_memory(0x1000, &mut [0; 8]),
+        Err(Error::NotSupported)
+    );
+}

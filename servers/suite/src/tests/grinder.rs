@@ -83,12 +83,14 @@ fn grind(world: &'static World, seed: &str) -> u64 {
         if ends.iter().any(|end| *end as u64 == number) && random.below(50) != 0 {
             continue;
         }
-        // The log is not the place for random text; nor is the machine's end part of this, nor a thread that nobody resumes.
+        // The log is not the place for random text; nor is the machine's end part of this, nor a thread that nobody resumes, or
+        // whose faults nobody answers.
         if [
             Call::LogWrite,
             Call::SystemPower,
             Call::LogTake,
             Call::ThreadSuspend,
+            Call::ReportTo,
         ]
         .iter()
         .any(|call| *call as u64 == number)

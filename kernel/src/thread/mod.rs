@@ -288,6 +288,10 @@ impl Thread {
     ///
     /// # Errors
     /// [`Error::BadArgument`]; nothing is changed then.
+    #[cfg_attr(
+        not(target_os = "none"),
+        expect(clippy::unnecessary_wraps, reason = "the host checks none")
+    )]
     pub(crate) fn set_registers(&self, registers: &UserContext) -> Result<(), Error> {
         #[cfg(target_os = "none")]
         // SAFETY: the caller's promise.

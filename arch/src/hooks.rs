@@ -92,7 +92,11 @@ unsafe extern "C" {
     #[link_name = "switchyard_direct_reply_recv"]
     pub(crate) safe fn direct_reply_recv(endpoint: u64, tag: u64, reply: u64) -> !;
 
-    /// A thread that waited as one of these two leaves it was woken. On return the context, which is whole, is what user mode gets.
+    /// `wait` for a notification, of which all is saved in the context; else as [`direct_call`]. The thread that goes on may be the same.
+    #[link_name = "switchyard_direct_wait"]
+    pub(crate) safe fn direct_wait(notification: u64) -> !;
+
+    /// A thread that waited as one of these leaves it was woken. On return the context, which is whole, is what user mode gets.
     #[link_name = "switchyard_woken"]
     pub(crate) safe fn woken(context: &mut UserContext);
 

@@ -113,6 +113,18 @@ impl<T: Node> WaitQueue<T> {
         Some(thread)
     }
 
+    /// Takes out who is next, if nobody else is there: with the least to do. `None`, and nothing is done, else.
+    #[inline]
+    pub fn pop_only(&mut self) -> Option<T> {
+        let thread = self.only()?;
+        self.head = None;
+        let links = thread.links();
+        links.list.next.set(None);
+        links.list.previous.set(None);
+        links.list.place.store(place::NOWHERE, Ordering::Relaxed);
+        Some(thread)
+    }
+
     /// Takes a thread out, wherever it stands; `false` if it is in no such queue.
     ///
     /// A thread that is in *another* queue of this kind must not be given.

@@ -49,6 +49,7 @@ unsafe extern "C" {
     static switchyard_sysret_call: u8;
     static switchyard_sysret_answer: u8;
     static switchyard_sysret_fault: u8;
+    static switchyard_sysret_own: u8;
     static switchyard_leave: u8;
     static switchyard_clear_sysret: u8;
     static switchyard_clear_iret: u8;
@@ -100,6 +101,7 @@ pub unsafe fn patch(writable: impl Fn(u64) -> *mut u8) {
         &raw const switchyard_sysret_call,
         &raw const switchyard_sysret_answer,
         &raw const switchyard_sysret_fault,
+        &raw const switchyard_sysret_own,
     ];
     let leave = &raw const switchyard_leave;
     if decisions().isolation {

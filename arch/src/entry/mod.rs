@@ -28,7 +28,9 @@ mod vectors;
 pub use alternatives::patch;
 pub(crate) use report::{REPORTED_SHORT_CALL, leave_with_fault, leave_with_registers};
 pub use run::{RunContext, come_back, run};
-pub(crate) use syscall::{go_the_long_way, leave_with_answer, leave_with_call};
+pub(crate) use syscall::{
+    go_on_behind_wait, go_the_long_way, leave_with_answer, leave_with_call, leave_with_own,
+};
 pub use vectors::return_to_user;
 
 use abi::UserContext;

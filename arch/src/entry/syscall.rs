@@ -201,6 +201,75 @@ pub(crate) unsafe extern "C" fn leave_with_answer() -> ! {
     leave!("switchyard_sysret_answer", "xor edi, edi", "xor r15d, r15d", "and byte ptr [rax], {settled}", settled = const !2_i8)
 }
 
+/// The way out of one whose registers, all of them, are in its context.
+///
+/// In: RCX the top of the kernel stack of this CPU's current thread, below which its context lies. RSP on any kernel stack. Out: user mode,
+/// registers as in the context, but that RCX is RIP and R11 is RFLAGS. If anything is due first, it leaves by the context.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
+pub(crate) unsafe extern "C" fn leave_with_own() -> ! {
+    naked_asm!(
+        "cmp dword ptr gs:[{pending}], 0",
+        "jne 2f",
+        "mov rax, [rcx + {rax}]",
+        "mov rdi, [rcx + {rdi}]",
+        "mov rsi, [rcx + {rsi}]",
+        "mov rdx, [rcx + {rdx}]",
+        "mov r10, [rcx + {r10}]",
+        "mov r8, [rcx + {r8}]",
+        "mov r9, [rcx + {r9}]",
+        "mov r12, [rcx + {r12}]",
+        "mov r13, [rcx + {r13}]",
+        "mov r14, [rcx + {r14}]",
+        "mov r15, [rcx + {r15}]",
+        "mov rbx, [rcx + {rbx}]",
+        "mov rbp, [rcx + {rbp}]",
+        "mov rsp, [rcx + {rsp}]",
+        "mov r11, [rcx + {rflags}]",
+        "mov rcx, [rcx + {rip}]",
+        ".globl switchyard_sysret_own",
+        "switchyard_sysret_own:",           // as at `switchyard_sysret`
+        "swapgs",
+        "sysretq",
+        "2:",
+        "lea rsp, [rcx - {bytes}]",
+        "jmp switchyard_message_in_context",
+        pending = const cpu_offset::PENDING,
+        bytes = const frame::BYTES,
+        rax = const place(offset_of!(abi::UserContext, rax)),
+        rsi = const place(offset_of!(abi::UserContext, rsi)),
+        rdi = const place(offset_of!(abi::UserContext, rdi)),
+        rdx = const place(offset_of!(abi::UserContext, rdx)),
+        r8 = const place(offset_of!(abi::UserContext, r8)),
+        r9 = const place(offset_of!(abi::UserContext, r9)),
+        r10 = const place(offset_of!(abi::UserContext, r10)),
+        r12 = const place(offset_of!(abi::UserContext, r12)),
+        r13 = const place(offset_of!(abi::UserContext, r13)),
+        r14 = const place(offset_of!(abi::UserContext, r14)),
+        r15 = const place(offset_of!(abi::UserContext, r15)),
+        rbx = const place(offset_of!(abi::UserContext, rbx)),
+        rbp = const place(offset_of!(abi::UserContext, rbp)),
+        rip = const place(frame::RIP),
+        rsp = const place(frame::RSP),
+        rflags = const place(frame::RFLAGS),
+    )
+}
+
+/// Goes on behind a wait in the entry of this CPU's current thread, in whose context all of its registers are, with what is due before user mode.
+///
+/// RSP on the thread's kernel stack, anywhere.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry")]
+pub(crate) unsafe extern "C" fn go_on_behind_wait() -> ! {
+    naked_asm!(
+        "mov rsp, gs:[{stack_top}]",
+        "sub rsp, {bytes}",
+        "jmp switchyard_message_in_context",
+        stack_top = const cpu_offset::STACK_TOP,
+        bytes = const frame::BYTES,
+    )
+}
+
 /// Where a field of a context is from its end, which is the top of the stack.
 const fn place(offset: usize) -> isize {
     offset as isize - frame::BYTES as isize
@@ -292,7 +361,7 @@ pub(super) unsafe extern "C" fn entry() {
         "4:",
         "je 8f",
         "cmp rax, {reply_recv_number}",
-        "jne 5f",
+        "jne 20f",
         save_message!(),
         "jnz 3f",
         "mov rdx, r15",
@@ -313,6 +382,19 @@ pub(super) unsafe extern "C" fn entry() {
         "mov rdi, rsp",
         "call {woken}",
         "jmp 7f",
+
+        // A wait that nearly always has to be waited for. All that comes back is in the context.
+        "20:",
+        "cmp rax, {wait_number}",
+        "jne 5f",
+        save_message!(),
+        "jnz 21f",
+        "mov [rsp + {saved_r14}], r14",
+        "call {wait}",
+        "jmp 2b",
+        "21:",
+        "mov eax, {wait_number}",
+        "jmp 9f",
 
         // It has a deadline, or is single-stepped.
         "3:",
@@ -386,6 +468,8 @@ pub(super) unsafe extern "C" fn entry() {
         reply_recv_number = const abi::Call::ReplyRecv as u64,
         call = sym hooks::direct_call,
         reply_recv = sym hooks::direct_reply_recv,
+        wait_number = const abi::Call::Wait as u64,
+        wait = sym hooks::direct_wait,
         complete = sym complete,
         woken = sym hooks::woken,
         saved_rax = const offset_of!(abi::UserContext, rax),

@@ -14,7 +14,8 @@ use super::{Concerns, ThreadState};
 use crate::context::{USER_CODE64, VECTOR_SYSCALL};
 use crate::cpu::{self, CpuBlock};
 use crate::entry::{
-    go_the_long_way, leave_with_answer, leave_with_call, leave_with_fault, leave_with_registers,
+    go_on_behind_wait, go_the_long_way, leave_with_answer, leave_with_call, leave_with_fault,
+    leave_with_own, leave_with_registers,
 };
 use crate::extras;
 use crate::fpu::{self, Exchange};
@@ -65,9 +66,12 @@ pub enum Delivery {
         /// As of an answer.
         settling: *mut usize,
     },
+    /// Nothing: all of its registers are in its own context.
+    Own,
 }
 
-/// `previous` waits from now on, and `next` leaves for user mode with the message that lies in the context of `previous`.
+/// `previous` waits from now on, and `next` leaves for user mode with what `delivery` says: mostly the message that lies in the context of
+/// `previous`.
 ///
 /// It needs no callee-saved register and no frame, and ends in a jump: so the function that ends in it needs none either.
 ///
@@ -160,6 +164,12 @@ unsafe fn leave(
                 in("rax") settling,
                 options(noreturn),
             ),
+            Delivery::Own => asm!(
+                "jmp {leave}",
+                leave = sym leave_with_own,
+                in("rcx") to,
+                options(noreturn),
+            ),
         }
     }
 }
@@ -211,6 +221,13 @@ unsafe fn hand_over_with_more(next: &ThreadState, concerns: Concerns, delivery: 
                 in("rdi") next,
                 in("rsi") concerns.bits(),
                 in("rdx") settling,
+                options(noreturn),
+            ),
+            Delivery::Own => asm!(
+                "jmp {more}",
+                more = sym own_with_more,
+                in("rdi") next,
+                in("rsi") concerns.bits(),
                 options(noreturn),
             ),
         }
@@ -271,6 +288,13 @@ unsafe extern "C" fn registers_with_more(
 
 /// # Safety
 /// As for [`hand_over_with_more`].
+unsafe extern "C" fn own_with_more(next: &ThreadState, concerns: Concerns) -> ! {
+    // SAFETY: the caller's promise.
+    unsafe { carry_more(next, concerns, Delivery::Own) }
+}
+
+/// # Safety
+/// As for [`hand_over_with_more`].
 #[inline(always)]
 unsafe fn carry_more(next: &ThreadState, concerns: Concerns, delivery: Delivery) -> ! {
     let block = cpu::block();
@@ -296,6 +320,33 @@ unsafe fn carry_more(next: &ThreadState, concerns: Concerns, delivery: Delivery)
         let (from, to) = (previous.stack_top, next.stack_top);
         leave(block, previous, next, from, to, delivery)
     }
+}
+
+/// Lets the current thread leave for user mode at the end of a direct call in which it did not have to wait: its registers are in its context.
+///
+/// # Safety
+/// To be called in a direct call of this CPU's current thread, `state`, all of whose registers are in its context.
+#[inline(always)]
+pub unsafe fn leave_at_once(state: &ThreadState) -> ! {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "jmp {leave}",
+            leave = sym leave_with_own,
+            in("rcx") state.stack_top,
+            options(noreturn),
+        )
+    }
+}
+
+/// The current thread goes on after a direct call in which it waited, and was switched to as any other: first in the kernel, then in user mode.
+///
+/// # Safety
+/// As for [`leave_at_once`]. The caller holds nothing that is to be dropped.
+#[inline(always)]
+pub unsafe fn leave_after_wait() -> ! {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("jmp {go_on}", go_on = sym go_on_behind_wait, options(noreturn)) }
 }
 
 /// Ends a direct call that must go the long way. Nothing was done.

@@ -27,7 +27,9 @@ mod state;
 use core::arch::naked_asm;
 use core::ptr;
 
-pub use direct::{Delivery, go_on_in, hand_over, long_way, returns_directly};
+pub use direct::{
+    Delivery, go_on_in, hand_over, leave_after_wait, leave_at_once, long_way, returns_directly,
+};
 pub use selectors::{complete_context, set_current_fs_base, set_current_tls};
 use selectors::{exchange_bases, exchange_bases_by_msr, load_segments, save_segments};
 pub(crate) use selectors::{load_segments_of, save_segments_of};

@@ -23,6 +23,8 @@ mod reply;
 mod report;
 mod transfer;
 mod wait;
+#[cfg(target_os = "none")]
+mod waiting;
 
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,8 @@ pub(crate) use known::Known;
 pub(crate) use listener::Listener;
 pub(crate) use listener::Listeners;
 pub use notification::Notification;
+#[cfg(target_os = "none")]
+pub(crate) use notification::{Signalled, give};
 #[cfg(any(test, target_os = "none"))]
 pub(crate) use reply::close;
 pub use reply::{ReplyTarget, reply};

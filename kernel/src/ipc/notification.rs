@@ -37,6 +37,37 @@ impl State {
     }
 }
 
+/// What became of a signal.
+#[cfg(target_os = "none")]
+pub(crate) enum Signalled {
+    /// The bits are set.
+    Nobody,
+    /// This thread was taken out of its wait.
+    Somebody(ThreadPtr),
+    /// Nothing was done.
+    Not,
+}
+
+/// What became of a wait.
+#[cfg(target_os = "none")]
+pub(super) enum Began {
+    /// The thread waits.
+    Waiting,
+    /// These bits were set.
+    Over(u64),
+    /// Nothing was done.
+    Not,
+}
+
+/// Ends the wait of a thread that was taken out of it.
+#[inline]
+pub(crate) fn give(waiter: ThreadPtr, bits: u64) {
+    let registers = waiter.get().registers_mut();
+    registers.rax = 0;
+    registers.rdx = bits;
+    schedule::make_ready(waiter);
+}
+
 static SLAB: Slab<Notification> = Slab::new();
 
 impl Object for Notification {
@@ -76,19 +107,51 @@ impl Notification {
         self.state.lock()
     }
 
-    /// Sets bits for which nobody waits, or can begin to wait meanwhile. False, and nothing is done, if somebody may: that takes
-    /// [`signal`](Self::signal).
+    /// [`signal`](Self::signal) if it is open and bound to nobody. The waiter that it has taken out, if there was one, is to be
+    /// [given the bits](give).
     #[cfg(target_os = "none")]
     #[inline(always)]
-    pub(crate) fn signal_nobody(&self, bits: u64) -> bool {
+    pub(crate) fn signal_plainly(&self, bits: u64) -> Signalled {
         let Some(mut state) = self.state.try_lock() else {
-            return false;
+            return Signalled::Not;
         };
-        if !state.waiters.is_empty() || state.bound.is_some() {
-            return false;
+        if state.bound.is_some() {
+            return Signalled::Not;
         }
-        state.bits |= bits;
-        true
+        if state.waiters.is_empty() {
+            state.bits |= bits;
+            return Signalled::Nobody;
+        }
+        if bits == 0 {
+            return Signalled::Not;
+        }
+        // One of many is taken out elsewhere.
+        let Some(waiter) = state.waiters.pop_only() else {
+            return Signalled::Not;
+        };
+        // Nobody waits while a bit is set, so these are all. The word is published with the lock.
+        waiter.get().wait.set_here(WaitOn::Nothing);
+        Signalled::Somebody(waiter)
+    }
+
+    /// Begins to [wait](Self::wait) without a deadline, for the running thread.
+    #[cfg(target_os = "none")]
+    #[inline(always)]
+    pub(super) fn begin_wait(&self, current: &Thread) -> Began {
+        let Some(mut state) = self.state.try_lock() else {
+            return Began::Not;
+        };
+        if let Some(bits) = state.take_bits() {
+            return Began::Over(bits);
+        }
+        if state.closed {
+            return Began::Not;
+        }
+        current.wait.set_here(WaitOn::Notification(self));
+        state
+            .waiters
+            .push_back(ThreadPtr::new(current), current.priority());
+        Began::Waiting
     }
 
     /// Sets bits; wakes one waiter, or the bound thread if it waits in `recv`.
@@ -102,10 +165,7 @@ impl Notification {
             let bits = core::mem::take(&mut state.bits);
             waiter.get().wait.set(WaitOn::Nothing);
             drop(state);
-            let registers = waiter.get().registers_mut();
-            registers.rax = 0;
-            registers.rdx = bits;
-            schedule::make_ready(waiter);
+            give(waiter, bits);
         } else if let Some(bound) = state.bound
             && let on @ WaitOn::Receiving(endpoint) = bound.get().wait.on()
         {

@@ -240,15 +240,16 @@ fn begin_block(cpu: &Cpu, deadline: Deadline, now: u64) -> ThreadPtr {
 
 /// Keeps what is left of the running thread's turn for its next one, which is as if it began now.
 #[inline]
-fn keep_turn(cpu: &Cpu, current: &Thread, now: u64) {
+pub(super) fn keep_turn(cpu: &Cpu, current: &Thread, now: u64) {
     let left = Slice::until(cpu.turn_end(current), now);
     current.slice.set(left.renewed(cpu.quantum.get()));
     cpu.turn_began.set(now);
 }
 
-/// The running thread goes on after a wait that it began by the direct way (`ipc/direct.rs`).
+/// The running thread goes on after a wait that it began by the direct way (`ipc/direct.rs`, [`doze`](super::doze())).
 pub fn after_wait() {
     if let Some(current) = cpu::this().current() {
+        current.get().dozes.set(false);
         end_block(current);
     }
 }
@@ -296,7 +297,12 @@ fn switch_to_highest(cpu: &Cpu, previous: ThreadPtr, now: u64) -> Switched {
 
 /// One thread leaves and another comes. `next` is in no queue. Returns when somebody switches back.
 #[inline]
-fn switch_threads(cpu: &Cpu, previous: ThreadPtr, next: ThreadPtr, now: u64) -> Switched {
+pub(super) fn switch_threads(
+    cpu: &Cpu,
+    previous: ThreadPtr,
+    next: ThreadPtr,
+    now: u64,
+) -> Switched {
     sync::assert_none_held();
     previous.get().run_time.end(now);
     let state = come(cpu, next, now);
@@ -305,7 +311,7 @@ fn switch_threads(cpu: &Cpu, previous: ThreadPtr, next: ThreadPtr, now: u64) -> 
     unsafe { switch_to(&previous.get().machine.state, state) }
 }
 
-fn switch_to_idle(cpu: &Cpu, previous: ThreadPtr, now: u64) -> Switched {
+pub(super) fn switch_to_idle(cpu: &Cpu, previous: ThreadPtr, now: u64) -> Switched {
     sync::assert_none_held();
     previous.get().run_time.end(now);
     cpu.idle_time.begin(now);
@@ -329,7 +335,7 @@ pub(super) fn switch_from_idle(cpu: &Cpu, next: ThreadPtr) {
 
 /// Notes that `next` runs from `now` on, and sets the timer for the end of its turn if somebody waits for that.
 #[inline]
-fn come(cpu: &Cpu, next: ThreadPtr, now: u64) -> &'static ThreadState {
+pub(super) fn come(cpu: &Cpu, next: ThreadPtr, now: u64) -> &'static ThreadState {
     let thread = next.get();
     thread.run_time.begin(now);
     thread.switches.add(1);

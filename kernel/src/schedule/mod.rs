@@ -11,6 +11,8 @@ mod bare;
 #[cfg(target_os = "none")]
 mod clock;
 #[cfg(target_os = "none")]
+mod doze;
+#[cfg(target_os = "none")]
 mod exit;
 #[cfg(target_os = "none")]
 mod idle;
@@ -26,6 +28,8 @@ mod wake;
 pub use bare::{after_wait, block, is_running, reschedule, switch_directly, yield_now};
 #[cfg(target_os = "none")]
 pub use clock::{open_gates_at, retime, timer_interrupt};
+#[cfg(target_os = "none")]
+pub use doze::doze;
 #[cfg(target_os = "none")]
 pub use exit::{exit_work, leave_thread, preemption_point};
 #[cfg(target_os = "none")]

@@ -13,8 +13,10 @@ use arch::short_call_of_six;
 
 use super::{Caller, Outcome, handle, ipc, memory, thread};
 use crate::cpu;
+use crate::ipc::{Signalled, give};
 use crate::object::{Section, quiescent};
 use crate::schedule;
+use crate::thread::ThreadPtr;
 
 /// By number. The entry of `syscall` calls through a copy of this.
 #[unsafe(export_name = "switchyard_short_calls")]
@@ -51,19 +53,33 @@ extern "C" fn yield_now(_: u64, _: u64, _: u64) -> ShortResult {
 extern "C" fn signal(notification: u64, bits: u64, _: u64) -> ShortResult {
     // SAFETY: a system call is made by a thread.
     let thread = unsafe { cpu::running(arch::cpu::block()) }.get();
+    let mut woken = None;
     // SAFETY: the thread is this one; all kernel code between two quiescent points is inside a section.
-    if let Some(known) = unsafe { thread.signalled.look(Handle(notification)) }
-        && known.signal_nobody(bits)
-    {
-        return ShortResult::NOTHING;
+    if let Some(known) = unsafe { thread.signalled.look(Handle(notification)) } {
+        match known.signal_plainly(bits) {
+            Signalled::Nobody => return ShortResult::NOTHING,
+            Signalled::Somebody(waiter) => woken = Some(waiter),
+            Signalled::Not => {}
+        }
     }
     frame_here();
-    signal_somebody(notification, bits)
+    signal_somebody(woken, notification, bits)
 }
 
-/// [`signal`] of what is not known yet, or of what somebody may wait for.
+/// [`signal`] of somebody who was taken out of his wait; or of what is not known yet, is bound to a thread, or is in use.
 #[inline(never)]
-fn signal_somebody(notification: u64, bits: u64) -> ShortResult {
+fn signal_somebody(woken: Option<ThreadPtr>, notification: u64, bits: u64) -> ShortResult {
+    if let Some(waiter) = woken {
+        give(waiter, bits);
+        return ShortResult::NOTHING;
+    }
+    signal_anybody(notification, bits)
+}
+
+/// The rest of [`signal_somebody`].
+#[cold]
+#[inline(never)]
+fn signal_anybody(notification: u64, bits: u64) -> ShortResult {
     let Some(current) = cpu::this().current() else {
         return failed(Error::WrongState);
     };

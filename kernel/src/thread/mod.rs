@@ -85,6 +85,12 @@ pub struct Thread {
     pub(crate) listeners: Listeners,
     /// The CPU (its block) on which it waits so that its partner may go straight into user mode for it (`ipc/direct.rs`); null: it does not.
     pub(crate) poised: Cell<*const ()>,
+    /// It waits, or is ready since, with all that it needs in its context (`schedule/doze.rs`). Its home's.
+    #[cfg(target_os = "none")]
+    pub(crate) dozes: Cell<bool>,
+    /// The notification that it waited for last. Its own.
+    #[cfg(target_os = "none")]
+    pub(crate) awaited: Known<Notification>,
     /// The endpoint that it called last. Its own.
     #[cfg(target_os = "none")]
     pub(crate) callee: Known<Endpoint>,
@@ -207,6 +213,10 @@ impl Thread {
             signalled: Known::nothing(),
             #[cfg(target_os = "none")]
             received_at: Known::nothing(),
+            #[cfg(target_os = "none")]
+            dozes: Cell::new(false),
+            #[cfg(target_os = "none")]
+            awaited: Known::nothing(),
             process,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             home: sched::Home::nowhere(),

@@ -77,12 +77,6 @@ pub(crate) fn signal(notification: Handle, bits: u64) -> Result<()> {
 /// [`Notification::wait`] by number.
 pub(crate) fn wait(notification: Handle, deadline: Deadline) -> Result<u64> {
     // SAFETY: touches no memory.
-    let results = unsafe {
-        sys::raw(
-            Call::Wait as u64,
-            [notification.0, 0, 0, 0, 0, 0],
-            deadline.0,
-        )
-    };
-    sys::check(results.status).map(|()| results.values[2])
+    let (status, bits) = unsafe { sys::wait(notification.0, deadline.0) };
+    sys::check(status).map(|()| bits)
 }

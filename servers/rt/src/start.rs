@@ -180,11 +180,7 @@ impl Builder {
     ///
     /// # Errors
     /// As [`add`](Self::add).
-    pub fn build_with(
-        &self,
-        argument: &str,
-        values: &[(&str, u64)],
-    ) -> crate::Result<Vec<u8>> {
+    pub fn build_with(&self, argument: &str, values: &[(&str, u64)]) -> crate::Result<Vec<u8>> {
         let values = || values.iter().filter(|(_, value)| *value != 0);
         if values().any(|(name, _)| name.len() > NAME_BYTES)
             || self.entries.len() + values().count() > MAX_ENTRIES

@@ -91,6 +91,30 @@ short! {
     short_with(first, second)
 }
 
+/// See [`super::wait`].
+///
+/// # Safety
+/// As for [`super::raw`].
+#[inline]
+pub unsafe fn wait(notification: u64, deadline: u64) -> (u64, u64) {
+    let (status, bits);
+    // SAFETY: registers as `abi::register` lays down for any call: rax number and status, rdi an argument, rdx a result, r14 the deadline;
+    // rcx and r11 overwritten by `syscall` itself. The others are kept, and so is memory.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") abi::Call::Wait as u64 => status,
+            in("rdi") notification,
+            lateout("rdx") bits,
+            in("r14") deadline,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    (status, bits)
+}
+
 /// See [`super::ipc`].
 ///
 /// # Safety

@@ -74,6 +74,16 @@ pub unsafe fn short_with(call: Call, first: u64, second: u64) -> (u64, u64) {
     unsafe { backend::short_with(call as u64, first, second) }
 }
 
+/// `wait` by handle; nothing is judged. Returns `rax` and the bits.
+///
+/// # Safety
+/// As for [`raw`].
+#[inline]
+pub unsafe fn wait(notification: u64, deadline: u64) -> (u64, u64) {
+    // SAFETY: the caller's promise is the back end's.
+    unsafe { backend::wait(notification, deadline) }
+}
+
 /// An IPC call by number; nothing is judged. On an error the registers are kept. Returns `rax`.
 ///
 /// # Safety

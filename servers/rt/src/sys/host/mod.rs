@@ -122,6 +122,16 @@ pub(super) unsafe fn short(number: u64) -> (u64, u64) {
     unsafe { short_with(number, 0, 0) }
 }
 
+/// See [`super::wait`].
+///
+/// # Safety
+/// As for [`super::raw`].
+pub(super) unsafe fn wait(notification: u64, deadline: u64) -> (u64, u64) {
+    // SAFETY: the caller's promise.
+    let results = unsafe { raw(Call::Wait as u64, [notification, 0, 0, 0, 0, 0], deadline) };
+    (results.status, results.values[2])
+}
+
 /// See [`super::short_with`].
 ///
 /// # Safety

@@ -1,0 +1,89 @@
+//! The wait of a thread that has nothing more to do in the kernel: when it is woken, all that it gets is in its context.
+//!
+//! Such a thread *dozes*, while it waits and while it is ready again. So whoever leaves its CPU to it, and dozes from then on as well, sends it straight
+//! into user mode, and nothing of a kernel stack is kept for either. Everybody else switches to it as to any other thread, and it goes on
+//! behind its call, in the entry.
+//!
+//! What may go wrong: a thread that comes straight into user mode although something is to be done for it first. All of that is in its marks,
+//! or asked of its CPU: the first are looked at here, the second on the way out.
+
+use core::hint::cold_path;
+
+use arch::cpu::CpuBlock;
+use arch::switch::{Delivery, concerns, frame_here, go_on_in, hand_over, leave_after_wait};
+use arch::time;
+
+use super::bare::{come, keep_turn, switch_threads, switch_to_idle};
+use super::clock::arm_for_turn;
+use super::wake::drain_inbox;
+use crate::cpu;
+use crate::sync;
+use crate::thread::{Thread, ThreadPtr};
+
+/// The running thread waits, somewhere where others find it already, without a deadline. Its whole state is in its context, but what it waits
+/// for, which whoever wakes it puts there.
+#[inline(always)]
+pub fn doze(block: &'static CpuBlock, current: &'static Thread) -> ! {
+    let cpu = cpu::of(block);
+    sync::assert_none_held();
+    // A word that was left while it ran was about no wait of its.
+    current.marks().forget_cancel();
+    current.dozes.set(true);
+    let now = time::ticks();
+    keep_turn(cpu, current, now);
+    cpu.load.sub(1);
+    drain_inbox(cpu);
+    // SAFETY: this is the CPU; the borrow ends with the statement.
+    if let Some(next) = unsafe { cpu.run_queue() }.pop_highest() {
+        let thread = next.get();
+        let concerns = concerns(&current.machine.state, &thread.machine.state);
+        if !thread.dozes.get() || !concerns.are_few() || next == ThreadPtr::new(current) {
+            cold_path();
+            // SAFETY: nothing here is to be dropped.
+            unsafe { go_on_in(leave_for, [next.as_ptr() as u64, now, 0]) }
+        }
+        thread.dozes.set(false);
+        current.run_time.end(now);
+        let state = come(cpu, next, now);
+        // SAFETY: interrupts are off and no lock is held; the first is this CPU's current thread in its entry, and the second is this CPU's,
+        // runs nowhere, and has dozed, as it said. They have to carry what was asked.
+        unsafe {
+            hand_over(
+                block,
+                &current.machine.state,
+                state,
+                concerns,
+                Delivery::Own,
+            )
+        }
+    }
+    frame_here();
+    // SAFETY: nothing here is to be dropped.
+    unsafe { go_on_in(leave_for, [0, now, 0]) }
+}
+
+/// The running thread, which dozes, leaves for another as in any switch, for idleness if it is null, or for itself: it was made ready before it had left.
+/// Goes on behind its call.
+extern "C" fn leave_for(next: u64, now: u64, _: u64) -> ! {
+    let cpu = cpu::this();
+    let next: *const Thread = core::ptr::with_exposed_provenance(next as usize);
+    // SAFETY: a system call is made by a thread.
+    let current = unsafe { cpu::running(cpu.block()) };
+    // SAFETY: it comes from `doze`, which has it from the run queue: this CPU's alone.
+    match unsafe { next.as_ref() }.map(ThreadPtr::new) {
+        None => {
+            let _ = switch_to_idle(cpu, current, now);
+        }
+        Some(next) if next == current => {
+            cpu.turn_began.set(now);
+            arm_for_turn(cpu);
+            super::aside::notice(cpu, current);
+        }
+        Some(next) => {
+            let _ = switch_threads(cpu, current, next, now);
+        }
+    }
+    // SAFETY: this is in a direct call of the thread, whose registers are in its context: that was so when it began to doze, but for the
+    // results, which whoever woke it has written. Nothing here is to be dropped.
+    unsafe { leave_after_wait() }
+}

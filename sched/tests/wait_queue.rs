@@ -12,6 +12,7 @@ const THREADS: usize = 12;
 enum Step {
     Push(usize, u8),
     Pop,
+    PopOnly,
     Remove(usize),
     Requeue(usize, u8),
 }
@@ -23,6 +24,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (thread.clone(), level.clone()).prop_map(|(t, l)| Step::Push(t, l)),
         2 => Just(Step::Pop),
+        1 => Just(Step::PopOnly),
         1 => thread.clone().prop_map(Step::Remove),
         2 => (thread, level).prop_map(|(t, l)| Step::Requeue(t, l)),
     ];
@@ -79,6 +81,14 @@ proptest! {
                         model.remove(first);
                     }
                     prop_assert_eq!(queue.pop_front().map(|thread| thread.0.number), first);
+                }
+                Step::PopOnly => {
+                    let only = model.0.len() == 1;
+                    let first = model.0.first().map(|&(thread, _)| thread).filter(|_| only);
+                    if let Some(first) = first {
+                        model.remove(first);
+                    }
+                    prop_assert_eq!(queue.pop_only().map(|thread| thread.0.number), first);
                 }
                 Step::Remove(t) => prop_assert_eq!(queue.remove(threads[t]), model.remove(t)),
                 Step::Requeue(t, l) => {

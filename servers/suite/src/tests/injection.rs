@@ -150,6 +150,8 @@ struct Traveller {
     server: Endpoint,
     /// A server whose partner goes straight to it and back.
     direct: Endpoint,
+    /// The same for signals.
+    bells: Arc<super::direct::Bells>,
 }
 
 impl Traveller {
@@ -173,10 +175,16 @@ impl Traveller {
             drop(straight);
             answered
         })?;
+        let bells = Arc::new(super::direct::Bells::new()?);
+        let other = Arc::clone(&bells);
+        thread::Builder::new()
+            .cpu(cpu)
+            .spawn(move || other.answer_all(seed))?;
         Ok(Traveller {
             seed,
             server,
             direct,
+            bells,
         })
     }
 
@@ -280,7 +288,8 @@ impl Traveller {
                 .call_plain(message, time::after(Duration::from_mins(1)))
         );
         same!(answer.words, words.map(|word| !word));
-        super::direct::calls(self.direct.handle(), 34, self.seed ^ round << 40)
+        super::direct::calls(self.direct.handle(), 34, self.seed ^ round << 40)?;
+        self.bells.ring(17, self.seed ^ round << 40)
     }
 
     /// A thread's first way out, and its end.

@@ -17,7 +17,8 @@ extern "C" fn wait(handle: Handle) -> ! {
     let block = arch::cpu::block();
     // SAFETY: a system call is made by a thread.
     let thread = unsafe { cpu::running(block) }.get();
-    if thread.marks().any() {
+    // Also if its calls are reported, as the long way's are.
+    if thread.marks().any() || thread.machine.state.extras().is_reporting() {
         go_the_long_way(Call::Wait)
     }
     // SAFETY: the thread is this one; all kernel code between two quiescent points is inside a section.

@@ -183,7 +183,7 @@ impl Planner<'_> {
         let mut step = match random.below(3) {
             0 => self.call(
                 how,
-                Call::HandleClose as u64,
+                Call::HandleQuery as u64,
                 Error::BadHandle as u64,
                 random,
             ),

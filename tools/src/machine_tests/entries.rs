@@ -77,6 +77,8 @@ fn excuse(place: &Place) -> Option<&'static str> {
         Some("stubs of vectors that nothing raises; that all are alike is seen to")
     } else if place.routine.starts_with("entry::run::") {
         Some("of `run`, which this kernel does not use; the lane `context/` does")
+    } else if place.routine.starts_with("entry::report::") {
+        Some("of reports, which the programs of this lane do not make")
     } else if place.routine.starts_with("entry::isolated::")
         && (clearing || mnemonic == Mnemonic::Nop)
     {

@@ -72,12 +72,12 @@ calls! {
 
     /// `message map (endpoint)`, `r14` deadline: send a message and wait for the reply. Right SEND, TRANSFER on what it carries.
     ///
-    /// Errors: BadArgument, PeerClosed, NoReply, HandlesRefused, NoMemory, QuotaExceeded.
+    /// Errors: BadArgument, PeerClosed, NoReply, HandlesRefused, NoMemory, QuotaExceeded, Deadlock.
     Call = 8, "call";
     /// `message map (endpoint)`, `r14` deadline: send a message, wait until it was received, want no reply. Right SEND, TRANSFER
     /// on what it carries.
     ///
-    /// Errors: BadArgument, PeerClosed, HandlesRefused.
+    /// Errors: BadArgument, PeerClosed, HandlesRefused, Deadlock.
     Send = 9, "send";
     /// `message map (endpoint)`, `r14` deadline: wait for a message or for the thread's bound notification. Right RECEIVE.
     ///
@@ -332,6 +332,12 @@ calls! {
     ///
     /// Errors: WrongState, Ended.
     ThreadResume = 105, "thread_resume";
+    /// `(thread)`: end the wait in which it is now with [`Error::Cancelled`](crate::Error::Cancelled), if nothing else ends it first.
+    /// [`Error::WrongState`](crate::Error::WrongState) if it waits for nothing: then nothing is done, and no later wait of its is ended by
+    /// this call. On another CPU the wait ends a little after the call has returned. Right MANAGE.
+    ///
+    /// Errors: WrongState, Ended.
+    ThreadCancel = 110, "thread_cancel";
     /// `(thread) -> rdi exit code, rsi info::ThreadEnd`, `r14` deadline: wait for its end. A thread that waits for itself gets
     /// [`Error::Deadlock`](crate::Error::Deadlock). Right QUERY.
     ///

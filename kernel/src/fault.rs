@@ -92,7 +92,9 @@ pub(crate) fn send(thread: &Thread, kind: ReportKind, label: u32) -> Option<Outc
         }
         thread.reporting.note_change(false);
         thread.reporting.begin(label);
-        thread.poised.set(core::ptr::null());
+        thread
+            .poised
+            .store(core::ptr::null_mut(), core::sync::atomic::Ordering::Relaxed);
         thread.wait.set_accept(0);
         listener
             .endpoint

@@ -64,11 +64,9 @@ impl<T: Node> Lone<T> {
     #[inline(always)]
     pub fn waiting(&self) -> Option<T> {
         let word = self.word.load(Ordering::Acquire);
-        if word & NOBODY == 0 {
-            NonZeroUsize::new(word).map(T::from_word)
-        } else {
-            None
-        }
+        // The word is never 0; to say so like this is shorter than to ask.
+        let thread = NonZeroUsize::new(word).unwrap_or(NonZeroUsize::MIN);
+        (word & NOBODY == 0).then(|| T::from_word(thread))
     }
 
     /// Takes `thread` out, which [waited](Self::waiting) here; false if it does no more.

@@ -12,7 +12,7 @@ use arch::switch::{Concerns, Delivery, hand_over};
 use core::ptr;
 use core::sync::atomic::Ordering;
 
-use super::direct::{change, fits, go_the_long_way};
+use super::direct::{change, fits, give_turn, go_the_long_way};
 use super::endpoint::Endpoint;
 use super::transfer::{self, Carried, Posted};
 use crate::cpu;
@@ -103,6 +103,7 @@ pub(super) extern "C" fn call(handle: u64, tag: u64, _: u64) -> ! {
     match prepared {
         Some((partner, concerns, reply, accept)) => {
             change(block, thread, partner, accept);
+            give_turn(thread);
             let delivery = Delivery::Call {
                 badge: thread.callee.badge().0,
                 reply: reply.0,
@@ -145,7 +146,7 @@ fn prepare_call<const LOAD: u8>(
     take_and_give::<LOAD, _>(thread, receiver, tag, || {
         endpoint.take_lone_receiver(partner).then_some(())
     })?;
-    let stamp = thread.begin_awaiting_here();
+    let stamp = thread.begin_awaiting_here(receiver);
     let reply = receiver.held.deliver(ThreadPtr::new(thread), stamp);
     Some((receiver, concerns, reply, accept))
 }
@@ -191,7 +192,15 @@ fn prepare_reply_recv<const LOAD: u8>(
     if thread.bound().is_some() {
         return None;
     }
-    let endpoint: &Endpoint = thread.served.find(thread, handle, Rights::RECEIVE)?;
+    // SAFETY: the thread is this one; all kernel code between two quiescent points is inside a section.
+    let endpoint: &Endpoint = match unsafe { thread.served.look(handle) } {
+        Some(endpoint) => endpoint,
+        None => {
+            let endpoint = thread.served.find(thread, handle, Rights::RECEIVE)?;
+            endpoint.begin_service(thread);
+            endpoint
+        }
+    };
     let (caller, stamp) = thread.held.own(reply)?;
     // SAFETY: a held reply points to a thread's slot, which is valid for ever. If the stamp is still the call's, the thread lives.
     let partner: &'static Thread = unsafe {

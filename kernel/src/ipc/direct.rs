@@ -39,7 +39,7 @@ pub(super) fn fits(
     thread: &Thread,
     partner: &Thread,
 ) -> Option<Concerns> {
-    if partner.poised.get() != here {
+    if partner.poised.load(Ordering::Relaxed).cast_const() != here {
         return None;
     }
     // SAFETY: this is the CPU; the borrow ends with the statement.
@@ -66,7 +66,15 @@ pub(super) fn change(block: &'static CpuBlock, thread: &Thread, partner: &Thread
     cpu.switches.add(1);
     partner.slice.set(thread.slice.get());
     thread.wait.set_accept(accept);
-    thread.poised.set(ptr::from_ref(block).cast());
+    thread
+        .poised
+        .store(ptr::from_ref(block).cast_mut().cast(), Ordering::Relaxed);
+}
+
+/// A caller's turn is its server's now. It comes back with the answer; should somebody else wake the caller, it gets what is left then.
+#[inline(always)]
+pub(super) fn give_turn(thread: &Thread) {
+    thread.slice.set(sched::Slice::SPENT);
 }
 
 /// `call`.
@@ -147,10 +155,11 @@ fn go_to_receiver(
     if !endpoint.take_lone_receiver(partner) {
         go_the_long_way(Call::Call)
     }
-    let stamp = thread.begin_awaiting_here();
     let partner = partner.get();
+    let stamp = thread.begin_awaiting_here(partner);
     let reply = partner.held.deliver(ThreadPtr::new(thread), stamp);
     change(block, thread, partner, 0);
+    give_turn(thread);
     let delivery = Delivery::Call {
         badge: thread.callee.badge().0,
         reply: reply.0,
@@ -214,6 +223,8 @@ extern "C" fn reply_recv_another(handle: u64, tag: u64, reply: u64) -> ! {
     let handle = Handle(handle);
     // A thread with a bound notification goes the long way: whoever binds one makes it forget the endpoint.
     if thread.bound().is_none() && thread.served.learn(thread, handle, Rights::RECEIVE) {
+        // SAFETY: it was just found.
+        unsafe { thread.served.last() }.begin_service(thread);
         reply_recv(handle, Tag(tag), Handle(reply))
     }
     go_the_long_way(Call::ReplyRecv)

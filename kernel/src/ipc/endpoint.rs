@@ -7,18 +7,20 @@
 //! it is with nearly every server.
 
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering, fence};
 
 use spin::relax::RelaxStrategy as _;
 
 use abi::{Badge, Deadline, Error, Handle};
 
 use super::Flow;
+use super::cycle;
 use super::notification::Notification;
 use super::reply::ReplyTarget;
 use super::transfer::{self, Carried, take_handles};
 use super::wait::WaitOn;
-use crate::object::{AnyObject, Capability, Object, Section, Slab};
+use crate::object::{AnyObject, Capability, Object, Section, Slab, stamp_of};
 use crate::schedule;
 use crate::sync::{Guard, Mutex, Relax, level};
 use crate::thread::{Thread, ThreadPtr};
@@ -30,16 +32,50 @@ pub struct Endpoint {
     queues: Mutex<{ level::ENDPOINT }, Queues>,
     /// Handles with the right to receive, in all processes. At 0 nobody will ever receive again.
     receivers: AtomicU32,
+    /// The thread that serves it alone; null: none, or several. Written under the lock.
+    server: AtomicPtr<Thread>,
+    /// One more than the priority of who is first of the senders; 0: none waits. Written under the lock.
+    pressure: AtomicU32,
 }
 
 struct Queues {
     senders: sched::WaitQueue<ThreadPtr>,
     receivers: sched::WaitQueue<ThreadPtr>,
+    servers: Servers,
+}
+
+/// The living threads that have received here, and nowhere else since.
+struct Servers {
+    count: usize,
+    /// The exclusive or of their addresses: of one, its address.
+    addresses: usize,
+}
+
+impl Servers {
+    /// One comes or goes.
+    fn change(&mut self, thread: &Thread, comes: bool) {
+        self.addresses ^= ptr::from_ref(thread).expose_provenance();
+        self.count = if comes {
+            self.count + 1
+        } else {
+            self.count - 1
+        };
+    }
+
+    fn only(&self) -> *mut Thread {
+        if self.count == 1 {
+            ptr::with_exposed_provenance_mut(self.addresses)
+        } else {
+            ptr::null_mut()
+        }
+    }
 }
 
 /// The queues, as long as the lock is held.
 struct Open<'a> {
-    lone: &'a sched::Lone<ThreadPtr>,
+    endpoint: &'a Endpoint,
+    /// Sees to his own priority.
+    by: Option<&'a Thread>,
     queues: Guard<'a, { level::ENDPOINT }, Queues>,
 }
 
@@ -58,6 +94,12 @@ impl DerefMut for Open<'_> {
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
+        let pressure = self.queues.senders.peek_priority();
+        let pressure = pressure.map_or(0, |priority| u32::from(priority.level()) + 1);
+        let former = self.endpoint.pressure.load(Ordering::Relaxed);
+        if pressure != former {
+            self.endpoint.press(former, pressure, self.by);
+        }
         let left = if !self.queues.senders.is_empty() {
             sched::Left::More
         } else if self.queues.receivers.is_empty() {
@@ -68,7 +110,7 @@ impl Drop for Open<'_> {
         } else {
             sched::Left::More
         };
-        self.lone.open(left);
+        self.endpoint.lone.open(left);
     }
 }
 
@@ -80,6 +122,9 @@ impl Object for Endpoint {
     }
 
     fn last_reference(&self) {
+        // Whoever served it finds out by this that it is no more.
+        // SAFETY: it lives in a slot, as it was counted.
+        unsafe { stamp_of(ptr::from_ref(self)) }.fetch_add(2, Ordering::AcqRel);
         self.wake_all(Error::PeerClosed);
     }
 }
@@ -92,8 +137,14 @@ impl Endpoint {
             queues: Mutex::new(Queues {
                 senders: sched::WaitQueue::new(),
                 receivers: sched::WaitQueue::new(),
+                servers: Servers {
+                    count: 0,
+                    addresses: 0,
+                },
             }),
             receivers: AtomicU32::new(0),
+            server: AtomicPtr::new(ptr::null_mut()),
+            pressure: AtomicU32::new(0),
         }
     }
 
@@ -112,8 +163,8 @@ impl Endpoint {
     /// Sends the message in `current`'s registers, and waits for an answer if `wants_reply`.
     ///
     /// # Errors
-    /// [`Error::PeerClosed`], [`Error::TimedOut`] for a deadline of 0 with nobody waiting, [`Error::HandlesRefused`], a bad tag or
-    /// handle. Nothing has changed then.
+    /// [`Error::PeerClosed`], [`Error::TimedOut`] for a deadline of 0 with nobody waiting, [`Error::Deadlock`] if it would wait for itself,
+    /// [`Error::HandlesRefused`], a bad tag or handle. Nothing has changed then.
     pub fn send(
         &self,
         current: &Thread,
@@ -122,6 +173,7 @@ impl Endpoint {
         deadline: Deadline,
     ) -> Result<Flow, Error> {
         let tag = transfer::tag_of(current)?;
+        current.settle_if_due();
         let mut queues = self.lock();
         if self.receivers.load(Ordering::Acquire) == 0 {
             return Err(Error::PeerClosed);
@@ -136,6 +188,17 @@ impl Endpoint {
             queues
                 .senders
                 .push_back(ThreadPtr::new(current), current.priority());
+            drop(queues);
+            // SAFETY: all kernel code between two quiescent points is inside a section.
+            let section = unsafe { Section::enter() };
+            if cycle::is_closed_by(current, self, &section)
+                // If somebody has taken it out meanwhile it waits no more, or for an answer that it can get.
+                && self.take_out(current, WaitOn::Sending(self))
+            {
+                // It was seen to wait: see `Thread::wish_cancel`.
+                current.switches.add(1);
+                return Err(Error::Deadlock);
+            }
             return Ok(Flow::Block);
         };
         // The receiver can't leave while we hold the lock.
@@ -154,7 +217,7 @@ impl Endpoint {
         transfer::copy_message(current, partner, tag, &mut carried);
         if wants_reply {
             // The caller belongs to this CPU and is not cancelled before it has left it.
-            let stamp = current.begin_awaiting();
+            let stamp = current.begin_awaiting(partner);
             let reply = install_reply(ThreadPtr::new(current), partner, stamp);
             transfer::finish_receive(partner, badge.0, reply);
             return Ok(Flow::SwitchTo(receiver));
@@ -178,6 +241,7 @@ impl Endpoint {
         deadline: Deadline,
         section: &Section,
     ) -> Result<Flow, Error> {
+        current.settle_if_due();
         loop {
             // The notification's lock is held until the thread is queued, or a signal could come in between and find nobody.
             let mut notification = bound.map(Notification::lock);
@@ -185,7 +249,7 @@ impl Endpoint {
                 transfer::finish_notified(current, bits);
                 return Ok(Flow::Done);
             }
-            let mut queues = self.lock();
+            let mut queues = self.lock_by(Some(current));
             if self.receivers.load(Ordering::Acquire) == 0 {
                 return Err(Error::PeerClosed);
             }
@@ -230,7 +294,7 @@ impl Endpoint {
                     drop(queues);
                     transfer::copy_message(partner, current, tag, &mut carried);
                     if wants_reply {
-                        let stamp = partner.begin_awaiting();
+                        let stamp = partner.begin_awaiting(current);
                         let reply = install_reply(sender, current, stamp);
                         transfer::finish_receive(current, badge, reply);
                         sender.cancel_if_due(stamp, section);
@@ -286,6 +350,11 @@ impl Endpoint {
 
     /// Takes the lock, with all who wait in the queues.
     fn lock(&self) -> Open<'_> {
+        self.lock_by(None)
+    }
+
+    /// The same for a thread that will [settle](Thread::settle_if_due) its priority by itself.
+    fn lock_by<'a>(&'a self, by: Option<&'a Thread>) -> Open<'a> {
         let mut queues = self.queues.lock();
         if let Some(receiver) = self.lone.close(Relax::relax) {
             queues
@@ -293,7 +362,8 @@ impl Endpoint {
                 .push_back(receiver, receiver.get().priority());
         }
         Open {
-            lone: &self.lone,
+            endpoint: self,
+            by,
             queues,
         }
     }
@@ -321,6 +391,75 @@ impl Endpoint {
         );
         thread.wait.set(WaitOn::Nothing);
         true
+    }
+
+    /// A thread is about to receive here: from now on it serves this endpoint and no other. False if it did already. For the thread itself.
+    pub(crate) fn begin_service(&self, thread: &Thread) -> bool {
+        if thread
+            .serving
+            .endpoint()
+            .is_some_and(|other| ptr::eq(self, other))
+        {
+            return false;
+        }
+        thread.end_service();
+        let mut queues = self.lock();
+        // An endpoint that is about to end is served by nobody, so that nobody is left to count when it is gone.
+        if self.receivers.load(Ordering::Acquire) != 0 {
+            thread.serving.note(Some(self));
+            queues.servers.change(thread, true);
+            self.name_server(&queues);
+        }
+        true
+    }
+
+    /// A thread that serves here does so no more.
+    pub(crate) fn end_service(&self, thread: &Thread) {
+        let mut queues = self.lock();
+        queues.servers.change(thread, false);
+        self.name_server(&queues);
+    }
+
+    /// Notes who serves it alone now. Who does so no more, or does so only now, inherits another priority.
+    fn name_server(&self, queues: &Open) {
+        let server = queues.servers.only();
+        let former = self.server.swap(server, Ordering::SeqCst);
+        for changed in [former, server] {
+            // SAFETY: both are alive: a thread that ends leaves before, under this lock.
+            if let Some(thread) = unsafe { changed.as_ref() }
+                && former != server
+                && self.pressure.load(Ordering::Relaxed) != 0
+            {
+                schedule::reconsider(ThreadPtr::new(thread));
+            }
+        }
+    }
+
+    /// The thread that serves it alone, if there is one. It is good until the CPU's next quiescent point.
+    pub(crate) fn server<'s>(&self) -> Option<&'s Thread> {
+        // SAFETY: a thread that ends leaves before, so it was alive when the word was read; all kernel code between two quiescent points is
+        // inside a section.
+        unsafe { self.server.load(Ordering::SeqCst).as_ref() }
+    }
+
+    /// The priority of who is first of the senders, if this thread serves them alone.
+    pub(crate) fn pressure_on(&self, thread: &Thread) -> Option<sched::EffectivePriority> {
+        let pressure = self.pressure.load(Ordering::SeqCst);
+        let is_alone = ptr::eq(self.server.load(Ordering::SeqCst), thread);
+        (pressure != 0 && is_alone).then(|| sched::EffectivePriority::from_low_bits(pressure - 1))
+    }
+
+    /// Another sender is first, or none is: tells the one that serves them, if that may matter to it. Under the lock.
+    #[cold]
+    fn press(&self, former: u32, pressure: u32, by: Option<&Thread>) {
+        self.pressure.store(pressure, Ordering::SeqCst);
+        // SAFETY: a thread that ends leaves before, under this lock.
+        if let Some(server) = unsafe { self.server.load(Ordering::SeqCst).as_ref() }
+            && former.max(pressure) > u32::from(server.priority.base().level()) + 1
+            && !by.is_some_and(|by| ptr::eq(by, server))
+        {
+            schedule::reconsider(ThreadPtr::new(server));
+        }
     }
 
     /// The effective priority of a thread has changed that waits here: it has another place in the queue. For its home.
@@ -370,6 +509,7 @@ fn install_reply(caller: ThreadPtr, receiver: &Thread, stamp: u64) -> Handle {
         return receiver.held.deliver(caller, stamp);
     }
     let target = ReplyTarget::new(caller.as_ptr(), stamp);
+    receiver.adopt(&target);
     let capability = Capability::of_reply(AnyObject::Reply(target));
     receiver.wait.reserved.fetch_sub(1, Ordering::Relaxed);
     receiver.process().table.lock().insert_reserved(capability)

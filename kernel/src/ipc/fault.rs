@@ -59,11 +59,13 @@ pub(crate) fn report_directly(block: &'static CpuBlock, thread: &Thread) {
         return;
     }
     thread.reporting.begin(label::FAULT);
-    let stamp = thread.begin_awaiting_here();
     let partner = partner.get();
+    let stamp = thread.begin_awaiting_here(partner);
     let reply = partner.held.deliver(ThreadPtr::new(thread), stamp);
     change(block, thread, partner, 0);
-    thread.poised.set(here(block));
+    thread
+        .poised
+        .store(here(block).cast_mut(), Ordering::Relaxed);
     let delivery = Delivery::Fault {
         badge: listener.badge.0,
         reply: reply.0,

@@ -10,6 +10,7 @@
 
 #[cfg(target_os = "none")]
 mod carrying;
+mod cycle;
 #[cfg(target_os = "none")]
 mod direct;
 mod endpoint;

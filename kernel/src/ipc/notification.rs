@@ -203,6 +203,7 @@ impl Notification {
         if deadline == Deadline::NOW {
             return Err(Error::TimedOut);
         }
+        current.settle_if_due();
         current.wait.set(WaitOn::Notification(self));
         state
             .waiters

@@ -59,6 +59,19 @@ impl ReplyTarget {
         caller.while_reporting(self.stamp, || act(caller.get()))
     }
 
+    /// The caller, if it still waits for this reply: good until the CPU's next quiescent point.
+    pub(crate) fn waiting(&self) -> Option<ThreadPtr> {
+        // SAFETY: all kernel code between two quiescent points is inside a section.
+        let section = unsafe { Section::enter() };
+        self.caller(&section)
+            .map(|caller| ThreadPtr::new(caller.get()))
+    }
+
+    /// The slot and the stamp.
+    pub(crate) fn parts(&self) -> (*const Thread, u64) {
+        (self.caller, self.stamp)
+    }
+
     /// The caller, if it may still wait for this reply.
     fn caller<'s>(&self, section: &'s Section) -> Option<Borrowed<'s, Thread>> {
         // SAFETY: the pointer is to a thread's slot. If the stamp is the call's, the thread waits and is alive, so
@@ -77,7 +90,7 @@ impl ReplyTarget {
         // SAFETY: all kernel code between two quiescent points is inside a section.
         let section = unsafe { Section::enter() };
         if let Some(caller) = self.caller(&section)
-            && caller.take_awaiting(Some(self.stamp))
+            && caller.take_awaiting(Some(self.stamp), None)
         {
             caller.set_status(Err(Error::NoReply));
             schedule::make_ready(ThreadPtr::new(caller.get()));
@@ -142,7 +155,7 @@ pub(super) fn take_reply(
     table: &mut HandleTable,
     handle: Handle,
 ) -> Option<Capability> {
-    if let AnyObject::Held(thread) = table.get(handle).ok()?.object() {
+    let taken = if let AnyObject::Held(thread) = table.get(handle).ok()?.object() {
         let target = thread.get().held.target(handle)?;
         if *thread == ThreadPtr::new(current) {
             current.held.use_up();
@@ -152,6 +165,19 @@ pub(super) fn take_reply(
         Some(Capability::of_reply(AnyObject::Reply(target)))
     } else {
         table.remove(handle).ok()
+    };
+    if let Some(taken) = &taken {
+        disowned(taken);
+    }
+    taken
+}
+
+/// A right to answer was taken out of where it was: whoever was to answer is that no more.
+pub(super) fn disowned(taken: &Capability) {
+    if let AnyObject::Reply(target) = taken.object()
+        && let Some(caller) = target.waiting()
+    {
+        caller.get().disown();
     }
 }
 
@@ -183,7 +209,7 @@ fn answer<'s>(
     }
     let posted = Posted::check(current, table, tag)?;
     // The caller may give up at any moment until here.
-    if !caller.take_awaiting(Some(stamp)) {
+    if !caller.take_awaiting(Some(stamp), Some(current)) {
         return Err(Error::CallerGone);
     }
     posted.take(current, table, carried);

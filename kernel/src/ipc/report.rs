@@ -105,7 +105,7 @@ pub(super) fn answer(current: &Thread, caller: &Thread, stamp: u64) -> Result<()
             .step(answer == Answer::Step && !had_trap_flag);
         Ok(())
     })?;
-    if !caller.take_awaiting(Some(stamp)) {
+    if !caller.take_awaiting(Some(stamp), Some(current)) {
         return Err(Error::CallerGone);
     }
     caller.reporting.set_outcome(Outcome::Answered(answer));

@@ -6,7 +6,9 @@
 mod call;
 mod cancelling;
 mod crossing;
+mod cycles;
 mod handles;
+mod inheriting;
 mod notifications;
 mod race;
 mod random;

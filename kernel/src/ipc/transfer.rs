@@ -11,9 +11,9 @@ use abi::ipc_area::MAX_HANDLES;
 use abi::register::{RECEIVED_MESSAGE, RECEIVED_NOTIFICATION};
 use abi::{Error, Handle, Rights, Tag};
 
-use super::reply::take_reply;
+use super::reply::{self, take_reply};
 use super::report;
-use crate::object::{Capability, HandleTable};
+use crate::object::{AnyObject, Capability, HandleTable};
 use crate::thread::Thread;
 
 /// The handles of one message, on their way.
@@ -78,6 +78,9 @@ impl Posted {
         for (index, (place, posted)) in places.take(self.tag.handles()).enumerate() {
             *place = if self.tag.moves(index) {
                 let entry = table.remove(posted).ok();
+                if let Some(entry) = &entry {
+                    reply::disowned(entry);
+                }
                 entry.or_else(|| take_reply(sender, table, posted))
             } else {
                 let held = table.get(posted).ok();
@@ -146,6 +149,9 @@ pub(super) fn give_handles(receiver: &Thread, tag: Tag, carried: &mut Carried) {
         // One that was used by another thread meanwhile is no handle, and not the one that came here before.
         let mut handle = Handle::NONE;
         if let Some(capability) = place.take() {
+            if let AnyObject::Reply(reply) = capability.object() {
+                receiver.adopt(reply);
+            }
             handle = table.insert_reserved(capability);
             let reserved = &receiver.wait.reserved;
             reserved.store(reserved.load(Ordering::Relaxed) - 1, Ordering::Relaxed);

@@ -20,8 +20,8 @@ pub enum WaitOn {
     Sending(*const Endpoint),
     /// For a message on an endpoint.
     Receiving(*const Endpoint),
-    /// For the answer to its call.
-    Reply,
+    /// For the answer to its call, which this thread may give: the one that received it, or was passed the reply. Null: it is not known which.
+    Reply(*const Thread),
     /// For a notification.
     Notification(*const Notification),
     /// For its deadline.
@@ -30,10 +30,13 @@ pub enum WaitOn {
     Thread(*const Thread),
 }
 
+/// The kind of all words that are a thread's address and nothing more: it waits for that one's answer. So the direct way has nothing to add.
+const REPLY: u64 = 0;
 const NOTHING: u64 = 0;
+/// An answer that nobody in particular is to give.
+const ANYBODYS: u64 = 3;
 const SENDING: u64 = 1;
 const RECEIVING: u64 = 2;
-const REPLY: u64 = 3;
 const NOTIFICATION: u64 = 4;
 const SLEEP: u64 = 5;
 const THREAD: u64 = 6;
@@ -82,7 +85,8 @@ impl Wait {
         match word & KIND_MASK {
             SENDING => WaitOn::Sending(address as *const Endpoint),
             RECEIVING => WaitOn::Receiving(address as *const Endpoint),
-            REPLY => WaitOn::Reply,
+            ANYBODYS => WaitOn::Reply(core::ptr::null()),
+            REPLY if address != 0 => WaitOn::Reply(address as *const Thread),
             NOTIFICATION => WaitOn::Notification(address as *const Notification),
             SLEEP => WaitOn::Sleep,
             THREAD => WaitOn::Thread(address as *const Thread),
@@ -90,9 +94,22 @@ impl Wait {
         }
     }
 
+    /// The same as a word, to be compared with a later one.
+    pub(super) fn seen(&self) -> u64 {
+        self.on.load(Ordering::SeqCst)
+    }
+
     /// Notes what the thread waits for from now on.
     pub(crate) fn set(&self, on: WaitOn) {
         self.on.store(Self::word(on), Ordering::SeqCst);
+    }
+
+    /// Another thread is to answer, if it is still `former` that was: who waits for something else by now is left alone.
+    pub(crate) fn hand_on(&self, former: WaitOn, holder: *const Thread) -> bool {
+        let (former, holder) = (Self::word(former), Self::word(WaitOn::Reply(holder)));
+        self.on
+            .compare_exchange(former, holder, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
     }
 
     /// The same on the thread's home, which alone cancels waits. A signal on another CPU may still read the former word: it looks whether the
@@ -109,7 +126,8 @@ impl Wait {
             WaitOn::Nothing => NOTHING,
             WaitOn::Sending(endpoint) => endpoint as u64 | SENDING,
             WaitOn::Receiving(endpoint) => endpoint as u64 | RECEIVING,
-            WaitOn::Reply => REPLY,
+            WaitOn::Reply(holder) if holder.is_null() => ANYBODYS,
+            WaitOn::Reply(holder) => holder as u64 | REPLY,
             WaitOn::Notification(notification) => notification as u64 | NOTIFICATION,
             WaitOn::Sleep => SLEEP,
             WaitOn::Thread(thread) => thread as u64 | THREAD,
@@ -131,7 +149,7 @@ impl Wait {
             WaitOn::Nothing => None,
             WaitOn::Sending(_) => Some(ThreadState::Sending),
             WaitOn::Receiving(_) => Some(ThreadState::Receiving),
-            WaitOn::Reply => Some(ThreadState::AwaitingReply),
+            WaitOn::Reply(_) => Some(ThreadState::AwaitingReply),
             WaitOn::Notification(_) => Some(ThreadState::Waiting),
             WaitOn::Sleep => Some(ThreadState::Sleeping),
             WaitOn::Thread(_) => Some(ThreadState::Joining),
@@ -145,7 +163,8 @@ impl Default for Wait {
     }
 }
 
-/// The effective priority of a thread has changed: if it waits in a queue, it gets another place there. For its home.
+/// The effective priority of a thread has changed: if it waits in a queue, it gets another place there; and who it waits for inherits
+/// another one. For its home.
 pub fn reorder(thread: &Thread, section: &Section) {
     match thread.wait.on() {
         on @ (WaitOn::Sending(endpoint) | WaitOn::Receiving(endpoint)) => {
@@ -158,8 +177,8 @@ pub fn reorder(thread: &Thread, section: &Section) {
             let notification = unsafe { Borrowed::from_ptr(notification, section) };
             notification.reorder(thread, on);
         }
-        // There it has no place among others.
-        WaitOn::Nothing | WaitOn::Reply | WaitOn::Sleep | WaitOn::Thread(_) => {}
+        WaitOn::Reply(_) => thread.pass_on(),
+        WaitOn::Nothing | WaitOn::Sleep | WaitOn::Thread(_) => {}
     }
 }
 
@@ -196,7 +215,7 @@ pub fn cancel(thread: &Thread, error: Error, section: &Section) -> bool {
                 let other = unsafe { Borrowed::from_ptr(other, section) };
                 other.take_out(thread, on)
             }
-            WaitOn::Reply => thread.take_awaiting(None),
+            WaitOn::Reply(_) => thread.take_awaiting(None, None),
             WaitOn::Sleep => {
                 thread.wait.set(WaitOn::Nothing);
                 true

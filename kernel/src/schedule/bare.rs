@@ -20,12 +20,13 @@ use arch::time;
 use sched::{Slice, Turn};
 
 use super::clock::{arm, arm_for_deadline, arm_for_turn};
+use super::look::settle_current;
 use super::wake::{drain_inbox, make_ready, make_ready_here};
 use super::{aside, migrate};
 use crate::cpu::{self, Cpu};
 use crate::object::Section;
 use crate::sync;
-use crate::thread::{Thread, ThreadPtr};
+use crate::thread::{MOST_CALLERS, Thread, ThreadPtr};
 use crate::trace;
 
 /// The running thread gives its turn to the others of its priority.
@@ -154,6 +155,7 @@ pub fn reschedule() {
         return aside::step_aside(cpu, current);
     }
     let left = Slice::until(cpu.turn_end(current.get()), now);
+    settle_current(current);
     let priority = current.get().priority();
     // SAFETY: this is the CPU; the borrow ends before the switch.
     let run = unsafe { cpu.run_queue() };
@@ -164,7 +166,7 @@ pub fn reschedule() {
             run.push_front(current, priority);
         }
         Turn::Back => {
-            current.get().slice.set(Slice::new(cpu.quantum.get()));
+            set_turn(cpu, current.get(), Slice::new(cpu.quantum.get()));
             run.push_back(current, priority);
         }
     }
@@ -203,12 +205,16 @@ pub fn block(deadline: Deadline, _section: &mut Section) {
 /// to this CPU and no ready thread is above it. It runs on the caller's turn.
 pub fn switch_directly(next: ThreadPtr, deadline: Deadline, section: &mut Section) {
     let cpu = cpu::this();
-    if !next.get().home.is(cpu.index()) || next.get().marks().any() {
+    if !next.get().home.is(cpu.index()) || next.get().marks().any_but_raised() {
         make_ready(next);
         return block(deadline, section);
     }
     // SAFETY: this is the CPU; the borrow ends with the statement.
     let ready = unsafe { cpu.run_queue() }.peek_priority();
+    if ready.is_some_and(|ready| ready >= next.get().priority()) {
+        // It may be higher by what it was just given to hold.
+        next.get().settle_if_due();
+    }
     if ready.is_some_and(|ready| ready > next.get().priority()) {
         make_ready_here(cpu, next);
         return block(deadline, section);
@@ -242,8 +248,25 @@ fn begin_block(cpu: &Cpu, deadline: Deadline, now: u64) -> ThreadPtr {
 #[inline]
 pub(super) fn keep_turn(cpu: &Cpu, current: &Thread, now: u64) {
     let left = Slice::until(cpu.turn_end(current), now);
-    current.slice.set(left.renewed(cpu.quantum.get()));
+    set_turn(cpu, current, left.renewed(cpu.quantum.get()));
     cpu.turn_began.set(now);
+}
+
+/// The running thread's next turn, which is not nothing. Those on whose turn it runs, by direct calls, have no more left themselves.
+#[inline]
+fn set_turn(cpu: &Cpu, current: &Thread, slice: Slice) {
+    current.slice.set(slice);
+    let mut caller = current.held.caller();
+    for _ in 0..MOST_CALLERS {
+        let Some(thread) = caller.map(ThreadPtr::get) else {
+            return;
+        };
+        if !thread.slice.get().is_spent() || !thread.home.is(cpu.index()) {
+            return;
+        }
+        thread.slice.set(slice);
+        caller = thread.held.caller();
+    }
 }
 
 /// The running thread goes on after a wait that it began by the direct way (`ipc/direct.rs`, [`doze`](super::doze())).
@@ -285,7 +308,8 @@ fn switch_to_highest(cpu: &Cpu, previous: ThreadPtr, now: u64) -> Switched {
     match next {
         Some(next) if next != previous => switch_threads(cpu, previous, next, now),
         Some(_) => {
-            // It was made ready before it had left.
+            // It was made ready before it had left. What it does next is another turn all the same (see `Thread::wish_cancel`).
+            previous.get().switches.add(1);
             cpu.turn_began.set(now);
             arm_for_turn(cpu);
             aside::notice(cpu, previous);

@@ -184,6 +184,7 @@ pub fn leave_thread() -> ! {
     }
     thread.drop_held();
     thread.listeners.clear();
+    thread.end_service();
     // The thread keeps it alive, also over the preemption points that its end may have.
     let process = thread.process();
     // SAFETY: the thread does not go back to user mode.

@@ -33,6 +33,11 @@ pub fn look_again(thread: ThreadPtr) {
     ask(thread, crate::thread::ask::LOOK);
 }
 
+/// The same, as what it inherits may have changed.
+pub fn reconsider(thread: ThreadPtr) {
+    ask(thread, crate::thread::ask::LOOK);
+}
+
 /// The threads that were made ready since the last call.
 #[cfg(test)]
 pub fn take_ready() -> Vec<ThreadPtr> {

@@ -8,7 +8,7 @@ use arch::cpu::Pending;
 
 use super::wake::{end_wait, look_again};
 use super::{aside, migrate};
-use crate::cpu::Cpu;
+use crate::cpu::{self, Cpu};
 use crate::ipc::{WaitOn, reorder};
 use crate::object::Section;
 use crate::thread::{ThreadPtr, ask};
@@ -78,8 +78,7 @@ pub(super) fn look(cpu: &Cpu, thread: ThreadPtr) {
 
 /// Brings the effective priority of a thread of this CPU up to date, and its place in whatever queue it is in.
 pub(super) fn settle_priority(cpu: &Cpu, thread: ThreadPtr) {
-    // What a thread inherits from others comes in here.
-    if thread.get().priority.settle([]).is_none() {
+    if !thread.get().settle() {
         return;
     }
     let priority = thread.get().priority();
@@ -92,12 +91,54 @@ pub(super) fn settle_priority(cpu: &Cpu, thread: ThreadPtr) {
     let Some(current) = cpu.current() else {
         return;
     };
+    if current != thread {
+        settle_current(current);
+    }
     // SAFETY: as above.
     let ready = unsafe { cpu.run_queue() }.peek_priority();
     if ready.is_some_and(|ready| ready > current.get().priority()) {
         cpu.block().request(Pending::RESCHEDULE);
     } else {
         super::clock::arm_for_turn(cpu);
+    }
+}
+
+/// Brings the priority of this CPU's thread up to date, with which another one is about to be compared: by what a direct call gave it to hold, it may
+/// be higher than is noted.
+#[inline]
+pub(super) fn settle_current(current: ThreadPtr) {
+    if current.get().held.is_some() {
+        settle_on_cpu(current);
+    }
+}
+
+fn settle_on_cpu(current: ThreadPtr) {
+    if current.get().settle() && current.get().wait.on() != WaitOn::Nothing {
+        // It is about to leave, and stands in a queue already.
+        // SAFETY: all kernel code between two quiescent points is inside a section.
+        let section = unsafe { Section::enter() };
+        reorder(current.get(), &section);
+    }
+}
+
+/// The running thread has received or answered something: brings its priority up to date, if anybody could tell.
+pub fn settle_running() {
+    let cpu = cpu::this();
+    let Some(current) = cpu.current() else {
+        return;
+    };
+    let thread = current.get();
+    // SAFETY: this is the CPU; the borrow ends with the statement.
+    let is_compared =
+        || thread.held.is_some() && unsafe { cpu.run_queue() }.has_from(thread.priority());
+    if (thread.marks().any() && thread.marks().is_raised() || is_compared()) && thread.settle() {
+        // SAFETY: as above.
+        let ready = unsafe { cpu.run_queue() }.peek_priority();
+        if ready.is_some_and(|ready| ready > thread.priority()) {
+            cpu.block().request(Pending::RESCHEDULE);
+        } else {
+            super::clock::arm_for_turn(cpu);
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 use core::sync::atomic::Ordering;
 
 use abi::trace::TraceKind;
-use sched::{CpuLoad, CpuPicker, IdleSet, busiest};
+use sched::{CpuLoad, CpuPicker, IdleSet, Slice, busiest};
 
 use super::clock::arm_for_deadline;
 use super::look::settle_priority;
@@ -78,8 +78,15 @@ fn give(cpu: &Cpu, thread: ThreadPtr, to: u32, transit: Transit) {
     cpu.migrations_out.add(1);
     thread.get().migrations.add(1);
     thread.get().marks().misplace(false);
+    if thread.get().slice.get().is_spent() {
+        // What is left of its turn stays here.
+        thread.get().slice.set(Slice::new(cpu.quantum.get()));
+    }
     thread.get().transit.set(transit);
-    thread.get().poised.set(core::ptr::null());
+    thread
+        .get()
+        .poised
+        .store(core::ptr::null_mut(), Ordering::Relaxed);
     thread.get().home.leave_for(to);
     send(cpu, thread, to);
 }

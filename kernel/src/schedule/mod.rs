@@ -35,13 +35,15 @@ pub use exit::{exit_work, leave_thread, preemption_point};
 #[cfg(target_os = "none")]
 pub use idle::run_idle;
 #[cfg(target_os = "none")]
+pub use look::settle_running;
+#[cfg(target_os = "none")]
 pub use place::start;
 #[cfg(target_os = "none")]
-pub use wake::{RESCHEDULE_VECTOR, SERVE_VECTOR, ask, look_again, make_ready, nudge};
+pub use wake::{RESCHEDULE_VECTOR, SERVE_VECTOR, ask, look_again, make_ready, nudge, reconsider};
 
 #[cfg(not(target_os = "none"))]
 mod hosted;
 #[cfg(test)]
 pub use hosted::take_ready;
 #[cfg(not(target_os = "none"))]
-pub use hosted::{ask, is_running, look_again, make_ready, preemption_point};
+pub use hosted::{ask, is_running, look_again, make_ready, preemption_point, reconsider};

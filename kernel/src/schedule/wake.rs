@@ -5,13 +5,13 @@ use core::sync::atomic::Ordering;
 use abi::Error;
 use arch::cpu::Pending;
 use arch::platform::apic;
-use sched::{Arrival, Pushed};
+use sched::{Arrival, Pushed, Slice};
 
 use super::clock::arm;
-use super::look::look;
+use super::look::{look, settle_current};
 use super::{aside, migrate};
 use crate::cpu::{self, Cpu};
-use crate::ipc::cancel;
+use crate::ipc::{WaitOn, cancel};
 use crate::object::Section;
 use crate::thread::{ThreadPtr, ask};
 
@@ -54,6 +54,20 @@ pub fn look_again(thread: ThreadPtr) {
     send(cpu, thread, cpu.index());
     // Also if it was inside already: that push may have been another CPU's, whose interrupt is still to come.
     cpu.block().request(Pending::INBOX);
+}
+
+/// Asks a thread's home to look at it, as what it inherits may have changed; never at once, so that locks may be held, and a chain of threads that
+/// inherit from each other is followed step by step.
+pub fn reconsider(thread: ThreadPtr) {
+    let cpu = cpu::this();
+    thread.get().asked.fetch_or(ask::LOOK, Ordering::SeqCst);
+    if let Some(home) = thread.get().home.cpu() {
+        send(cpu, thread, home);
+        if home == cpu.index() {
+            // As in `look_again`.
+            cpu.block().request(Pending::INBOX);
+        }
+    }
 }
 
 /// Pushes a thread into a CPU's inbox, and sees to it that this looks.
@@ -111,7 +125,13 @@ fn drain(cpu: &Cpu) {
 /// On a thread's home: does what was asked for it.
 pub(super) fn answer(cpu: &Cpu, thread: ThreadPtr) {
     let mut asked = thread.get().asked.swap(0, Ordering::SeqCst);
-    for what in [ask::ASIDE, ask::WAKE, ask::CANCEL, ask::LOOK] {
+    for what in [
+        ask::ASIDE,
+        ask::WAKE,
+        ask::CANCEL,
+        ask::CANCEL_THIS,
+        ask::LOOK,
+    ] {
         if asked & what == 0 {
             continue;
         }
@@ -124,8 +144,19 @@ pub(super) fn answer(cpu: &Cpu, thread: ThreadPtr) {
             ask::ASIDE => aside::settle(cpu, thread),
             ask::WAKE => make_ready_here(cpu, thread),
             ask::CANCEL => end_wait(cpu, thread, Error::Cancelled),
+            ask::CANCEL_THIS => cancel_this(cpu, thread),
             _ => look(cpu, thread),
         }
+    }
+}
+
+/// Ends the wait that somebody wished the end of, if the thread is still in it.
+fn cancel_this(cpu: &Cpu, thread: ThreadPtr) {
+    // One that runs, or is ready, has left it.
+    let waits = thread.get().wait.on() != WaitOn::Nothing;
+    let is_gone = thread.get().links.is_ready() || cpu.current() == Some(thread) && !waits;
+    if !is_gone && thread.get().is_cancel_due() {
+        end_wait(cpu, thread, Error::Cancelled);
     }
 }
 
@@ -146,6 +177,16 @@ pub(super) fn make_ready_here(cpu: &Cpu, thread: ThreadPtr) {
     enqueue(cpu, thread);
 }
 
+/// The turn of a thread that gave its own to a server, by a direct call, and is woken by another way than that server's answer: what is left of it. It is
+/// the running thread's as long as nobody else has come; whoever came then has left the rest with the caller (`bare::keep_turn`).
+#[cold]
+fn rest_of_turn(cpu: &Cpu) -> Slice {
+    let quantum = cpu.quantum.get();
+    cpu.current().map_or(Slice::new(quantum), |current| {
+        Slice::until(cpu.turn_end(current.get()), arch::time::ticks()).renewed(quantum)
+    })
+}
+
 /// Queues a thread of this CPU that is in no queue and has no deadline any more; or finds it a better place.
 pub(super) fn enqueue(cpu: &Cpu, thread: ThreadPtr) {
     if thread.get().marks().any() && aside::keep_back(cpu, thread) {
@@ -155,12 +196,18 @@ pub(super) fn enqueue(cpu: &Cpu, thread: ThreadPtr) {
     if cpu.load.get() != 0 && migrate::offer(cpu, thread) {
         return;
     }
+    if thread.get().slice.get().is_spent() {
+        thread.get().slice.set(rest_of_turn(cpu));
+    }
+    // Perhaps it was given something to hold by the direct way, or just now.
+    thread.get().settle_if_due();
     let priority = thread.get().priority();
     cpu.load.add(1);
     // SAFETY: this is the CPU; the borrow ends here.
     unsafe { cpu.run_queue() }.push_back(thread, priority);
     // An idle CPU looks by itself.
     if let Some(current) = cpu.current() {
+        settle_current(current);
         if priority > current.get().priority() {
             cpu.block().request(Pending::RESCHEDULE);
         } else {

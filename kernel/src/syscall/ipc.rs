@@ -12,7 +12,7 @@ use crate::schedule;
 /// Carries out what an operation says of the calling thread.
 fn go_on(flow: Flow, deadline: Deadline, section: &mut Section) -> Outcome {
     match flow {
-        Flow::Done => {}
+        Flow::Done => schedule::settle_running(),
         Flow::Block => schedule::block(deadline, section),
         Flow::SwitchTo(next) => schedule::switch_directly(next, deadline, section),
     }
@@ -36,11 +36,15 @@ fn reserve(caller: Caller, takes: bool, deadline: Deadline) -> Result<(), Error>
     thread.wait.set_accept(accept);
     let is_poised =
         deadline == Deadline::NEVER && arch::switch::returns_directly(thread.registers());
-    thread.poised.set(if is_poised {
-        core::ptr::from_ref(arch::cpu::block()).cast()
-    } else {
-        core::ptr::null()
-    });
+    let here = core::ptr::from_ref(arch::cpu::block()).cast_mut();
+    thread.poised.store(
+        if is_poised {
+            here.cast()
+        } else {
+            core::ptr::null_mut()
+        },
+        Ordering::Relaxed,
+    );
     Ok(())
 }
 
@@ -60,7 +64,10 @@ pub(super) fn send(caller: Caller, section: &mut Section) -> Result<Outcome, Err
     let deadline = caller.deadline();
     let flow = {
         let (endpoint, badge) = caller.find::<Endpoint>(caller.handle(0), Rights::SEND, section)?;
-        caller.thread().poised.set(core::ptr::null());
+        caller
+            .thread()
+            .poised
+            .store(core::ptr::null_mut(), Ordering::Relaxed);
         endpoint.send(caller.thread(), badge, false, deadline)
     };
     finish(flow, deadline, section)
@@ -88,6 +95,10 @@ fn receive(
     caller.thread().note_served(caller.handle(0));
     caller.thread().expect_reply()?;
     reserve(caller, takes, deadline)?;
+    if endpoint.begin_service(caller.thread()) {
+        // The direct way is to say so as well, should the thread come back to the other one.
+        caller.thread().served.forget();
+    }
     endpoint.receive(caller.thread(), caller.thread().bound(), deadline, section)
 }
 
@@ -103,6 +114,7 @@ fn finish(
 pub(super) fn reply(caller: Caller, section: &mut Section) -> Result<(), Error> {
     let handle = Handle(caller.thread().registers().r15);
     let answered = ipc::reply(caller.thread(), handle, section)?;
+    schedule::settle_running();
     schedule::make_ready(answered);
     Ok(())
 }

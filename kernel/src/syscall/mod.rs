@@ -163,6 +163,7 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
 
         Call::ThreadSuspend => return thread::suspend(caller, section),
         Call::ThreadResume => thread::resume(caller)?,
+        Call::ThreadCancel => thread::cancel(caller)?,
         Call::ThreadJoin => return thread::join(caller, section),
         Call::ThreadSetBudget => thread::set_budget(caller)?,
         Call::ThreadGetAffinity => thread::get_affinity(caller)?,

@@ -159,7 +159,7 @@ pub(super) fn thread_info(thread: &Thread) -> ThreadInfo {
         thread: thread.id(),
         cpu: thread.shown_home(),
         state: thread.shown_state() as u32,
-        priority: u32::from(thread.priority().level()),
+        priority: u32::from(thread.shown_priority().level()),
         name_bytes,
         cpu_ns: time::ticks_to_ns(thread.run_time.ticks(time::ticks())),
         name,

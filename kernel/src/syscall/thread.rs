@@ -154,6 +154,19 @@ pub(super) fn resume(caller: Caller) -> Result<(), Error> {
     Ok(())
 }
 
+/// `thread_cancel`.
+pub(super) fn cancel(caller: Caller) -> Result<(), Error> {
+    let thread = caller.hold::<Thread>(caller.handle(0), Rights::MANAGE)?;
+    if thread.has_ended() {
+        return Err(Error::Ended);
+    }
+    if !thread.wish_cancel() {
+        return Err(Error::WrongState);
+    }
+    schedule::ask(ThreadPtr::new(&thread), ask::CANCEL_THIS);
+    Ok(())
+}
+
 /// Asks a thread's home for something, and waits until it is so.
 fn until(
     caller: Caller,

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use abi::Error;
 use spin::relax::RelaxStrategy as _;
 
-use super::Thread;
+use super::{Thread, ThreadPtr};
 use crate::ipc::WaitOn;
 use crate::object::stamp_of;
 use crate::schedule;
@@ -37,14 +37,14 @@ impl Thread {
         unsafe { stamp_of::<Thread>(self) }
     }
 
-    /// Begins the wait for a reply. Returns the stamp, which names the call.
+    /// Begins the wait for a reply that `holder` has the right to give. Returns the stamp, which names the call.
     ///
     /// For the thread itself, or for a receiver that has taken it out of an endpoint's queue.
-    pub(crate) fn begin_awaiting(&self) -> u64 {
+    pub(crate) fn begin_awaiting(&self, holder: &Thread) -> u64 {
         // Nobody else changes the number while it is even, and none but the result is odd and greater: no exchange can come between.
         let stamp = self.stamp().load(Ordering::Relaxed) + 1;
         debug_assert!(waits(stamp), "a thread waits for one reply at a time");
-        self.wait.set(WaitOn::Reply);
+        self.wait.set(WaitOn::Reply(holder));
         self.stamp().store(stamp, Ordering::Release);
         stamp
     }
@@ -52,10 +52,10 @@ impl Thread {
     /// [`begin_awaiting`](Self::begin_awaiting) on the thread's home.
     #[cfg(target_os = "none")]
     #[inline(always)]
-    pub(crate) fn begin_awaiting_here(&self) -> u64 {
+    pub(crate) fn begin_awaiting_here(&self, holder: &Thread) -> u64 {
         let stamp = self.stamp().load(Ordering::Relaxed) + 1;
         debug_assert!(waits(stamp), "a thread waits for one reply at a time");
-        self.wait.set_here(WaitOn::Reply);
+        self.wait.set_here(WaitOn::Reply(holder));
         self.stamp().store(stamp, Ordering::Release);
         stamp
     }
@@ -79,15 +79,16 @@ impl Thread {
         is_call(self.stamp().load(Ordering::Acquire), stamp)
     }
 
-    /// Takes the thread out of its wait for a reply (to the call `stamp`, or to any); false if it does not wait for it.
-    pub(crate) fn take_awaiting(&self, stamp: Option<u64>) -> bool {
+    /// Takes the thread out of its wait for a reply (to the call `stamp`, or to any); false if it does not wait for it. Who was to answer inherits
+    /// nothing of it any more: unless that is `by`, who sees to it by himself, it is asked to look.
+    pub(crate) fn take_awaiting(&self, stamp: Option<u64>, by: Option<&Thread>) -> bool {
         let stamp = stamp.unwrap_or_else(|| self.stamp().load(Ordering::Acquire) & !LOOKED_AT);
         if !waits(stamp) {
             return false;
         }
         while let Err(found) =
             self.stamp()
-                .compare_exchange(stamp, stamp + 1, Ordering::AcqRel, Ordering::Relaxed)
+                .compare_exchange(stamp, stamp + 1, Ordering::SeqCst, Ordering::Relaxed)
         {
             if !is_call(found, stamp) {
                 return false;
@@ -95,7 +96,14 @@ impl Thread {
             // Who looks at it needs no lock, and is done soon.
             Relax::relax();
         }
+        let holder = self.holder();
         self.wait.set(WaitOn::Nothing);
+        if let Some(holder) = holder
+            && holder.get().marks().is_raised()
+            && by.is_none_or(|by| ThreadPtr::new(by) != holder)
+        {
+            schedule::reconsider(holder);
+        }
         true
     }
 

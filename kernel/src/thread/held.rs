@@ -39,6 +39,10 @@ pub(crate) struct Held {
     stamp: AtomicU64,
     /// Its caller; null if it was used.
     caller: AtomicPtr<Thread>,
+    /// The call, kept in the table, whose caller's priority it inherits: its stamp and its caller; null: there is none. Written by the thread itself or
+    /// by who has taken it out of its wait; whoever takes that reply away clears it.
+    kept_stamp: AtomicU64,
+    kept: AtomicPtr<Thread>,
     /// The last handle that another thread of the process has used up. Written under the table's lock.
     taken: AtomicU64,
 }
@@ -49,6 +53,8 @@ impl Held {
             name: AtomicU64::new(0),
             stamp: AtomicU64::new(0),
             caller: AtomicPtr::new(core::ptr::null_mut()),
+            kept_stamp: AtomicU64::new(0),
+            kept: AtomicPtr::new(core::ptr::null_mut()),
             taken: AtomicU64::new(0),
         }
     }
@@ -120,6 +126,48 @@ impl Held {
         !self.caller.load(Ordering::Relaxed).is_null()
     }
 
+    /// Who waits for the reply that is held, if anybody does. From any CPU: what is delivered or used at the same moment may be
+    /// seen or not. The caller is good until the CPU's next quiescent point.
+    #[inline]
+    pub(crate) fn caller(&self) -> Option<ThreadPtr> {
+        let caller = self.caller.load(Ordering::Acquire);
+        let name = self.name.load(Ordering::Relaxed);
+        if caller.is_null() || self.taken.load(Ordering::Relaxed) == name {
+            return None;
+        }
+        ReplyTarget::new(caller, self.stamp.load(Ordering::Acquire)).waiting()
+    }
+
+    /// The caller of the call that is kept, if it still waits. As for [`caller`](Self::caller).
+    pub(crate) fn kept_caller(&self) -> Option<ThreadPtr> {
+        let caller = self.kept.load(Ordering::SeqCst);
+        if caller.is_null() {
+            return None;
+        }
+        ReplyTarget::new(caller, self.kept_stamp.load(Ordering::SeqCst)).waiting()
+    }
+
+    pub(super) fn keep_caller(&self, reply: &ReplyTarget) {
+        let (caller, stamp) = reply.parts();
+        self.kept_stamp.store(stamp, Ordering::SeqCst);
+        self.kept.store(caller.cast_mut(), Ordering::SeqCst);
+    }
+
+    /// Forgets what is kept; gives the slot of its caller.
+    pub(super) fn forget_kept(&self) -> Option<*const Thread> {
+        let caller = self.kept.swap(core::ptr::null_mut(), Ordering::SeqCst);
+        (!caller.is_null()).then_some(caller.cast_const())
+    }
+
+    /// Forgets what is kept if it is of this caller.
+    pub(super) fn forget_kept_of(&self, caller: &Thread) {
+        let caller = core::ptr::from_ref(caller).cast_mut();
+        let null = core::ptr::null_mut();
+        let _ = self
+            .kept
+            .compare_exchange(caller, null, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
     /// Another thread of the process has used what has this handle, which it has just [looked up](Self::target), and still has the
     /// table's lock. The thread that holds it finds out from the table, or from the caller's stamp.
     pub(crate) fn was_taken(&self, handle: Handle) {
@@ -175,6 +223,7 @@ impl Thread {
             let reply = Capability::of_reply(AnyObject::Reply(target));
             table.keep(name.index(), name.generation(), reply);
             self.held.name.store(0, Ordering::Release);
+            self.adopt(&target);
         }
     }
 
@@ -185,6 +234,7 @@ impl Thread {
 
     /// Gives up what is held, its slot, and those reserved for handles. For the thread itself, at its end.
     pub(crate) fn drop_held(&self) {
+        self.forget_kept();
         let reserved = self.wait.reserved.swap(0, Ordering::Relaxed);
         if !self.held.has_slot() && reserved == 0 {
             return;

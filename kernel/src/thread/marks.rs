@@ -19,6 +19,8 @@ const MISPLACED: u32 = 1 << 3;
 const BUDGETED: u32 = 1 << 4;
 /// What it does is noted in traces: it takes the long ways.
 const TRACED: u32 = 1 << 5;
+/// Its effective priority is above its own, so it takes the long ways. Its home's.
+const RAISED: u32 = 1 << 6;
 const ERROR_SHIFT: u32 = 16;
 const ERROR: u32 = u32::MAX << ERROR_SHIFT;
 
@@ -96,6 +98,22 @@ impl Marks<'_> {
     /// Whether it has a budget.
     pub(crate) fn is_budgeted(self) -> bool {
         self.has(BUDGETED)
+    }
+
+    /// Its effective priority is about to be above its own, or is no more. For its home.
+    pub(crate) fn raise(self, on: bool) {
+        self.set(RAISED, on);
+    }
+
+    /// Whether its effective priority may be above its own.
+    pub(crate) fn is_raised(self) -> bool {
+        self.has(RAISED)
+    }
+
+    /// Whether there is anything but that its priority is raised.
+    #[inline]
+    pub(crate) fn any_but_raised(self) -> bool {
+        self.0.load(Ordering::Relaxed) & !RAISED != 0
     }
 
     /// What it does is noted, or is no more.

@@ -7,6 +7,7 @@
 mod area;
 mod awaiting;
 mod held;
+mod inherit;
 mod machine;
 mod marks;
 mod pointer;
@@ -18,7 +19,7 @@ pub(crate) mod testing;
 mod tests;
 
 use core::cell::{Cell, UnsafeCell};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 use abi::info::ThreadState;
 use abi::{Error, Priority, UserContext};
@@ -28,6 +29,9 @@ use abi::{Handle, Rights};
 pub use area::IpcArea;
 pub(crate) use awaiting::is_call;
 pub(crate) use held::Held;
+#[cfg(target_os = "none")]
+pub(crate) use inherit::MOST_CALLERS;
+use inherit::Serving;
 pub use machine::Machine;
 pub(crate) use marks::Marks;
 pub use pointer::ThreadPtr;
@@ -37,7 +41,7 @@ pub(crate) use rest::{Rest, Until, UntilCell};
 use crate::counter::{Counter, Lasting};
 #[cfg(target_os = "none")]
 use crate::ipc::{Endpoint, Known};
-use crate::ipc::{Listeners, Notification, Wait};
+use crate::ipc::{Listeners, Notification, Wait, WaitOn};
 use crate::memory::space::Space;
 use crate::object::{Object, Ref, Slab};
 use crate::process::Process;
@@ -51,6 +55,8 @@ pub mod ask {
     pub const LOOK: u32 = 2;
     /// End its wait, if it has one.
     pub const CANCEL: u32 = 4;
+    /// End the wait that [`Thread::wish_cancel`] has noted, if it lasts.
+    pub const CANCEL_THIS: u32 = 16;
     /// It has left its CPU without being queued or waiting: find out what becomes of it.
     pub const ASIDE: u32 = 8;
 }
@@ -83,8 +89,10 @@ pub struct Thread {
     pub(crate) reporting: Reporting,
     /// Who listens to its reports, before those who listen to its process's.
     pub(crate) listeners: Listeners,
+    pub(crate) serving: Serving,
     /// The CPU (its block) on which it waits so that its partner may go straight into user mode for it (`ipc/direct.rs`); null: it does not.
-    pub(crate) poised: Cell<*const ()>,
+    /// For its home, and whoever moves it; other CPUs may read it.
+    pub(crate) poised: AtomicPtr<()>,
     /// It waits, or is ready since, with all that it needs in its context (`schedule/doze.rs`). Its home's.
     #[cfg(target_os = "none")]
     pub(crate) dozes: Cell<bool>,
@@ -125,11 +133,14 @@ pub struct Thread {
     pub(crate) budget: Cell<Option<sched::Budget>>,
     /// It waits for its budget's next period. Written by its home.
     throttled: AtomicBool,
+    /// How often it had been given a CPU when somebody wished the end of the wait that it was in.
+    cancel_at: AtomicU64,
     /// Its end was held up once already, with nothing found.
     out_of_inboxes: bool,
     /// Handles to it, in all processes.
     handles: AtomicU32,
-    /// How long its turn is, from when it comes, in ticks of the time-stamp counter; never nothing, unless its budget is used up. A yield
+    /// How long its turn is, from when it comes, in ticks of the time-stamp counter; nothing if its budget is used up, or if its turn is another
+    /// thread's, which it has called directly. A yield
     /// leaves it as it is. Its home's.
     pub(crate) slice: Cell<sched::Slice>,
     /// For how long it ran. Its home's.
@@ -204,7 +215,8 @@ impl Thread {
             held: Held::new(),
             reporting: Reporting::none(),
             listeners: Listeners::none(),
-            poised: Cell::new(core::ptr::null()),
+            serving: Serving::nothing(),
+            poised: AtomicPtr::new(core::ptr::null_mut()),
             #[cfg(target_os = "none")]
             callee: Known::nothing(),
             #[cfg(target_os = "none")]
@@ -229,6 +241,7 @@ impl Thread {
             at_border: Cell::new(false),
             budget: Cell::new(None),
             throttled: AtomicBool::new(false),
+            cancel_at: AtomicU64::new(0),
             out_of_inboxes: false,
             handles: AtomicU32::new(0),
             slice: Cell::new(sched::Slice::SPENT),
@@ -346,6 +359,25 @@ impl Thread {
             ThreadState::Ready => self.wait.shown_state().unwrap_or(state),
             other => other,
         }
+    }
+
+    /// Wishes the end of the wait in which it is now; false if it is in none. Its home must be asked to see to it.
+    ///
+    /// Between two waits a thread is given a CPU, and that is counted: so the home tells the one that was meant from a later one.
+    pub(crate) fn wish_cancel(&self) -> bool {
+        let before = self.switches.get();
+        // Read in this order: had it gone on and waited again in between, the number would be another when the home looks.
+        fence(Ordering::SeqCst);
+        let waits = self.wait.on() != WaitOn::Nothing;
+        if waits {
+            self.cancel_at.store(before, Ordering::SeqCst);
+        }
+        waits
+    }
+
+    /// Whether the wait in which it is now is the one that was meant. For its home.
+    pub(crate) fn is_cancel_due(&self) -> bool {
+        self.cancel_at.load(Ordering::SeqCst) == self.switches.get()
     }
 
     pub(crate) fn set_state(&self, state: ThreadState) {

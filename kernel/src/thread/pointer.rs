@@ -52,7 +52,7 @@ impl ThreadPtr {
     pub(crate) fn cancel_if_due(self, stamp: u64, _section: &Section) {
         let thread = self.get();
         if let Some(error) = thread.marks().noted_cancel()
-            && thread.take_awaiting(Some(stamp))
+            && thread.take_awaiting(Some(stamp), None)
         {
             thread.set_status(Err(error));
             schedule::make_ready(self);

@@ -19,7 +19,7 @@ use abi::{Badge, Deadline, Error, Handle, Priority, Rights, Tag, UserContext};
 use arch::memory::phys_to_virt;
 
 use super::{IpcArea, Machine, Thread, ThreadPtr, ask};
-use crate::ipc::{Endpoint, Flow, Notification, WaitOn, cancel, close, reply};
+use crate::ipc::{Endpoint, Flow, Notification, WaitOn, cancel, close, reorder, reply};
 use crate::memory::account::Account;
 use crate::memory::space::Mode;
 use crate::memory::testing;
@@ -340,6 +340,20 @@ impl Program {
         self.finish(flow)
     }
 
+    /// `recv` of a thread that is to hold the reply, as all do on a machine.
+    pub(crate) fn recv_to_hold(
+        &self,
+        endpoint: &Endpoint,
+        deadline: Deadline,
+    ) -> Result<Went, Error> {
+        self.enter();
+        self.thread.expect_reply()?;
+        self.reserve(0)?;
+        endpoint.begin_service(&self.thread);
+        let flow = endpoint.receive(&self.thread, self.thread.bound(), deadline, &section());
+        self.finish(flow)
+    }
+
     /// `reply`.
     pub(crate) fn reply(&self, handle: Handle) -> Result<(), Error> {
         self.enter();
@@ -417,7 +431,11 @@ impl Program {
     pub(crate) fn serve_asked(&self) -> u32 {
         let asked = self.thread.asked.swap(0, Ordering::SeqCst);
         if asked & ask::LOOK != 0 {
-            self.cancel(Error::Cancelled);
+            if self.thread.marks().is_killed() {
+                self.cancel(Error::Cancelled);
+            } else if self.thread.settle() {
+                reorder(&self.thread, &section());
+            }
         }
         asked
     }
@@ -457,6 +475,7 @@ impl Program {
             notification.unbind();
         }
         self.thread.drop_held();
+        self.thread.end_service();
         self.thread.set_state(ThreadState::Ended);
         drop(self.process().remove_thread(&self.thread));
     }
@@ -468,6 +487,7 @@ impl Program {
 
     fn receive(&self, endpoint: &Endpoint, deadline: Deadline) -> Result<Flow, Error> {
         self.reserve(1)?;
+        endpoint.begin_service(&self.thread);
         endpoint.receive(&self.thread, self.thread.bound(), deadline, &section())
     }
 

@@ -54,13 +54,16 @@ fn of_two_who_start_and_end_a_thread_at_once_one_wins() {
 
 #[test]
 fn a_wait_is_shown_while_it_lasts() {
-    let program = Program::alone("waits");
+    let (program, answers) = (Program::alone("waits"), Program::alone("answers"));
     let (endpoint, notification) = (endpoint(), notification());
     let thread = program.thread();
     for (on, state) in [
         (WaitOn::Sending(endpoint.as_ptr()), ThreadState::Sending),
         (WaitOn::Receiving(endpoint.as_ptr()), ThreadState::Receiving),
-        (WaitOn::Reply, ThreadState::AwaitingReply),
+        (
+            WaitOn::Reply(answers.pointer().as_ptr()),
+            ThreadState::AwaitingReply,
+        ),
         (
             WaitOn::Notification(notification.as_ptr()),
             ThreadState::Waiting,
@@ -79,25 +82,30 @@ fn a_wait_is_shown_while_it_lasts() {
 
 #[test]
 fn each_call_has_a_stamp_of_its_own() {
-    let program = Program::alone("stamps");
+    let (program, answers) = (Program::alone("stamps"), Program::alone("answers"));
     let thread = program.thread();
     let mut stamps = Vec::new();
     for _ in 0..100 {
-        let stamp = thread.begin_awaiting();
-        assert_eq!(thread.wait.on(), WaitOn::Reply);
+        let stamp = thread.begin_awaiting(answers.thread());
+        let holder = answers.pointer();
+        assert_eq!(thread.wait.on(), WaitOn::Reply(holder.as_ptr()));
+        assert_eq!(thread.holder(), Some(holder));
         // An earlier call's stamp, and one that was never given, end nothing.
         assert!(
             stamps
                 .iter()
-                .all(|&former| !thread.take_awaiting(Some(former)))
+                .all(|&former| !thread.take_awaiting(Some(former), None))
         );
-        assert!(!thread.take_awaiting(Some(stamp + 1)));
-        assert!(thread.take_awaiting(if stamp.is_multiple_of(4) {
+        assert!(!thread.take_awaiting(Some(stamp + 1), None));
+        assert!(thread.take_awaiting(
+            if stamp.is_multiple_of(4) {
+                None
+            } else {
+                Some(stamp)
+            },
             None
-        } else {
-            Some(stamp)
-        }));
-        assert!(!thread.take_awaiting(None) && !thread.take_awaiting(Some(stamp)));
+        ));
+        assert!(!thread.take_awaiting(None, None) && !thread.take_awaiting(Some(stamp), None));
         assert_eq!(thread.wait.on(), WaitOn::Nothing);
         stamps.push(stamp);
     }

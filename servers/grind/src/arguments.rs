@@ -114,6 +114,7 @@ pub const fn shape(call: Call) -> [Kind; 6] {
         | Call::ThreadSetPriority
         | Call::ThreadSuspend
         | Call::ThreadResume
+        | Call::ThreadCancel
         | Call::ThreadJoin
         | Call::ThreadSetBudget
         | Call::ThreadSetTls => [Of(Thread), Number, Number, Nothing, Nothing, Nothing],

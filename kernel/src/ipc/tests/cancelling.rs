@@ -3,7 +3,6 @@
 use abi::{Deadline, Error, Tag};
 
 use super::pair;
-use crate::ipc::WaitOn;
 use crate::object::AnyObject;
 use crate::thread::testing::*;
 
@@ -27,7 +26,7 @@ fn each_kind_of_wait_can_be_cancelled_and_leaves_nothing_behind() {
                 assert_eq!(silent.recv(&unanswered, Deadline::NEVER), Ok(Went::Blocked));
                 let went = client.call(&unanswered, 0, Deadline::NEVER);
                 assert_eq!(silent.resume(), Ok(()));
-                assert_eq!(client.thread().wait.on(), WaitOn::Reply);
+                assert_eq!(client.thread().holder(), Some(silent.pointer()));
                 woken();
                 went
             }),
@@ -97,12 +96,10 @@ fn a_message_that_came_first_wins_over_the_deadline() {
         (Ok(()), (Tag::new(5), [5; 6]))
     );
     // The word that was left is forgotten: the next wait is not ended by it.
-    client.give_endpoint(&endpoint);
-    assert_eq!(
-        server.call(&endpoint, 0, Deadline::NEVER),
-        Ok(Went::Blocked)
-    );
-    assert_eq!(client.recv(&endpoint, Deadline::NOW), Ok(Went::On));
+    let other = crate::thread::testing::endpoint();
+    client.give_endpoint(&other);
+    assert_eq!(server.call(&other, 0, Deadline::NEVER), Ok(Went::Blocked));
+    assert_eq!(client.recv(&other, Deadline::NOW), Ok(Went::On));
     assert!(woken().is_empty() && server.is_blocked());
 }
 
@@ -120,7 +117,7 @@ fn a_sender_that_is_cancelled_in_transit_is_woken_by_its_receiver() {
         in_transit(&client, &endpoint);
         assert!(!client.cancel(error), "the receiver has it in its hands");
         assert!(woken().is_empty());
-        let stamp = client.thread().begin_awaiting();
+        let stamp = client.thread().begin_awaiting(client.thread());
         client.pointer().cancel_if_due(stamp, &section());
         assert_eq!(
             (woken(), client.resume()),
@@ -136,7 +133,7 @@ fn a_sender_that_is_cancelled_in_transit_is_woken_by_its_receiver() {
 fn a_sender_that_is_cancelled_after_its_transit_is_woken_by_its_home() {
     let (_server, client, endpoint) = pair();
     in_transit(&client, &endpoint);
-    let stamp = client.thread().begin_awaiting();
+    let stamp = client.thread().begin_awaiting(client.thread());
     assert!(client.cancel(Error::TimedOut));
     client.pointer().cancel_if_due(stamp, &section());
     assert_eq!(
@@ -150,15 +147,15 @@ fn a_word_left_in_transit_does_not_end_a_later_call() {
     let (_server, client, endpoint) = pair();
     in_transit(&client, &endpoint);
     assert!(!client.cancel(Error::TimedOut));
-    let stamp = client.thread().begin_awaiting();
+    let stamp = client.thread().begin_awaiting(client.thread());
     // The server was quick: it answered before the receiver's CPU looked.
-    assert!(client.thread().take_awaiting(Some(stamp)));
+    assert!(client.thread().take_awaiting(Some(stamp), None));
     client.thread().set_status(Ok(()));
     crate::schedule::make_ready(client.pointer());
     client.pointer().cancel_if_due(stamp, &section());
     assert_eq!((woken(), client.resume()), (vec![client.pointer()], Ok(())));
     in_transit(&client, &endpoint);
-    let stamp = client.thread().begin_awaiting();
+    let stamp = client.thread().begin_awaiting(client.thread());
     client.pointer().cancel_if_due(stamp, &section());
     assert!(woken().is_empty() && client.is_blocked());
 }

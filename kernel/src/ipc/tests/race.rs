@@ -406,7 +406,7 @@ fn cpus_that_race_lose_and_double_nothing() {
             match status {
                 Ok(()) | Err(Error::NoReply) => assert!(came.contains_key(number)),
                 // A call may have been received before it was cancelled.
-                Err(Error::TimedOut | Error::Cancelled) => {}
+                Err(Error::TimedOut | Error::Cancelled | Error::Deadlock) => {}
                 Err(error) => panic!("{error:?}"),
             }
             answered += usize::from(status.is_ok());

@@ -88,6 +88,9 @@ impl World {
             badge: 0,
             message: Message::default(),
             bound: None,
+            serves: None,
+            answered_by: None,
+            answers: None,
         });
         World {
             model: Model {
@@ -280,6 +283,7 @@ impl World {
                 self.model.close(process, slot);
             }
         }
+        self.model.answers_nobody(thread);
         let program = self.programs[thread].take().expect("it has not ended");
         let kept = program.thread().clone();
         program.leave();

@@ -161,7 +161,8 @@ fn reply_recv_goes_on_when_the_caller_gave_up() {
 }
 
 #[test]
-fn a_call_to_oneself_ends_by_its_deadline_only() {
+fn a_call_to_an_endpoint_that_nobody_serves_yet_ends_by_its_deadline_only() {
+    // It has never received there, so somebody else may.
     let (server, _, endpoint) = pair();
     server.load(Tag::new(0), [0; 6]);
     assert_eq!(server.call(&endpoint, 0, Deadline(1)), Ok(Went::Blocked));

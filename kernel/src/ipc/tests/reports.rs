@@ -118,7 +118,7 @@ fn no_wait_ends_while_its_thread_is_looked_at() {
     for _ in rounds() {
         let (_, client, _) = pair();
         let thread = client.thread();
-        let stamp = thread.begin_awaiting();
+        let stamp = thread.begin_awaiting(thread);
         let (inside, over) = (AtomicBool::new(false), AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -134,14 +134,14 @@ fn no_wait_ends_while_its_thread_is_looked_at() {
                 }
             });
             spin_until(|| inside.load(Ordering::SeqCst) || looks.load(Ordering::Relaxed) > 0);
-            assert!(thread.take_awaiting(Some(stamp)));
+            assert!(thread.take_awaiting(Some(stamp), None));
             assert!(
                 !inside.load(Ordering::SeqCst),
                 "it ended in the middle of a look"
             );
             over.store(true, Ordering::SeqCst);
         });
-        assert!(!thread.take_awaiting(Some(stamp)));
+        assert!(!thread.take_awaiting(Some(stamp), None));
         assert_eq!(
             thread.while_awaiting(stamp, || Ok(())),
             Err(Error::CallerGone)

@@ -173,6 +173,15 @@ impl Thread {
         unsafe { sys::call(Call::ThreadResume, [self.handle().0, 0, 0, 0, 0, 0]) }.map(|_| ())
     }
 
+    /// Ends the wait in which it is now with `Cancelled`, unless something else ends it first. A wait that it begins later is none of this.
+    ///
+    /// # Errors
+    /// `WrongState` if it waits for nothing, `Ended`, `NoRight` without MANAGE.
+    pub fn cancel(&self) -> Result<()> {
+        // SAFETY: touches no memory. Each wait may end with an error.
+        unsafe { sys::call(Call::ThreadCancel, [self.handle().0, 0, 0, 0, 0, 0]) }.map(|_| ())
+    }
+
     /// Waits for its end: its exit code, and how it ended.
     ///
     /// # Errors

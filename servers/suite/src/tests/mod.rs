@@ -3,9 +3,11 @@
 mod bases;
 mod breakpoints;
 mod calls;
+mod cancelling;
 mod clones;
 mod compat;
 mod contexts;
+mod deadlocks;
 mod debugging;
 mod direct;
 mod faults;
@@ -13,6 +15,7 @@ mod fpu;
 mod fpu_cost;
 mod grinder;
 mod handles;
+mod inheritance;
 mod injection;
 mod interrupts;
 mod ipc;
@@ -79,6 +82,9 @@ pub const ALL: &[&[Test]] = &[
     limits::TESTS,
     schedule::TESTS,
     priorities::TESTS,
+    inheritance::TESTS,
+    deadlocks::TESTS,
+    cancelling::TESTS,
     suspended_registers::TESTS,
     suspending::TESTS,
     reports::TESTS,

@@ -151,6 +151,7 @@ const CALLS: &[(Call, &[Argument])] = &[
     ),
     (Call::ThreadStart, &[H(Kind::Thread, Rights::MANAGE)]),
     (Call::ThreadKill, &[H(Kind::Thread, Rights::MANAGE)]),
+    (Call::ThreadCancel, &[H(Kind::Thread, Rights::MANAGE)]),
     (
         Call::ThreadSetPriority,
         &[H(Kind::Thread, Rights::MANAGE), V(1)],

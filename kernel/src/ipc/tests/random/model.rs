@@ -65,6 +65,12 @@ pub(super) struct Modelled {
     pub(super) badge: u64,
     pub(super) message: Message,
     pub(super) bound: Option<usize>,
+    /// The endpoint at which it received last.
+    pub(super) serves: Option<usize>,
+    /// Who is to answer its call, as far as anybody in particular is.
+    pub(super) answered_by: Option<usize>,
+    /// The caller, and its call, for which this thread is that.
+    pub(super) answers: Option<(usize, u64)>,
 }
 
 #[derive(Default)]
@@ -134,6 +140,11 @@ impl Model {
             }
             items.push(item);
         }
+        for (item, (_, moved)) in items.iter().zip(&carry) {
+            if *moved {
+                self.disown(*item);
+            }
+        }
         for (handle, moved) in carry {
             if moved {
                 self.tables[process].remove(&handle.index());
@@ -145,16 +156,22 @@ impl Model {
     pub(super) fn received(
         &mut self,
         sender: usize,
+        receiver: usize,
         items: Vec<Item>,
         wants_reply: bool,
     ) -> Outcome {
+        for item in &items {
+            self.adopt(receiver, *item);
+        }
         let reply = wants_reply.then(|| {
             self.calls += 1;
             self.threads[sender].state = State::Awaiting { call: self.calls };
-            Item::Reply {
+            let reply = Item::Reply {
                 caller: sender,
                 call: self.calls,
-            }
+            };
+            self.adopt(receiver, reply);
+            reply
         });
         Outcome::Received {
             message: self.threads[sender].message.clone(),
@@ -178,6 +195,9 @@ impl Model {
             if now {
                 return Err(Error::TimedOut);
             }
+            if self.waits_for(endpoint, thread) {
+                return Err(Error::Deadlock);
+            }
             self.threads[thread].state = State::Sending {
                 endpoint,
                 wants_reply,
@@ -187,13 +207,84 @@ impl Model {
         };
         let items = self.carry(thread, self.threads[receiver].accept)?;
         self.endpoints[endpoint].receivers.pop_front();
-        let outcome = self.received(thread, items, wants_reply);
+        let outcome = self.received(thread, receiver, items, wants_reply);
         self.wake(receiver, outcome);
         Ok(if wants_reply {
             Went::Blocked
         } else {
             Went::On(Outcome::Status(Ok(())))
         })
+    }
+
+    fn awaits(&self, caller: usize, call: u64) -> bool {
+        self.threads[caller].state == State::Awaiting { call }
+    }
+
+    /// A thread is to answer from now on, unless it is to answer another already; all have the same priority.
+    fn adopt(&mut self, thread: usize, item: Item) {
+        let Item::Reply { caller, call } = item else {
+            return;
+        };
+        if self.awaits(caller, call) {
+            let present = self.threads[thread].answers;
+            let is_free = present.is_none_or(|(caller, call)| !self.awaits(caller, call));
+            self.threads[caller].answered_by = is_free.then_some(thread);
+            if is_free {
+                self.threads[thread].answers = Some((caller, call));
+            }
+        }
+    }
+
+    /// A reply is taken from who was to give it.
+    fn disown(&mut self, item: Item) {
+        if let Item::Reply { caller, call } = item
+            && self.awaits(caller, call)
+            && let Some(thread) = self.threads[caller].answered_by.take()
+            && self.threads[thread].answers == Some((caller, call))
+        {
+            self.threads[thread].answers = None;
+        }
+    }
+
+    /// A thread ends, and is to answer nobody any more.
+    pub(super) fn answers_nobody(&mut self, thread: usize) {
+        if let Some((caller, call)) = self.threads[thread].answers.take()
+            && self.awaits(caller, call)
+        {
+            self.threads[caller].answered_by = None;
+        }
+    }
+
+    /// The only living thread that has received last at an endpoint.
+    fn server(&self, endpoint: usize) -> Option<usize> {
+        let mut servers = (0..self.threads.len()).filter(|&thread| {
+            let thread = &self.threads[thread];
+            thread.serves == Some(endpoint) && thread.state != State::Gone
+        });
+        let first = servers.next();
+        first.filter(|_| servers.next().is_none())
+    }
+
+    /// Whether who queues at an endpoint waits for this thread.
+    fn waits_for(&self, endpoint: usize, thread: usize) -> bool {
+        let mut next = self.server(endpoint);
+        for _ in 0..self.threads.len() {
+            let Some(other) = next else { return false };
+            if other == thread {
+                return true;
+            }
+            let waits = &self.threads[other];
+            next = match waits.state {
+                State::Sending { endpoint, .. } => self.server(endpoint),
+                State::Awaiting { .. } => waits.answered_by.filter(|&holder| {
+                    let serves = self.threads[holder].serves;
+                    serves.is_some_and(|endpoint| self.server(endpoint) == Some(holder))
+                }),
+                _ => None,
+            };
+        }
+        // A circle of others, which was closed when one of two that served an endpoint ended or went elsewhere.
+        next.is_some()
     }
 
     pub(super) fn receive(
@@ -203,6 +294,9 @@ impl Model {
         accept: u32,
         now: bool,
     ) -> Result<Went, Error> {
+        let former = self.threads[thread].serves;
+        self.threads[thread].serves =
+            (former == Some(endpoint) || self.receivers(endpoint) != 0).then_some(endpoint);
         if let Some(notification) = self.threads[thread].bound
             && self.notifications[notification].set != 0
         {
@@ -229,7 +323,7 @@ impl Model {
             match self.carry(sender, accept) {
                 Err(error) => self.wake(sender, Outcome::Status(Err(error))),
                 Ok(items) => {
-                    let outcome = self.received(sender, items, wants_reply);
+                    let outcome = self.received(sender, thread, items, wants_reply);
                     if !wants_reply {
                         self.wake(sender, Outcome::Status(Ok(())));
                     }
@@ -253,6 +347,9 @@ impl Model {
         match answered {
             Ok(items) => {
                 self.tables[process].remove(&handle.index());
+                for item in &items {
+                    self.adopt(caller, *item);
+                }
                 let message = self.threads[thread].message.clone();
                 self.wake(caller, Outcome::Answered { message, items });
                 Ok(Went::On(Outcome::Status(Ok(()))))

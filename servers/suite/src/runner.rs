@@ -45,6 +45,7 @@ pub fn run(argument: &str) -> u64 {
         ("many-cpus", filter) => run_all(world, tests::MANY_CPUS, filter, ""),
         ("floating-point", "") => run_all(world, tests::FLOATING_POINT, "", "auto"),
         ("floating-point", mode) => run_all(world, tests::FLOATING_POINT, "", mode),
+        (_, "hardware") => run_all(world, tests::HARDWARE, "", ""),
         _ => run_all(world, tests::ALL, argument.trim(), ""),
     }
 }

@@ -72,11 +72,13 @@ pub fn x2apic_jobs() -> Vec<Job> {
 /// Boots and judges.
 fn boot(lab: &Lab, name: &str, config: &Config, qemu: &Qemu) -> Result<Outcome> {
     let whole = config.manifest == TESTS;
-    let start = if whole && config.options.is_empty() {
+    let options = format!("{} {}", config.options, config.only);
+    let options = options.trim();
+    let start = if whole && options.is_empty() {
         lab.start(config.way, TESTS, lab.tests()?)?
     } else {
-        let files = with_options(&lab.tests_of(config.manifest)?, config.options)?;
-        let name = format!("{}-{}", config.manifest, config.options.replace('=', "-"));
+        let files = with_options(&lab.tests_of(config.manifest)?, options)?;
+        let name = format!("{}-{}", config.manifest, options.replace(['=', ' '], "-"));
         lab.start(config.way, &name, &files)?
     };
     let mut spec = lab.machine(start, config.cpus, config.cpu);

@@ -97,6 +97,37 @@ pub const ALL: &[&[Test]] = &[
     grinder::TESTS,
 ];
 
+/// Those of them that depend on the CPU, the emulator, or how the machine was started, and not on the kernel's own logic alone: for machines
+/// that differ from another one in that.
+pub const HARDWARE: &[&[Test]] = &[
+    calls::TESTS,
+    registers::TESTS,
+    fpu::TESTS,
+    fpu_cost::TESTS,
+    faults::TESTS,
+    privilege::TESTS,
+    segments::TESTS,
+    tasks::TESTS,
+    bases::TESTS,
+    landing::TESTS,
+    compat::TESTS,
+    contexts::TESTS,
+    breakpoints::TESTS,
+    steps::TESTS,
+    ports::TESTS,
+    interrupts::TESTS,
+    direct::TESTS,
+    memory::TESTS,
+    spaces::TESTS,
+    schedule::TESTS,
+    suspended_registers::TESTS,
+    suspending::TESTS,
+    reports::TESTS,
+    reported_calls::TESTS,
+    moving::TESTS,
+    many::TESTS,
+];
+
 /// Those of them that depend on how floating-point state is loaded and saved: the whole of what a machine has to show that differs
 /// from others only in that.
 pub const FLOATING_POINT: &[&[Test]] = &[

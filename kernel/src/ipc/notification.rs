@@ -147,6 +147,7 @@ impl Notification {
         if state.closed {
             return Began::Not;
         }
+        current.settle_if_due();
         current.wait.set_here(WaitOn::Notification(self));
         state
             .waiters

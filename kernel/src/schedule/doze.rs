@@ -75,6 +75,8 @@ extern "C" fn leave_for(next: u64, now: u64, _: u64) -> ! {
             let _ = switch_to_idle(cpu, current, now);
         }
         Some(next) if next == current => {
+            // As in `bare::switch_to_highest`.
+            current.get().switches.add(1);
             cpu.turn_began.set(now);
             arm_for_turn(cpu);
             super::aside::notice(cpu, current);

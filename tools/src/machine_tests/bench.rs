@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn a_figure_above_its_ceiling_fails_by_name() {
         assert_eq!(judge(&figures(|_, now| now), 0).counts.failed, 0);
-        let outcome = judge(&figures(|index, now| now + u64::from(index == 9)), 0);
+        let outcome = judge(&figures(|index, now| now + u64::from(index == 10)), 0);
         let others = CEILINGS.len() - 1;
         assert_eq!((outcome.counts.passed, outcome.counts.failed), (others, 1));
         assert!(

@@ -35,9 +35,7 @@ struct Row {
     demanded: &'static [&'static str],
 }
 
-/// Version 2.7 saves AVX state in the compacted format where it does not look for it when it loads.
-const SUITE: &str = "manifest=tests xsave=standard";
-/// The same, of which the tests that depend on the machine.
+/// The tests that depend on the machine. Version 2.7 saves AVX state in the compacted format where it does not look for it when it loads.
 const HARDWARE: &str = "manifest=tests xsave=standard only=hardware";
 /// As many switches as fit into two minutes; what Bochs interprets in that time is no million.
 const TORTURE: &str = "manifest=tests-torture xsave=standard log=off torture=switches=300000";
@@ -47,7 +45,7 @@ const ROWS: [Row; 2] = [
     Row {
         name: "bochs/2/skylake-x",
         model: "corei7_skylake_x",
-        cmdline: SUITE,
+        cmdline: HARDWARE,
         demanded: &[
             "local APIC in x2APIC mode",
             "with deadlines",

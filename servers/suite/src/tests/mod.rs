@@ -117,14 +117,10 @@ pub const HARDWARE: &[&[Test]] = &[
     ports::TESTS,
     interrupts::TESTS,
     direct::TESTS,
-    memory::TESTS,
     spaces::TESTS,
     schedule::TESTS,
     suspended_registers::TESTS,
-    suspending::TESTS,
-    reports::TESTS,
     reported_calls::TESTS,
-    moving::TESTS,
     many::TESTS,
 ];
 

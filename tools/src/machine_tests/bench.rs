@@ -42,7 +42,7 @@ const CEILINGS: [Ceiling; 15] = [
     Ceiling { figure: "call_reply_256b",            now: [448, 516] },
     Ceiling { figure: "call_reply_4k",              now: [937, 1006] },
     Ceiling { figure: "call_reply_handle",          now: [572, 640] },
-    Ceiling { figure: "signal_idle",                now: [67, 67] },
+    Ceiling { figure: "signal_idle",                now: [72, 72] },
     Ceiling { figure: "fault_round_trip",           now: [387, 453] },
     Ceiling { figure: "yield_same_space",           now: [194, 243] },
     Ceiling { figure: "yield_cross_space",          now: [205, 253] },

@@ -16,7 +16,7 @@ use crate::play::Over;
 use crate::report::Outcome;
 
 /// How long one boot with all its tests may take. Eight CPUs on two take their time.
-const LIMIT: Duration = Duration::from_mins(4);
+const LIMIT: Duration = Duration::from_mins(6);
 
 /// What the suite drives: a device made for trying interrupts, with MSI, and a network card with MSI-X, which is connected to nothing.
 const DEVICES: [&str; 2] = ["edu", "e1000e,romfile="];

@@ -171,7 +171,8 @@ impl Bells {
             if round % 32 == 9 {
                 must!(leave_work_behind());
             }
-            let deadline = if round % 16 == 5 {
+            // Two long ways one after the other: the partner leaves for one that does not doze, and is left for by it.
+            let deadline = if matches!(round % 16, 5 | 6) {
                 time::after(core::time::Duration::from_mins(10)).0
             } else {
                 NEVER

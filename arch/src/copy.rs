@@ -47,7 +47,7 @@ mod tests {
                     from.as_ptr().add(offset),
                     to.as_mut_ptr().add(7 - offset),
                     bytes,
-                )
+                );
             };
             let mut expected = [0; 96];
             expected[7 - offset..][..bytes].copy_from_slice(&from[offset..][..bytes]);

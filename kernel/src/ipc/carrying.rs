@@ -100,26 +100,24 @@ pub(super) extern "C" fn call(handle: u64, tag: u64, _: u64) -> ! {
         Load::OneMoved => prepare_call::<ONE_MOVED>(block, thread, handle, tag),
         Load::Other => prepare_call::<OTHER>(block, thread, handle, tag),
     };
-    match prepared {
-        Some((partner, concerns, reply, accept)) => {
-            change(block, thread, partner, accept);
-            give_turn(thread);
-            let delivery = Delivery::Call {
-                badge: thread.callee.badge().0,
-                reply: reply.0,
-            };
-            // SAFETY: as in `direct::go_to_receiver`.
-            unsafe {
-                hand_over(
-                    block,
-                    &thread.machine.state,
-                    &partner.machine.state,
-                    concerns,
-                    delivery,
-                )
-            }
-        }
-        None => go_the_long_way(Call::Call),
+    let Some((partner, concerns, reply, accept)) = prepared else {
+        go_the_long_way(Call::Call)
+    };
+    change(block, thread, partner, accept);
+    give_turn(thread);
+    let delivery = Delivery::Call {
+        badge: thread.callee.badge().0,
+        reply: reply.0,
+    };
+    // SAFETY: as in `direct::go_to_receiver`.
+    unsafe {
+        hand_over(
+            block,
+            &thread.machine.state,
+            &partner.machine.state,
+            concerns,
+            delivery,
+        )
     }
 }
 
@@ -162,21 +160,19 @@ pub(super) extern "C" fn reply_recv(handle: u64, tag: u64, reply: u64) -> ! {
         Load::OneMoved => prepare_reply_recv::<ONE_MOVED>(block, thread, handle, tag, reply),
         Load::Other => prepare_reply_recv::<OTHER>(block, thread, handle, tag, reply),
     };
-    match prepared {
-        Some((partner, concerns, settling, accept)) => {
-            change(block, thread, partner, accept);
-            // SAFETY: as in `direct::go_to_caller`.
-            unsafe {
-                hand_over(
-                    block,
-                    &thread.machine.state,
-                    &partner.machine.state,
-                    concerns,
-                    Delivery::Answer { settling },
-                )
-            }
-        }
-        None => go_the_long_way(Call::ReplyRecv),
+    let Some((partner, concerns, settling, accept)) = prepared else {
+        go_the_long_way(Call::ReplyRecv)
+    };
+    change(block, thread, partner, accept);
+    // SAFETY: as in `direct::go_to_caller`.
+    unsafe {
+        hand_over(
+            block,
+            &thread.machine.state,
+            &partner.machine.state,
+            concerns,
+            Delivery::Answer { settling },
+        )
     }
 }
 
@@ -193,13 +189,12 @@ fn prepare_reply_recv<const LOAD: u8>(
         return None;
     }
     // SAFETY: the thread is this one; all kernel code between two quiescent points is inside a section.
-    let endpoint: &Endpoint = match unsafe { thread.served.look(handle) } {
-        Some(endpoint) => endpoint,
-        None => {
-            let endpoint = thread.served.find(thread, handle, Rights::RECEIVE)?;
-            endpoint.begin_service(thread);
-            endpoint
-        }
+    let endpoint: &Endpoint = if let Some(endpoint) = unsafe { thread.served.look(handle) } {
+        endpoint
+    } else {
+        let endpoint = thread.served.find(thread, handle, Rights::RECEIVE)?;
+        endpoint.begin_service(thread);
+        endpoint
     };
     let (caller, stamp) = thread.held.own(reply)?;
     // SAFETY: a held reply points to a thread's slot, which is valid for ever. If the stamp is still the call's, the thread lives.

@@ -234,7 +234,7 @@ mod tests {
         );
         assert_eq!(told(1, 5, 9999, 0), "? 0x0");
         assert_eq!(told(2, 5, 0x31, 7), "vector 0x31");
-        assert_eq!(told(3, 5, 14 | 6 << 32, 0x1000), "page fault at 0x1000");
+        assert_eq!(told(3, 5, 0x6_0000_000E, 0x1000), "page fault at 0x1000");
         assert_eq!(told(4, 5, 2, 1), "to CPU 2");
         assert_eq!(told(4, 5, 2, 0), "to CPU 2, in a wait");
         assert_eq!(told(77, 5, 2, 0), "");

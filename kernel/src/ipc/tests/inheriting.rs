@@ -90,7 +90,8 @@ fn a_server_has_its_callers_priority_until_it_answers() {
 
 #[test]
 fn a_raise_ends_with_the_call_however_that_ends() {
-    let ends: [(&str, fn(&Program, &Program, Handle)); 3] = [
+    type End = fn(&Program, &Program, Handle);
+    let ends: [(&str, End); 3] = [
         ("its deadline", |client, _, _| {
             assert!(client.cancel(Error::TimedOut));
         }),

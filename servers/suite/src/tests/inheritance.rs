@@ -203,12 +203,12 @@ fn a_busy_server_is_not_held_up_by_threads_below_who_waits(world: &'static World
     stop(&endpoint, server)
 }
 
+/// An endpoint, and the thread that serves it.
+type Served = (Arc<Endpoint>, JoinHandle<rt::Result<()>>);
+
 /// Servers that each call the next one, and the last wakes the spinner.
-fn chain(
-    cpus: [u32; 4],
-    spinner: &Spinner,
-) -> rt::Result<Vec<(Arc<Endpoint>, JoinHandle<rt::Result<()>>)>> {
-    let mut chain: Vec<(Arc<Endpoint>, JoinHandle<_>)> = Vec::new();
+fn chain(cpus: [u32; 4], spinner: &Spinner) -> rt::Result<Vec<Served>> {
+    let mut chain: Vec<Served> = Vec::new();
     for (level, cpu) in (1..=LOW).zip(cpus) {
         let endpoint = Arc::new(Endpoint::create()?);
         let server = match chain.last() {

@@ -116,7 +116,7 @@ fn a_signal_wakes_the_highest_waiter(_: &'static World) -> Verdict {
     Ok(())
 }
 
-fn a_waiter_whose_priority_changes_changes_its_place(_: &'static World) -> Verdict {
+fn a_waiter_whose_priority_changes_changes_its_place(world: &'static World) -> Verdict {
     let endpoint = Arc::new(must!(Endpoint::create()));
     let called = Arc::clone(&endpoint);
     let callers = must!(waiters(ThreadState::Sending, move |number| {
@@ -138,6 +138,11 @@ fn a_waiter_whose_priority_changes_changes_its_place(_: &'static World) -> Verdi
     change(2, 0)?;
     change(1, 8)?;
     change(0, 8)?;
+    // The priority is seen before the place is another. A CPU that runs a thread afterwards is through with both.
+    for cpu in 0..world.cpus {
+        let through = thread::Builder::new().cpu(cpu).spawn(|| ());
+        must!(must!(through).join(soon()));
+    }
     for number in [4, 5, 0, 3, 1, 2] {
         same!(must!(serve(&endpoint)), number);
     }

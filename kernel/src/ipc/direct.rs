@@ -1,12 +1,12 @@
 //! The direct way of a message: from one thread to another on the same CPU that waits for it, and into user mode with it.
 //!
-//! Nearly every call and every answer is of this kind: words alone, no deadline, and the partner waits already. So all that is rare is
+//! Nearly every call and every answer is of this kind: words alone (with more, see [`carrying`]), no deadline, and the partner waits already. So all that is rare is
 //! asked for first, with nothing changed; whoever finds something rare leaves it to the long way (`syscall/ipc.rs`), which does the
 //! same and everything else. What is left are a few dozen loads and stores, one compare-and-exchange on the way there (the receiver is taken out of
 //! its [place](sched::Lone)) and two on the way back (the server goes there, and the call ends).
 //!
-//! A thread that waits so that its partner may go straight into user mode for it is *poised*: it came in by `syscall`, nothing is
-//! reserved for it but the slot for a reply, it has no deadline, and when it is woken there is nothing to do for it in the kernel. It
+//! A thread that waits so that its partner may go straight into user mode for it is *poised*: it came in by `syscall`, what it
+//! takes has reserved slots, it has no deadline, and when it is woken there is nothing to do for it in the kernel. It
 //! is poised on one CPU, its home.
 //!
 //! What may go wrong: a question that was asked and whose answer has changed when it is acted on. Interrupts are off, and what other

@@ -170,9 +170,10 @@ calls! {
     /// Errors: BadArgument, OutOfRange, AlreadyMapped, NoMemory, QuotaExceeded, Ended.
     MemoryMapNew = 42, "memory_map_new";
 
-    /// `(name pointer, name bytes, highest priority, mode: 0 64-bit or 1 32-bit) -> rdi handle, rsi landing page's image or 0, rdx its
+    /// `(name pointer, name bytes, highest priority, mode: 0 64-bit or 1 32-bit, 0 or pointer to info::Quota) -> rdi handle, rsi landing page's image or 0, rdx its
     /// __kernel_vsyscall or 0`: an empty process with an address space and a handle table. Its threads can give threads at most this priority, which is at most the caller's own
-    /// highest; 0 stands for that. A 32-bit process has its mappings below 4 GiB, and its threads begin in 32-bit code.
+    /// highest; 0 stands for that. The quota is taken out of the caller's, and comes back at the
+    /// process's end, but for what is still in use; without one the caller's quota pays for what the process uses. A 32-bit process has its mappings below 4 GiB, and its threads begin in 32-bit code.
     ///
     /// Errors: BadArgument, OutOfRange, NoRight.
     ProcessCreate = 48, "process_create";
@@ -188,6 +189,14 @@ calls! {
     ProcessInfo = 52, "process_info";
     /// `() -> rdi handle`: a handle to the calling process.
     ProcessSelf = 53, "process_self";
+    /// `(process or 0, pointer to info::QuotaInfo)`: what it may use, and does. Right QUERY.
+    ProcessQuota = 54, "process_quota";
+    /// `(process, pointer to info::Quota)`: give it another part of the caller's quota than it has: the difference is taken, or comes
+    /// back. Refused to all but those whose quota it is a part of (`NoRight`), to a process without a part of its own (`WrongState`),
+    /// and if more is in use or not so much is left (`QuotaExceeded`). Right MANAGE.
+    ///
+    /// Errors: WrongState, QuotaExceeded.
+    ProcessSetQuota = 55, "process_set_quota";
 
     /// `(process or 0, entry, stack pointer, argument) -> rdi handle, rsi address of its IPC area`: a thread, not yet started.
     /// It starts at `entry` with `rdi` = argument, `rsi` = its IPC area, FS base = its IPC area (32-bit: null selector). Right MANAGE.

@@ -56,6 +56,28 @@ pub enum ProcessState {
     Faulted = 3,
 }
 
+/// How much of each a process may use, with those that it makes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Quota {
+    /// Pages of memory.
+    pub pages: u64,
+    /// Places in handle tables, which grow by up to 64 at a time.
+    pub handles: u64,
+    /// Threads, until the last handle to an ended one is closed.
+    pub threads: u64,
+}
+
+/// What [`Call::ProcessQuota`](crate::Call::ProcessQuota) tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct QuotaInfo {
+    /// What is in use, parts that were given away included.
+    pub used: Quota,
+    /// What may be. A process without a part of its own has this together with others.
+    pub limit: Quota,
+}
+
 /// What [`Call::ProcessInfo`](crate::Call::ProcessInfo) tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
@@ -72,6 +94,8 @@ pub struct ProcessInfo {
     pub pages: u64,
     /// Handles in its table.
     pub handles: u64,
+    /// Rights to answer that its threads hold by themselves, beside those in the table.
+    pub held: u64,
     /// Address of its [landing page's](crate::landing) image; 0 if it has none.
     pub landing: u64,
     /// Address of `__kernel_vsyscall` in a 32-bit process, else 0.

@@ -27,6 +27,8 @@ pub use end::Ending;
 pub const HANDLE_LIMIT: u32 = 16_384;
 /// Notifications that can wait for one process's end.
 pub const MAX_WATCHERS: usize = 4;
+/// Threads that are looked at for what they hold.
+const MOST_LOOKS: u32 = 1000;
 /// IPC area numbers that are remembered for reuse.
 const FREE_AREAS: usize = 64;
 
@@ -77,10 +79,10 @@ pub struct Process {
     mode: Mode,
     /// Where its landing page's image is; 0 if it has none.
     landing: u64,
-    /// Who pays for its memory.
+    /// Who pays for its memory, handles and threads.
     account: Ref<Account>,
     inner: Mutex<{ level::PROCESS }, Inner>,
-    /// Handles to it, in all processes.
+    /// Handles to it and to its threads, in all processes.
     handles: AtomicU32,
     /// Slots of the table that its destruction has emptied.
     closed_until: u32,
@@ -88,6 +90,8 @@ pub struct Process {
     ports: ProcessPorts,
     /// Who listens to the reports of its threads.
     pub(crate) listeners: Listeners,
+    /// The next one that is to be ended by who comes to it.
+    next_to_end: AtomicPtr<Process>,
     /// Neighbours in the list of all processes, under the registry's lock.
     pub(crate) next: AtomicPtr<Process>,
     pub(crate) previous: AtomicPtr<Process>,
@@ -104,8 +108,10 @@ struct Inner {
     /// The next one in the list to be ended, while the process's end goes through it.
     to_end: *mut Thread,
     threads: u32,
-    /// Handles to it that it was given itself before it had a thread.
+    /// Handles to it and to its threads that it was given itself before one was started.
     own_handles: u32,
+    /// A thread of it was started.
+    started: bool,
     watchers: [Option<(Ref<Notification>, u64)>; MAX_WATCHERS],
     next_area: u32,
     free_areas: [u32; FREE_AREAS],
@@ -135,21 +141,20 @@ impl Object for Process {
 }
 
 impl Process {
-    /// A process without threads.
+    /// A process without threads, for which `account` pays.
     ///
     /// # Errors
     /// [`Error::NoMemory`].
     pub fn create(
         name: Name,
-        frame_limit: u64,
+        account: Ref<Account>,
         highest: Priority,
         mode: Mode,
     ) -> Result<Ref<Process>, Error> {
-        let account = Account::create(frame_limit)?;
         let space = Space::create(Some(account.clone()), mode)?;
         let landing = space.landing_image();
         let process = Ref::try_new(Process {
-            table: Mutex::new(HandleTable::new(HANDLE_LIMIT)),
+            table: Mutex::new(HandleTable::new(HANDLE_LIMIT, Some(account.clone()))),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             name,
             highest,
@@ -165,6 +170,7 @@ impl Process {
                 to_end: ptr::null_mut(),
                 threads: 0,
                 own_handles: 0,
+                started: false,
                 watchers: [const { None }; MAX_WATCHERS],
                 next_area: 0,
                 free_areas: [0; FREE_AREAS],
@@ -175,6 +181,7 @@ impl Process {
             closed_until: 0,
             ports: ProcessPorts::new(),
             listeners: Listeners::none(),
+            next_to_end: AtomicPtr::new(ptr::null_mut()),
             next: AtomicPtr::new(ptr::null_mut()),
             previous: AtomicPtr::new(ptr::null_mut()),
         })?;
@@ -212,7 +219,7 @@ impl Process {
         (self.landing, landing::vsyscall(self.mode, self.landing))
     }
 
-    /// Who pays for its memory.
+    /// Who pays for its memory, handles and threads.
     pub fn account(&self) -> &Ref<Account> {
         &self.account
     }
@@ -232,32 +239,36 @@ impl Process {
         if inner.state != ProcessState::Alive {
             return Err((Error::Ended, capability));
         }
-        let own = matches!(capability.object(), AnyObject::Process(process) if ptr::eq(&raw const **process, self));
+        let own = match capability.object() {
+            AnyObject::Process(process) => ptr::eq(&raw const **process, self),
+            AnyObject::Thread(thread) => ptr::eq(&raw const **thread.process(), self),
+            _ => false,
+        };
         let handle = self.table.lock().insert(capability)?;
-        if own && inner.threads == 0 {
+        if own && !inner.started {
             inner.own_handles += 1;
         }
         Ok(handle)
     }
 
-    /// A handle to it was made.
+    /// A handle to it, or to a thread of it, was made.
     pub(crate) fn handle_added(&self) {
         self.handles.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A handle to it is gone. If it has no thread, and all handles that are left are in its own table, nobody can ever reach it: it
-    /// ends.
-    pub(crate) fn handle_removed(&self) {
-        let left = self.handles.fetch_sub(1, Ordering::AcqRel) - 1;
+    /// A handle to it, or to a thread of it, is gone. If none of its threads was started, and all handles that are left are in its own
+    /// table, nobody can ever reach it: it ends.
+    pub(crate) fn handle_removed(process: &Ref<Process>) {
+        let left = process.handles.fetch_sub(1, Ordering::AcqRel) - 1;
         let unreachable = {
-            let inner = self.inner.lock();
+            let inner = process.inner.lock();
             left == inner.own_handles
                 && left != 0
-                && inner.threads == 0
+                && !inner.started
                 && inner.state == ProcessState::Alive
         };
         if unreachable {
-            self.end(Ending::Kill(0));
+            end::later(process.clone());
         }
     }
 
@@ -290,6 +301,23 @@ impl Process {
             inner.free_areas[count] = number;
             inner.free_area_count += 1;
         }
+    }
+
+    /// [`while_alive`](Self::while_alive) for the start of a thread.
+    ///
+    /// # Errors
+    /// [`Error::Ended`], or what `act` gives; then nothing was started.
+    pub(crate) fn while_starting(
+        &self,
+        act: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut inner = self.inner.lock();
+        if inner.state != ProcessState::Alive {
+            return Err(Error::Ended);
+        }
+        act()?;
+        inner.started = true;
+        Ok(())
     }
 
     /// Does something that must not overlap with the process's end.
@@ -339,6 +367,25 @@ impl Process {
     ///
     /// The list's reference comes back to the caller, who drops it when no lock is held.
     pub fn remove_thread(&self, thread: &Thread) -> Option<Ref<Thread>> {
+        let (reference, last) = self.take_out(thread)?;
+        if last {
+            self.finish();
+        }
+        Some(reference)
+    }
+
+    /// Takes a thread out that was ended before it was started, as nobody can start it any more.
+    pub(crate) fn remove_unstarted(process: &Ref<Process>, thread: &Thread) {
+        if let Some((reference, last)) = process.take_out(thread) {
+            drop(reference);
+            if last {
+                end::later(process.clone());
+            }
+        }
+    }
+
+    /// The list's reference to a thread, and whether it was the last in the list.
+    fn take_out(&self, thread: &Thread) -> Option<(Ref<Thread>, bool)> {
         let pointer = ptr::from_ref(thread).cast_mut();
         let (reference, last) = {
             let mut inner = self.inner.lock();
@@ -369,10 +416,7 @@ impl Process {
             (unsafe { Ref::from_raw(pointer) }, inner.threads == 0)
         };
         thread.tell_of_end();
-        if last {
-            self.finish();
-        }
-        Some(reference)
+        Some((reference, last))
     }
 
     /// Signals `bits` when the process has ended; at once if it has.
@@ -398,6 +442,7 @@ impl Process {
     /// What it is and how it stands.
     pub fn info(&self) -> ProcessInfo {
         let handles = u64::from(self.table_len());
+        let held = self.count_held();
         let inner = self.inner.lock();
         ProcessInfo {
             id: self.id,
@@ -406,6 +451,7 @@ impl Process {
             code: inner.code,
             pages: self.account.used(),
             handles,
+            held,
             landing: self.landing,
             vsyscall: landing::vsyscall(self.mode, self.landing),
             context: inner.context,
@@ -414,6 +460,17 @@ impl Process {
 
     fn table_len(&self) -> u32 {
         self.table.lock().len()
+    }
+
+    /// How many of its threads hold a right to answer: of the first thousand, as nobody may look for longer than that.
+    fn count_held(&self) -> u64 {
+        let (mut held, mut looks) = (0, MOST_LOOKS);
+        self.for_each_thread(&mut |thread| {
+            held += u64::from(thread.held.is_some());
+            looks -= 1;
+            looks > 0
+        });
+        held
     }
 
     /// Threads in its list.

@@ -7,6 +7,7 @@ use arch::context;
 use arch::memory::phys_to_virt;
 use arch::segments::TlsSlots;
 
+use crate::memory::account::Resource;
 use crate::memory::space::{Mode, Space, max_ipc_areas};
 use crate::object::Ref;
 use crate::process::Process;
@@ -29,11 +30,14 @@ pub fn thread(
     priority: Priority,
 ) -> Result<Ref<Thread>, Error> {
     let space = process.space()?;
-    let (number, area) = map_area(process, &space)?;
+    process.account().charge_of(Resource::Threads, 1)?;
+    let uncharge = || process.account().uncharge_of(Resource::Threads, 1);
+    let (number, area) = map_area(process, &space).inspect_err(|_| uncharge())?;
     let give_up = |error| {
         // SAFETY: nobody but this function knows the area.
         let _ = unsafe { space.unmap_ipc_area(number) };
         process.give_area_number(number);
+        uncharge();
         error
     };
     let mut registers = match process.mode() {
@@ -51,7 +55,7 @@ pub fn thread(
     };
     // SAFETY: the space pins both pages until the thread's end.
     let area = unsafe { IpcArea::new(header, buffer, area.address) };
-    // From here on the thread's own end gives the area back.
+    // From here on the thread's own end gives the area back, and its place in the account.
     let thread = Ref::try_new(Thread::new(
         process.clone(),
         Some((space.clone(), number)),

@@ -12,6 +12,7 @@ use abi::{Badge, Error, Handle, Priority, Protection, Rights};
 
 use super::image::{Image, ImageError};
 use super::protocol::Extent;
+use crate::memory::account::Account;
 use crate::memory::frames;
 use crate::memory::object::MemoryObject;
 use crate::memory::space::{Mode, Space};
@@ -74,7 +75,7 @@ pub(super) fn start(
     let image = Image::parse(unsafe { init.contents() }).map_err(FirstProcessError::Image)?;
     let process = Process::create(
         Name::new(b"init")?,
-        frames::statistics().total,
+        Account::create(frames::statistics().total)?,
         Priority::HIGHEST,
         Mode::Long,
     )?;

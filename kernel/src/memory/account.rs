@@ -1,65 +1,332 @@
-//! What a process is charged for: frames of memory, against a quota.
+//! What a process is charged for: frames of memory, places in handle tables, threads; each against a quota.
 //!
-//! An account outlives its process as long as anything charged to it is alive, so it is an object of its own.
-//! Charging is a pair of atomic operations and takes no lock.
+//! A process either has a part of its creator's quota (*divided*), which is taken out of the creator's account at once and comes back at the
+//! end, or it has none of its own (*shared*), and whatever it is charged its creator's account is charged as well. So all that can be used
+//! up below an account is bounded by that account, and a part that was given away is nobody else's.
+//!
+//! An account outlives its process as long as anything charged to it is alive, a shared memory object say, so it is an object of its own.
+//! When its process ends, what of a part is not in use goes back at once ([`close`](Account::close)), and from then on the account
+//! is as a shared one: who gave the part pays for what is left, until that goes as well, and for what it may still grow by.
+//!
+//! Each resource is one word, changed by one atomic operation: what is used, the limit, and whether the lender is charged as well.
+//! No lock is taken. What may go wrong is a charge while the account is closed: either it is in what is used, and so it is kept back, or
+//! it finds the mark and goes to the lender.
 
+use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use abi::Error;
+use abi::info::Quota;
 
 use crate::object::{Object, Ref, Slab};
 
-/// An account of frames.
+/// What is counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resource {
+    /// Frames of memory.
+    Frames = 0,
+    /// Places in handle tables.
+    Handles = 1,
+    /// Threads.
+    Threads = 2,
+}
+
+impl Resource {
+    /// All of them.
+    pub const ALL: [Resource; 3] = [Resource::Frames, Resource::Handles, Resource::Threads];
+
+    /// Its part of a quota.
+    const fn of(self, quota: &Quota) -> u64 {
+        match self {
+            Resource::Frames => quota.pages,
+            Resource::Handles => quota.handles,
+            Resource::Threads => quota.threads,
+        }
+    }
+}
+
+/// The most that a limit can be: eight terabytes of memory.
+pub const MOST: u64 = USED;
+/// In a word: what is used.
+const USED: u64 = (1 << 31) - 1;
+/// In a word: the lender is charged as well, and the limit is the lender's.
+const FORWARD: u64 = 1 << 31;
+/// In a word: where the limit begins.
+const LIMIT_SHIFT: u32 = 32;
+
+const fn word(used: u64, limit: u64) -> u64 {
+    let limit = if limit < MOST { limit } else { MOST };
+    used | limit << LIMIT_SHIFT
+}
+
+const fn used_of(word: u64) -> u64 {
+    word & USED
+}
+
+const fn limit_of(word: u64) -> u64 {
+    word >> LIMIT_SHIFT
+}
+
+/// An account.
 pub struct Account {
-    used: AtomicU64,
-    limit: AtomicU64,
+    words: [AtomicU64; 3],
+    /// Whose quota this one is a part of, or who pays.
+    lender: Option<Ref<Account>>,
 }
 
 impl Account {
-    /// An account that may hold `limit` frames.
+    /// An account of its own that may hold `limit` frames, and anything else without limit.
     ///
     /// # Errors
     /// [`Error::NoMemory`]
     pub fn create(limit: u64) -> Result<Ref<Account>, Error> {
         Ref::try_new(Account {
-            used: AtomicU64::new(0),
-            limit: AtomicU64::new(limit),
+            words: [limit, MOST, MOST].map(|limit| AtomicU64::new(word(0, limit))),
+            lender: None,
         })
+    }
+
+    /// An account for whose charges `lender` pays.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]
+    pub fn share(lender: &Ref<Account>) -> Result<Ref<Account>, Error> {
+        Ref::try_new(Account {
+            words: [const { AtomicU64::new(FORWARD | MOST << LIMIT_SHIFT) }; 3],
+            lender: Some(Account::payer(lender).clone()),
+        })
+    }
+
+    /// An account with a part of the quota of `lender`.
+    ///
+    /// # Errors
+    /// [`Error::QuotaExceeded`] if there is not so much left; [`Error::NoMemory`]. Nothing is taken then.
+    pub fn divide(lender: &Ref<Account>, part: &Quota) -> Result<Ref<Account>, Error> {
+        let lender = Account::payer(lender);
+        let account = Ref::try_new(Account {
+            words: [const { AtomicU64::new(0) }; 3],
+            lender: Some(lender.clone()),
+        })?;
+        for resource in Resource::ALL {
+            // What was taken before an error goes back with the account.
+            account.raise(resource, resource.of(part))?;
+        }
+        Ok(account)
+    }
+
+    /// `account` itself, or the next on the way to lenders that pays.
+    fn payer(account: &Ref<Account>) -> &Ref<Account> {
+        let mut account = account;
+        while account.words[0].load(Relaxed) & FORWARD != 0
+            && let Some(lender) = &account.lender
+        {
+            account = lender;
+        }
+        account
+    }
+
+    /// What it has in use.
+    pub fn used_of(&self, resource: Resource) -> u64 {
+        used_of(self.words[resource as usize].load(Relaxed))
+    }
+
+    /// What it may have in use: of a shared account what its lender may.
+    pub fn limit_of(&self, resource: Resource) -> u64 {
+        let mut account = self;
+        loop {
+            let word = account.words[resource as usize].load(Relaxed);
+            match &account.lender {
+                Some(lender) if word & FORWARD != 0 => account = lender,
+                _ => return limit_of(word),
+            }
+        }
     }
 
     /// Frames charged.
     pub fn used(&self) -> u64 {
-        self.used.load(Relaxed)
+        self.used_of(Resource::Frames)
     }
 
     /// Frames that may be charged.
     pub fn limit(&self) -> u64 {
-        self.limit.load(Relaxed)
+        self.limit_of(Resource::Frames)
     }
 
-    /// Sets the limit. What is charged already stays, also above it.
+    /// What is used, and what may be.
+    pub fn quotas(&self) -> (Quota, Quota) {
+        let of = |what: &dyn Fn(Resource) -> u64| Quota {
+            pages: what(Resource::Frames),
+            handles: what(Resource::Handles),
+            threads: what(Resource::Threads),
+        };
+        (
+            of(&|resource| self.used_of(resource)),
+            of(&|resource| self.limit_of(resource)),
+        )
+    }
+
+    /// Sets the limit of frames of an account without a lender. What is charged already stays, also above it.
     pub fn set_limit(&self, frames: u64) {
-        self.limit.store(frames, Relaxed);
+        debug_assert!(self.lender.is_none(), "a part is changed with its lender");
+        let set = |before| Some(word(used_of(before), frames));
+        let _ = self.words[0].fetch_update(Relaxed, Relaxed, set);
     }
 
     /// Charges `frames`.
     ///
     /// # Errors
     /// [`Error::QuotaExceeded`], and nothing is charged.
+    #[inline]
     pub fn charge(&self, frames: u64) -> Result<(), Error> {
-        let limit = self.limit();
-        self.used
-            .fetch_update(Relaxed, Relaxed, |used| {
-                used.checked_add(frames).filter(|&sum| sum <= limit)
-            })
-            .map(|_| ())
-            .map_err(|_| Error::QuotaExceeded)
+        self.charge_of(Resource::Frames, frames)
     }
 
     /// Takes a charge back.
+    #[inline]
     pub fn uncharge(&self, frames: u64) {
-        let before = self.used.fetch_sub(frames, Relaxed);
-        debug_assert!(before >= frames, "more is given back than was charged");
+        self.uncharge_of(Resource::Frames, frames);
+    }
+
+    /// Charges `count` of a resource.
+    ///
+    /// # Errors
+    /// [`Error::QuotaExceeded`], and nothing is charged.
+    pub fn charge_of(&self, resource: Resource, count: u64) -> Result<(), Error> {
+        if count > MOST {
+            return Err(Error::QuotaExceeded);
+        }
+        // First who pays, as he may refuse; then those on the way, of whom nobody asks anything.
+        let mut payer = self;
+        loop {
+            let charged = payer.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {
+                let sum = used_of(before) + count;
+                (before & FORWARD == 0 && sum <= limit_of(before)).then_some(before + count)
+            });
+            match (charged, &payer.lender) {
+                (Ok(_), _) => break,
+                (Err(word), Some(lender)) if word & FORWARD != 0 => payer = lender,
+                _ => return Err(Error::QuotaExceeded),
+            }
+        }
+        let mut account = self;
+        while !ptr::eq(account, payer)
+            && let Some(lender) = &account.lender
+        {
+            account.words[resource as usize].fetch_add(count, Relaxed);
+            account = lender;
+        }
+        Ok(())
+    }
+
+    /// Charges as much as it can, at most `count`, and says how much.
+    pub fn charge_some(&self, resource: Resource, count: u64) -> u64 {
+        let mut count = count;
+        while count > 0 && self.charge_of(resource, count).is_err() {
+            count /= 2;
+        }
+        count
+    }
+
+    /// Takes a charge back.
+    pub fn uncharge_of(&self, resource: Resource, count: u64) {
+        let mut account = self;
+        loop {
+            let before = account.words[resource as usize].fetch_sub(count, Relaxed);
+            debug_assert!(
+                used_of(before) >= count,
+                "more is given back than was charged"
+            );
+            match &account.lender {
+                Some(lender) if before & FORWARD != 0 => account = lender,
+                _ => return,
+            }
+        }
+    }
+
+    /// Takes `count` more from the lender.
+    fn raise(&self, resource: Resource, count: u64) -> Result<(), Error> {
+        let lender = self.lender.as_ref().ok_or(Error::WrongState)?;
+        lender.charge_of(resource, count)?;
+        let raised = self.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {
+            (before & FORWARD == 0 && limit_of(before) + count <= MOST)
+                .then_some(before + (count << LIMIT_SHIFT))
+        });
+        raised.map(|_| ()).map_err(|_| {
+            lender.uncharge_of(resource, count);
+            Error::WrongState
+        })
+    }
+
+    /// Gives `count` of the limit back to the lender.
+    fn lower(&self, resource: Resource, count: u64) -> Result<(), Error> {
+        let lender = self.lender.as_ref().ok_or(Error::WrongState)?;
+        let lowered = self.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {
+            let left = limit_of(before).checked_sub(count)?;
+            (before & FORWARD == 0 && used_of(before) <= left)
+                .then_some(before - (count << LIMIT_SHIFT))
+        });
+        match lowered {
+            Ok(_) => {
+                lender.uncharge_of(resource, count);
+                Ok(())
+            }
+            Err(before) if before & FORWARD != 0 => Err(Error::WrongState),
+            Err(_) => Err(Error::QuotaExceeded),
+        }
+    }
+
+    /// Gives it another part of its lender's quota. All or nothing.
+    ///
+    /// # Errors
+    /// [`Error::NoRight`] if `by` is not the lender's own or paid for by the lender; [`Error::WrongState`] if it has no part, or its process
+    /// has ended; [`Error::QuotaExceeded`] if the lender has not so much left, or more is in use than it shall have.
+    pub fn set_part(&self, by: &Ref<Account>, part: &Quota) -> Result<(), Error> {
+        let Some(lender) = &self.lender else {
+            return Err(Error::WrongState);
+        };
+        if !Account::payer(by).is(lender) {
+            return Err(Error::NoRight);
+        }
+        let mut before = [0; 3];
+        for (index, resource) in Resource::ALL.into_iter().enumerate() {
+            before[index] = limit_of(self.words[resource as usize].load(Relaxed));
+            if let Err(error) = self.change(resource, before[index], resource.of(part)) {
+                for (former, resource) in before[..index].iter().zip(Resource::ALL) {
+                    // Back: what was raised may be in use by now, and stays then; what was lowered may be somebody else's.
+                    let _ = self.change(resource, resource.of(part), *former);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&self, resource: Resource, from: u64, to: u64) -> Result<(), Error> {
+        if to > MOST {
+            Err(Error::QuotaExceeded)
+        } else if to >= from {
+            self.raise(resource, to - from)
+        } else {
+            self.lower(resource, from - to)
+        }
+    }
+
+    /// Its process has ended: what of its part is not in use goes back to the lender, who pays for the rest from now on.
+    pub fn close(&self) {
+        let Some(lender) = &self.lender else { return };
+        for resource in Resource::ALL {
+            let before = self.words[resource as usize].fetch_or(FORWARD, Relaxed);
+            if before & FORWARD == 0 {
+                lender.uncharge_of(resource, limit_of(before) - used_of(before));
+            }
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        // Nothing is charged any more.
+        self.close();
     }
 }
 
@@ -71,33 +338,17 @@ impl Object for Account {
 }
 
 /// Charges an account, if there is one: the kernel's own memory has none.
-pub(super) fn charge(account: Option<&Ref<Account>>, frames: u64) -> Result<(), Error> {
+pub(crate) fn charge(account: Option<&Ref<Account>>, frames: u64) -> Result<(), Error> {
     account.map_or(Ok(()), |account| account.charge(frames))
 }
 
 /// Takes a charge back.
-pub(super) fn uncharge(account: Option<&Ref<Account>>, frames: u64) {
+pub(crate) fn uncharge(account: Option<&Ref<Account>>, frames: u64) {
     if let Some(account) = account {
         account.uncharge(frames);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_charge_beyond_the_limit_is_refused_whole() {
-        crate::memory::testing::machine();
-        let account = Account::create(10).unwrap();
-        assert_eq!(account.charge(8), Ok(()));
-        assert_eq!(account.charge(3), Err(Error::QuotaExceeded));
-        assert_eq!(account.charge(u64::MAX), Err(Error::QuotaExceeded));
-        assert_eq!(account.used(), 8);
-        account.uncharge(8);
-        assert_eq!(account.charge(10), Ok(()));
-        account.set_limit(4);
-        account.uncharge(5);
-        assert_eq!(account.charge(1), Err(Error::QuotaExceeded));
-    }
-}
+#[path = "account_tests.rs"]
+mod tests;

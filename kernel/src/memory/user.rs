@@ -36,6 +36,8 @@ plain!(
     [u64; abi::segment::TLS_SLOTS],
     abi::info::HandleInfo,
     abi::info::ProcessInfo,
+    abi::info::Quota,
+    abi::info::QuotaInfo,
     abi::info::CpuInfo,
     abi::info::ThreadInfo,
     abi::info::MemoryInfo,

@@ -163,7 +163,7 @@ impl Drop for Capability {
             }
             Object::Reply(target) => target.dropped(),
             Object::Thread(thread) => thread.handle_removed(),
-            Object::Process(process) => process.handle_removed(),
+            Object::Process(process) => Process::handle_removed(process),
             _ => {}
         }
     }

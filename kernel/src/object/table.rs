@@ -19,6 +19,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use arch::memory::{direct_virt_to_phys, phys_to_virt};
 
 use super::capability::{Capability, Object};
+use super::reference::Ref;
+use crate::memory::account::{self, Account, Resource};
 use crate::memory::frames;
 use crate::thread::ThreadPtr;
 
@@ -63,11 +65,13 @@ pub struct HandleTable {
     reserved: u32,
     /// The most slots that the table may have.
     limit: u32,
+    /// Who pays for frames and slots.
+    account: Option<Ref<Account>>,
 }
 
 impl HandleTable {
-    /// An empty table that may hold `limit` handles.
-    pub const fn new(limit: u32) -> HandleTable {
+    /// An empty table that may hold `limit` handles, and that `account` pays for as it grows.
+    pub const fn new(limit: u32, account: Option<Ref<Account>>) -> HandleTable {
         HandleTable {
             directory: None,
             slots: 0,
@@ -79,6 +83,7 @@ impl HandleTable {
             } else {
                 MAX_SLOTS as u32
             },
+            account,
         }
     }
 
@@ -318,33 +323,79 @@ impl HandleTable {
         Ok(())
     }
 
-    /// Adds a frame of slots, of which it uses no more than the limit allows: so a free slot is always one that may be used.
+    /// Adds slots up to the end of a frame, but no more than limit and account allow: so a free slot is always one that may be used.
     fn grow(&mut self) -> Result<(), Error> {
-        let more = (self.limit - self.slots).min(SLOTS_PER_FRAME as u32);
+        let first = self.slots as usize % SLOTS_PER_FRAME;
+        let wanted = (self.limit - self.slots).min((SLOTS_PER_FRAME - first) as u32);
+        let more = match &self.account {
+            Some(account) => account.charge_some(Resource::Handles, u64::from(wanted)) as u32,
+            None => wanted,
+        };
         if more == 0 {
             return Err(Error::QuotaExceeded);
         }
-        let directory = match self.directory {
-            Some(frame) => frame,
-            None => *self.directory.insert(allocate()?.cast()),
+        let slots = match self.frame_of_slots() {
+            Ok(slots) => slots,
+            Err(error) => {
+                self.uncharge_slots(more);
+                return Err(error);
+            }
         };
-        let slots: *mut Slot = allocate()?.as_ptr().cast();
-        let position = self.slots as usize / SLOTS_PER_FRAME;
-        // SAFETY: the directory is a frame of the table's own and `position` is below FRAMES, as `slots` is below the limit.
-        unsafe { directory.add(position).write(slots) };
         for offset in (0..more).rev() {
             let slot = Slot {
                 generation: AtomicU32::new(1),
                 next_free: self.first_free,
                 capability: None,
             };
-            // SAFETY: the frame is the table's own and holds SLOTS_PER_FRAME slots, at least `more`.
-            unsafe { slots.add(offset as usize).write(slot) };
+            // SAFETY: the frame is the table's own and holds SLOTS_PER_FRAME slots, of which `first + more` are at most all.
+            unsafe { slots.add(first + offset as usize).write(slot) };
             self.first_free = self.slots + offset;
         }
         self.slots += more;
         self.free += more;
         Ok(())
+    }
+
+    /// The frame in which the next slot is, made if there is none yet. Nothing is left of it after an error.
+    fn frame_of_slots(&mut self) -> Result<*mut Slot, Error> {
+        let position = self.slots as usize / SLOTS_PER_FRAME;
+        if !(self.slots as usize).is_multiple_of(SLOTS_PER_FRAME)
+            && let Some(directory) = self.directory
+        {
+            // SAFETY: the directory holds one pointer for each frame of slots, of which the last is not full.
+            return Ok(unsafe { *directory.as_ptr().add(position) });
+        }
+        let frame = self.paid_frame()?;
+        let directory = match self.directory {
+            Some(directory) => directory,
+            None => match self.paid_frame() {
+                Ok(directory) => *self.directory.insert(directory.cast()),
+                Err(error) => {
+                    self.free_paid(frame.as_ptr());
+                    return Err(error);
+                }
+            },
+        };
+        let slots: *mut Slot = frame.as_ptr().cast();
+        // SAFETY: the directory is a frame of the table's own and `position` is below FRAMES, as `slots` is below the limit.
+        unsafe { directory.add(position).write(slots) };
+        Ok(slots)
+    }
+
+    fn paid_frame(&self) -> Result<NonNull<u8>, Error> {
+        account::charge(self.account.as_ref(), 1)?;
+        allocate().inspect_err(|_| account::uncharge(self.account.as_ref(), 1))
+    }
+
+    fn free_paid(&self, frame: *const u8) {
+        frames::free_frame(direct_virt_to_phys(frame));
+        account::uncharge(self.account.as_ref(), 1);
+    }
+
+    fn uncharge_slots(&self, slots: u32) {
+        if let Some(account) = &self.account {
+            account.uncharge_of(Resource::Handles, u64::from(slots));
+        }
     }
 
     #[inline]
@@ -400,10 +451,11 @@ impl Drop for HandleTable {
             for position in 0..(self.slots as usize).div_ceil(SLOTS_PER_FRAME) {
                 // SAFETY: the directory holds one pointer for each frame of slots.
                 let frame = unsafe { *directory.as_ptr().add(position) };
-                frames::free_frame(direct_virt_to_phys(frame));
+                self.free_paid(frame.cast());
             }
-            frames::free_frame(direct_virt_to_phys(directory.as_ptr()));
+            self.free_paid(directory.as_ptr().cast());
         }
+        self.uncharge_slots(self.slots);
     }
 }
 

@@ -10,7 +10,9 @@ use abi::UserContext;
 use abi::info::{ProcessState, ThreadEnd};
 
 use super::{MAX_WATCHERS, Process};
+use crate::object::Ref;
 use crate::schedule;
+use crate::sync::{Mutex, level};
 use crate::thread::{Thread, ThreadPtr, ask};
 
 /// Handles that one piece of a process's destruction closes.
@@ -19,6 +21,57 @@ const HANDLES_A_PIECE: usize = 32;
 const LOOKS_A_PIECE: u32 = 256;
 /// Threads that are told of their process's end between two preemption points.
 const ENDED_AT_ONCE: usize = 32;
+
+/// Processes that are to be ended, by whoever has begun with it. The end of one may close the last handle to another, and so
+/// on: a row of them must not be worked off one inside the other, as a kernel stack is short.
+struct Doomed {
+    /// Linked through `next_to_end`; each has a counted reference here.
+    first: *mut Process,
+    /// Somebody is at it, and goes on until there is none.
+    is_worked_off: bool,
+}
+
+// SAFETY: the pointers are counted references; the lock hands them on.
+unsafe impl Send for Doomed {}
+
+static DOOMED: Mutex<{ level::REGISTRY }, Doomed> = Mutex::new(Doomed {
+    first: ptr::null_mut(),
+    is_worked_off: false,
+});
+
+/// Ends a process that nobody can reach, or whose last thread ended before it was started: now, or when who is at such work
+/// comes to it. No lock may be held.
+pub(super) fn later(process: Ref<Process>) {
+    {
+        let mut doomed = DOOMED.lock();
+        let pointer = process.into_raw().cast_mut();
+        // SAFETY: the reference was just given up to the list.
+        let process = unsafe { &*pointer };
+        process.next_to_end.store(doomed.first, Ordering::Relaxed);
+        doomed.first = pointer;
+        if core::mem::replace(&mut doomed.is_worked_off, true) {
+            return;
+        }
+    }
+    loop {
+        let process = {
+            let mut doomed = DOOMED.lock();
+            let first = doomed.first;
+            if first.is_null() {
+                doomed.is_worked_off = false;
+                return;
+            }
+            // SAFETY: the list's reference, which is taken up once: the process is out of the list now.
+            let process = unsafe { Ref::from_raw(first) };
+            doomed.first = process.next_to_end.load(Ordering::Relaxed);
+            process
+        };
+        process.end(Ending::Kill(0));
+        if process.inner.lock().threads == 0 {
+            process.finish();
+        }
+    }
+}
 
 /// How a process ends.
 #[derive(Clone, Copy)]
@@ -133,6 +186,7 @@ impl Process {
         self.listeners.clear();
         crate::log_owner::process_ended(self.id);
         drop(space);
+        self.account.close();
         for (notification, bits) in watchers.into_iter().flatten() {
             notification.signal(bits);
         }

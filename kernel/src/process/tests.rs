@@ -403,3 +403,74 @@ fn a_process_that_never_ran_closes_its_handles_when_it_is_forgotten() {
         Err(Error::PeerClosed)
     );
 }
+
+/// A capability with all rights.
+fn all(object: AnyObject) -> Capability {
+    Capability::new(object, Rights::ALL, Badge(0))
+}
+
+fn given(process: &Process, object: AnyObject) {
+    let granted = process.grant(all(object));
+    granted.map_err(|(error, _)| error).unwrap();
+}
+
+#[test]
+fn a_process_that_was_never_started_ends_when_only_its_own_handles_name_it_or_its_threads() {
+    for with_thread in [false, true] {
+        let process = process("self-contained");
+        let account = process.account().clone();
+        let outside = all(AnyObject::Process(process.clone()));
+        given(&process, AnyObject::Process(process.clone()));
+        if with_thread {
+            let thread = Program::unstarted(&process).thread().clone();
+            let outside = all(AnyObject::Thread(thread.clone()));
+            given(&process, AnyObject::Thread(thread.clone()));
+            given(&process, AnyObject::Process(process.clone()));
+            drop(outside);
+        }
+        assert_eq!(state(&process).0, ProcessState::Alive as u32);
+        drop(outside);
+        assert_eq!(state(&process).0, ProcessState::Killed as u32);
+        drop(process);
+        settle(&account);
+    }
+}
+
+#[test]
+fn a_started_process_goes_on_with_no_handles_but_its_own() {
+    let process = process("alone");
+    let thread = Program::new(&process);
+    let outside = all(AnyObject::Process(process.clone()));
+    thread.give(AnyObject::Process(process.clone()), Rights::ALL);
+    drop(outside);
+    assert_eq!(state(&process).0, ProcessState::Alive as u32);
+    thread.leave();
+}
+
+#[test]
+fn a_long_row_of_processes_each_with_the_last_handle_to_the_next_ends_without_a_deep_stack() {
+    let mut accounts = Vec::new();
+    let mut next: Option<(Ref<Process>, Ref<Thread>)> = None;
+    for number in 0..500 {
+        let process = process("row");
+        accounts.push(process.account().clone());
+        let thread = Program::unstarted(&process).thread().clone();
+        if let Some((last, last_thread)) = next.take() {
+            // By turns the only handle to a thread, and one beside the process's own.
+            if number % 2 == 0 {
+                given(&last, AnyObject::Process(last.clone()));
+                given(&process, AnyObject::Process(last.clone()));
+            }
+            given(&process, AnyObject::Thread(last_thread));
+        }
+        next = Some((process, thread));
+    }
+    let (first, thread) = next.unwrap();
+    let outside = all(AnyObject::Thread(thread));
+    drop(first);
+    // As much as a kernel stack has, or thereabouts: the host's checked code takes more.
+    let small = std::thread::Builder::new().stack_size(128 * 1024);
+    let end = small.spawn(move || drop(outside)).unwrap();
+    end.join().unwrap();
+    accounts.iter().for_each(|account| settle(account));
+}

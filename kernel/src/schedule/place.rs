@@ -19,7 +19,7 @@ pub fn start(thread: &Thread) -> Result<(), Error> {
     let cpu = cpu::this();
     // Under the process's lock, so that whoever ends the process meanwhile finds the thread either not started, or with the home
     // that it will have.
-    thread.process().while_alive(|| {
+    thread.process().while_starting(|| {
         if !thread.begin() {
             return Err(Error::WrongState);
         }

@@ -130,6 +130,8 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::ProcessWatch => process::watch(caller)?,
         Call::ProcessInfo => process::info(caller)?,
         Call::ProcessSelf => process::this(caller)?,
+        Call::ProcessQuota => process::quota(caller)?,
+        Call::ProcessSetQuota => process::set_quota(caller)?,
 
         Call::ThreadCreate => thread::create(caller)?,
         Call::ThreadExit => thread::exit(caller),

@@ -1,10 +1,11 @@
 //! Calls on processes.
 
-use abi::info::NAME_BYTES;
+use abi::info::{NAME_BYTES, Quota, QuotaInfo};
 use abi::{Error, Handle, Priority, Rights};
 
 use super::Caller;
 use crate::ipc::Notification;
+use crate::memory::account::Account;
 use crate::memory::space::Mode;
 use crate::memory::user::{self, UserSlice};
 use crate::object::AnyObject;
@@ -28,13 +29,38 @@ pub(super) fn create(caller: Caller) -> Result<(), Error> {
         return Err(Error::NoRight);
     }
     let mode = Mode::from_number(caller.argument(3)).ok_or(Error::BadArgument)?;
-    let limit = caller.process().account().limit();
-    let process = Process::create(Name::new(name)?, limit, highest, mode)?;
+    let own = caller.process().account();
+    let account = match caller.argument(4) {
+        0 => Account::share(own)?,
+        pointer => Account::divide(own, &user::read::<Quota>(pointer)?)?,
+    };
+    let process = Process::create(Name::new(name)?, account, highest, mode)?;
     let (image, vsyscall) = process.landing();
     caller.give(AnyObject::Process(process), Rights::ALL)?;
     caller.set_result(1, image);
     caller.set_result(2, vsyscall);
     Ok(())
+}
+
+/// `process_quota`.
+pub(super) fn quota(caller: Caller) -> Result<(), Error> {
+    let (used, limit) = match caller.handle(0) {
+        Handle::NONE => caller.process().account().quotas(),
+        process => caller
+            .hold::<Process>(process, Rights::QUERY)?
+            .account()
+            .quotas(),
+    };
+    user::write(caller.argument(1), &QuotaInfo { used, limit })
+}
+
+/// `process_set_quota`.
+pub(super) fn set_quota(caller: Caller) -> Result<(), Error> {
+    let process = caller.hold::<Process>(caller.handle(0), Rights::MANAGE)?;
+    let part: Quota = user::read(caller.argument(1))?;
+    process
+        .account()
+        .set_part(caller.process().account(), &part)
 }
 
 /// `process_kill`.

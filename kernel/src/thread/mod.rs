@@ -42,6 +42,7 @@ use crate::counter::{Counter, Lasting};
 #[cfg(target_os = "none")]
 use crate::ipc::{Endpoint, Known};
 use crate::ipc::{Listeners, Notification, Wait, WaitOn};
+use crate::memory::account::Resource;
 use crate::memory::space::Space;
 use crate::object::{Object, Ref, Slab};
 use crate::process::Process;
@@ -193,6 +194,7 @@ impl Drop for Thread {
             // being torn down, which frees the area as well.
             let _ = unsafe { space.unmap_ipc_area(*number) };
             self.process.give_area_number(*number);
+            self.process.account().uncharge_of(Resource::Threads, 1);
         }
     }
 }
@@ -422,13 +424,15 @@ impl Thread {
     /// A handle to it was made.
     pub(crate) fn handle_added(&self) {
         self.handles.fetch_add(1, Ordering::Relaxed);
+        self.process.handle_added();
     }
 
     /// A handle to it is gone. If it was the last and the thread was never started, nobody can start it any more: it ends.
     pub(crate) fn handle_removed(&self) {
         if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 && self.end_unstarted() {
-            drop(self.process.remove_thread(self));
+            Process::remove_unstarted(&self.process, self);
         }
+        Process::handle_removed(&self.process);
     }
 
     /// Does something with the registers of a thread that does not run: one that was not started, or that is suspended and parked.

@@ -20,7 +20,7 @@ use arch::memory::phys_to_virt;
 
 use super::{IpcArea, Machine, Thread, ThreadPtr, ask};
 use crate::ipc::{Endpoint, Flow, Notification, WaitOn, cancel, close, reorder, reply};
-use crate::memory::account::Account;
+use crate::memory::account::{Account, Resource};
 use crate::memory::space::Mode;
 use crate::memory::testing;
 use crate::object::{AnyObject, Capability, Ref, Section, quiescent};
@@ -41,7 +41,7 @@ pub(crate) fn process(name: &str) -> Ref<Process> {
     testing::kernel_machine();
     Process::create(
         Name::new(name.as_bytes()).unwrap(),
-        10_000,
+        Account::create(10_000).unwrap(),
         Priority::HIGHEST,
         Mode::Long,
     )
@@ -130,6 +130,8 @@ impl Program {
         let space = process.space().unwrap();
         let number = process.take_area_number();
         let area = space.map_ipc_area(number).unwrap();
+        let account = process.account();
+        account.charge_of(Resource::Threads, 1).unwrap();
         let [header, buffer] = area
             .frames
             .map(|frame| NonNull::new(phys_to_virt(frame)).unwrap());
@@ -155,6 +157,7 @@ impl Program {
     /// A running thread of `process`.
     pub(crate) fn new(process: &Ref<Process>) -> Program {
         let program = Program::unstarted(process);
+        process.while_starting(|| Ok(())).unwrap();
         assert!(program.thread.begin());
         program.thread.set_state(ThreadState::Ready);
         program

@@ -99,7 +99,9 @@ pub const fn shape(call: Call) -> [Kind; 6] {
         }
         Call::ProcessCreate => [Pointer, Number, Number, Number, Nothing, Nothing],
         Call::ProcessKill => [Of(Process), Number, Nothing, Nothing, Nothing, Nothing],
-        Call::ProcessInfo => [Of(Process), Pointer, Nothing, Nothing, Nothing, Nothing],
+        Call::ProcessQuota | Call::ProcessSetQuota | Call::ProcessInfo => {
+            [Of(Process), Pointer, Nothing, Nothing, Nothing, Nothing]
+        }
         Call::ProcessWatch => [
             Of(Process),
             Of(Notification),

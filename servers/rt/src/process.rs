@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use abi::info::ProcessInfo;
+use abi::info::{ProcessInfo, Quota, QuotaInfo};
 use abi::report::ReportKind;
 use abi::{Call, Error, Handle, Priority, Protection, Rights};
 
@@ -257,6 +257,17 @@ macro_rules! space_operations {
                 Ok(info)
             }
 
+            /// What it may use, and does.
+            ///
+            /// # Errors
+            /// `NoRight` without QUERY.
+            pub fn quota(&self) -> Result<QuotaInfo> {
+                let mut info = QuotaInfo::default();
+                // SAFETY: the kernel writes one QuotaInfo through the pointer, which is to a live one of ours.
+                unsafe { sys::call(Call::ProcessQuota, [self.named(), &raw mut info as u64, 0, 0, 0, 0]) }?;
+                Ok(info)
+            }
+
             /// Puts a copy of a handle with `rights` into its table, and returns the number that it has there.
             ///
             /// # Errors
@@ -313,8 +324,22 @@ impl Process {
     /// # Errors
     /// As [`create_below`](Self::create_below).
     pub fn make(mode: Mode, name: &str, highest: Priority) -> Result<Made> {
+        Process::make_with(mode, name, highest, None)
+    }
+
+    /// The same, with a part of the caller's quota, taken from there; without, the caller's quota pays for what the process uses.
+    ///
+    /// # Errors
+    /// As [`create_below`](Self::create_below).
+    pub fn make_with(
+        mode: Mode,
+        name: &str,
+        highest: Priority,
+        quota: Option<&Quota>,
+    ) -> Result<Made> {
+        let quota = quota.map_or(0, |quota| core::ptr::from_ref(quota) as u64);
         let highest = u64::from(highest.level());
-        // SAFETY: the kernel reads the name.
+        // SAFETY: the kernel reads the name and the quota.
         let values = unsafe {
             sys::call(
                 Call::ProcessCreate,
@@ -323,7 +348,7 @@ impl Process {
                     name.len() as u64,
                     highest,
                     mode as u64,
-                    0,
+                    quota,
                     0,
                 ],
             )
@@ -344,6 +369,24 @@ impl Process {
         // SAFETY: ends another process; by this type it is the caller's own only if it asked for such a handle, and
         // then nothing is owed any more.
         unsafe { sys::call(Call::ProcessKill, [self.handle().0, code, 0, 0, 0, 0]) }.map(|_| ())
+    }
+
+    /// Gives it another part of the caller's quota than it has.
+    ///
+    /// # Errors
+    /// `NoRight` if its part is not of the caller's quota, `WrongState` if it has none, `QuotaExceeded` if more is in use or there is not so
+    /// much left.
+    pub fn set_quota(&self, quota: &Quota) -> Result<()> {
+        let arguments = [
+            self.handle().0,
+            core::ptr::from_ref(quota) as u64,
+            0,
+            0,
+            0,
+            0,
+        ];
+        // SAFETY: the kernel reads the quota.
+        unsafe { sys::call(Call::ProcessSetQuota, arguments) }.map(|_| ())
     }
 
     /// Has `bits` signalled when it has ended, at once if it has.

@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::String;
 use core::time::Duration;
 
-use abi::info::{ProcessInfo, ProcessState};
+use abi::info::{ProcessInfo, ProcessState, Quota};
 use abi::{Error, FaultKind, Handle, Protection, Rights};
 use rt::archive::Archive;
 use rt::loader::{self, Plan};
@@ -115,7 +115,17 @@ impl World {
     /// # Errors
     /// Those of the calls that it takes.
     pub fn prepare(&self, argument: &str, extra: &[(&str, Handle)]) -> rt::Result<Child> {
-        self.prepare_image(&self.program, argument, extra)
+        self.prepare_image(&self.program, argument, extra, None)
+    }
+
+    /// Starts this program with an argument and a part of this one's quota.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn spawn_with(&self, argument: &str, quota: &Quota) -> rt::Result<Child> {
+        let child = self.prepare_image(&self.program, argument, &[], Some(quota))?;
+        child.thread.start()?;
+        Ok(child)
     }
 
     /// Starts the 32-bit program with an argument, in a 32-bit process.
@@ -123,7 +133,7 @@ impl World {
     /// # Errors
     /// Those of the calls that it takes.
     pub fn spawn32(&self, argument: &str) -> rt::Result<Child> {
-        let child = self.prepare_image(&self.program32, argument, &[])?;
+        let child = self.prepare_image(&self.program32, argument, &[], None)?;
         child.thread.start()?;
         Ok(child)
     }
@@ -133,13 +143,15 @@ impl World {
         image: &Image,
         argument: &str,
         extra: &[(&str, Handle)],
+        quota: Option<&Quota>,
     ) -> rt::Result<Child> {
         let name = argument.rsplit(' ').next().unwrap_or(argument);
         let mut end = name.len().min(abi::info::NAME_BYTES);
         while !name.is_char_boundary(end) {
             end -= 1;
         }
-        let process = image.plan.process(&name[..end], rt::Priority::LOWEST)?;
+        let process =
+            Process::make_with(image.plan.mode, &name[..end], rt::Priority::LOWEST, quota)?;
         let report = Memory::create(REPORT_BYTES)?;
         // In place from now on: a test that used up all memory must still be able to say why it failed.
         report.write(0, &[0; 8])?;

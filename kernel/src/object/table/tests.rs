@@ -45,7 +45,7 @@ fn badge(table: &HandleTable, handle: Handle) -> Result<u64, Error> {
 
 fn table(limit: u32) -> HandleTable {
     testing::machine();
-    HandleTable::new(limit)
+    HandleTable::new(limit, None)
 }
 
 #[test]

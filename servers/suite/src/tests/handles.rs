@@ -19,7 +19,7 @@ tests! {
 }
 
 /// Calls to which a first argument of 0 says something else: to unbind, or the caller's own process.
-const ZERO_IS_MEANT: [Call; 7] = [
+const ZERO_IS_MEANT: [Call; 8] = [
     Call::NotificationBind,
     Call::MemoryMap,
     Call::MemoryUnmap,
@@ -27,6 +27,7 @@ const ZERO_IS_MEANT: [Call; 7] = [
     Call::MemoryMapNew,
     Call::ThreadCreate,
     Call::ProcessInfo,
+    Call::ProcessQuota,
 ];
 
 fn bad_handles_are_refused_by_every_call(world: &'static World) -> Verdict {

@@ -32,6 +32,7 @@ mod priorities;
 mod privilege;
 mod probe;
 mod processes;
+mod quotas;
 mod registers;
 mod reported_calls;
 mod reports;
@@ -74,6 +75,7 @@ pub const ALL: &[&[Test]] = &[
     direct::TESTS,
     notifications::TESTS,
     processes::TESTS,
+    quotas::TESTS,
     threads::TESTS,
     memory::TESTS,
     clones::TESTS,
@@ -143,6 +145,7 @@ pub const INJECTED: &[&[Test]] = &[injection::TESTS];
 pub const ROLES: &[&[Role]] = &[
     ipc::ROLES,
     processes::ROLES,
+    quotas::ROLES,
     memory::ROLES,
     limits::ROLES,
     moving::ROLES,

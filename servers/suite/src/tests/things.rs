@@ -149,6 +149,11 @@ const CALLS: &[(Call, &[Argument])] = &[
             V(0),
         ],
     ),
+    (Call::ProcessQuota, &[H(Kind::Process, Rights::QUERY), P]),
+    (
+        Call::ProcessSetQuota,
+        &[H(Kind::Process, Rights::MANAGE), P],
+    ),
     (Call::ThreadStart, &[H(Kind::Thread, Rights::MANAGE)]),
     (Call::ThreadKill, &[H(Kind::Thread, Rights::MANAGE)]),
     (Call::ThreadCancel, &[H(Kind::Thread, Rights::MANAGE)]),

@@ -1,0 +1,222 @@
+//! Accounts: alone, and many that lend and share against a plain model.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const ANY: Resource = Resource::Frames;
+
+fn part(pages: u64) -> Quota {
+    Quota {
+        pages,
+        handles: 1,
+        threads: 0,
+    }
+}
+
+#[test]
+fn a_charge_beyond_the_limit_is_refused_whole() {
+    crate::memory::testing::machine();
+    let account = Account::create(10).unwrap();
+    assert_eq!(account.charge(8), Ok(()));
+    assert_eq!(account.charge(3), Err(Error::QuotaExceeded));
+    assert_eq!(account.charge(u64::MAX), Err(Error::QuotaExceeded));
+    assert_eq!(account.used(), 8);
+    account.uncharge(8);
+    assert_eq!(account.charge(10), Ok(()));
+    account.set_limit(4);
+    account.uncharge(5);
+    assert_eq!(account.charge(1), Err(Error::QuotaExceeded));
+}
+
+#[test]
+fn a_part_is_taken_from_the_lender_and_comes_back_with_the_account() {
+    crate::memory::testing::machine();
+    let lender = Account::create(100).unwrap();
+    let account = Account::divide(&lender, &part(60)).unwrap();
+    assert_eq!((lender.used(), lender.used_of(Resource::Handles)), (60, 1));
+    assert_eq!(
+        Account::divide(&lender, &part(41)).err(),
+        Some(Error::QuotaExceeded)
+    );
+    assert_eq!((lender.used(), lender.used_of(Resource::Handles)), (60, 1));
+    assert_eq!(account.charge(61), Err(Error::QuotaExceeded));
+    account.charge(50).unwrap();
+    // Its process ends. What is in use stays with the lender, who pays for more of it as well.
+    account.close();
+    assert_eq!((lender.used(), account.used()), (50, 50));
+    account.charge(30).unwrap();
+    assert_eq!((lender.used(), account.used()), (80, 80));
+    assert_eq!(account.charge(21), Err(Error::QuotaExceeded));
+    account.uncharge(75);
+    assert_eq!((lender.used(), account.used()), (5, 5));
+    assert_eq!(account.set_part(&lender, &part(9)), Err(Error::WrongState));
+    account.uncharge(5);
+    drop(account);
+    assert_eq!((lender.used(), lender.used_of(Resource::Handles)), (0, 0));
+}
+
+#[test]
+fn a_part_is_changed_by_its_lender_alone_and_whole_or_not_at_all() {
+    crate::memory::testing::machine();
+    let lender = Account::create(100).unwrap();
+    let account = Account::divide(&lender, &part(60)).unwrap();
+    let sharing = Account::share(&lender).unwrap();
+    let stranger = Account::create(100).unwrap();
+    assert_eq!(account.set_part(&stranger, &part(1)), Err(Error::NoRight));
+    assert_eq!(account.set_part(&account, &part(61)), Err(Error::NoRight));
+    assert_eq!(lender.set_part(&lender, &part(1)), Err(Error::WrongState));
+    account.charge(50).unwrap();
+    account.set_part(&sharing, &part(100)).unwrap();
+    assert_eq!((account.limit(), lender.used()), (100, 100));
+    for refused in [part(101), part(49), part(u64::MAX)] {
+        assert_eq!(
+            account.set_part(&lender, &refused),
+            Err(Error::QuotaExceeded)
+        );
+        assert_eq!((account.limit(), lender.used()), (100, 100));
+    }
+    // The first part would do, the last does not.
+    let threads = Quota {
+        threads: MOST + 1,
+        ..part(70)
+    };
+    assert_eq!(
+        account.set_part(&lender, &threads),
+        Err(Error::QuotaExceeded)
+    );
+    assert_eq!((account.limit(), lender.used()), (100, 100));
+    account.set_part(&lender, &part(50)).unwrap();
+    assert_eq!(account.charge(1), Err(Error::QuotaExceeded));
+    assert_eq!(lender.used(), 50);
+    account.uncharge(50);
+}
+
+/// What is done to one of a few accounts.
+#[derive(Clone, Debug)]
+enum Step {
+    Share(usize),
+    Divide(usize, u64),
+    Charge(usize, u64),
+    Uncharge(usize, u64),
+    SetPart(usize, usize, u64),
+    Close(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let index = 0..12_usize;
+    let step = prop_oneof![
+        index.clone().prop_map(Step::Share),
+        (index.clone(), 0..60_u64).prop_map(|(of, part)| Step::Divide(of, part)),
+        (index.clone(), 0..30_u64).prop_map(|(of, count)| Step::Charge(of, count)),
+        (index.clone(), 0..30_u64).prop_map(|(of, count)| Step::Uncharge(of, count)),
+        (index.clone(), index.clone(), 0..60_u64)
+            .prop_map(|(of, by, to)| Step::SetPart(of, by, to)),
+        index.prop_map(Step::Close),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+/// One account as a model has it: who lends, its own limit if it has one, what was charged to it itself.
+struct Model {
+    lender: Option<usize>,
+    limit: Option<u64>,
+    own: u64,
+}
+
+/// What an account has in use: its own, what those that it pays for have, and the parts that it gave away.
+fn used(models: &[Model], of: usize) -> u64 {
+    let lent = models
+        .iter()
+        .enumerate()
+        .filter(|(_, model)| model.lender == Some(of))
+        .map(|(index, model)| model.limit.unwrap_or_else(|| used(models, index)));
+    models[of].own + lent.sum::<u64>()
+}
+
+fn payer(models: &[Model], mut of: usize) -> usize {
+    while models[of].limit.is_none() {
+        of = models[of].lender.unwrap();
+    }
+    of
+}
+
+fn has_room(models: &[Model], of: usize, count: u64) -> bool {
+    let payer = payer(models, of);
+    used(models, payer) + count <= models[payer].limit.unwrap()
+}
+
+proptest! {
+    #[test]
+    fn accounts_that_lend_and_share_are_as_the_model_says(steps in steps()) {
+        crate::memory::testing::machine();
+        let mut accounts = vec![Account::create(100).unwrap()];
+        let mut models = vec![Model { lender: None, limit: Some(100), own: 0 }];
+        for step in steps {
+            let there = |index: usize| index % models.len();
+            match step {
+                Step::Share(of) => {
+                    let of = there(of);
+                    accounts.push(Account::share(&accounts[of]).unwrap());
+                    let lender = Some(payer(&models, of));
+                    models.push(Model { lender, limit: None, own: 0 });
+                }
+                Step::Divide(of, count) => {
+                    let of = there(of);
+                    let fits = has_room(&models, of, count);
+                    let divided = Account::divide(&accounts[of], &Quota { pages: count, ..Quota::default() });
+                    prop_assert_eq!(divided.is_ok(), fits);
+                    if let Ok(account) = divided {
+                        accounts.push(account);
+                        let lender = Some(payer(&models, of));
+                        models.push(Model { lender, limit: Some(count), own: 0 });
+                    }
+                }
+                Step::Charge(of, count) => {
+                    let of = there(of);
+                    let fits = has_room(&models, of, count);
+                    prop_assert_eq!(accounts[of].charge_of(ANY, count).is_ok(), fits);
+                    models[of].own += if fits { count } else { 0 };
+                }
+                Step::Uncharge(of, count) => {
+                    let of = there(of);
+                    let count = count.min(models[of].own);
+                    accounts[of].uncharge_of(ANY, count);
+                    models[of].own -= count;
+                }
+                Step::SetPart(of, by, to) => {
+                    let (of, by) = (there(of), there(by));
+                    let set = accounts[of].set_part(&accounts[by], &Quota { pages: to, ..Quota::default() });
+                    let may = match (models[of].lender, models[of].limit) {
+                        (Some(lender), Some(limit)) => {
+                            payer(&models, by) == lender
+                                && used(&models, of) <= to
+                                && (to <= limit || has_room(&models, lender, to - limit))
+                        }
+                        _ => false,
+                    };
+                    prop_assert_eq!(set.is_ok(), may);
+                    if may {
+                        models[of].limit = Some(to);
+                    }
+                }
+                Step::Close(of) => {
+                    let of = there(of);
+                    accounts[of].close();
+                    if models[of].lender.is_some() {
+                        models[of].limit = None;
+                    }
+                }
+            }
+            for (index, account) in accounts.iter().enumerate() {
+                prop_assert_eq!(account.used(), used(&models, index));
+            }
+        }
+        for (account, model) in accounts.iter().zip(&models) {
+            account.uncharge_of(ANY, model.own);
+        }
+        while accounts.len() > 1 {
+            accounts.pop();
+        }
+    }
+}

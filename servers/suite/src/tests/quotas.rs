@@ -172,7 +172,8 @@ fn changes() -> Verdict {
     must!(part.set_quota(&more));
     same!(must!(part.quota()).limit, more);
     same!(must!(own()).used, sum(start.used, more));
-    must!(part.map_new(0x10_0000, 20 * PAGE, Protection::READ, &[1; 20 * 4096]));
+    let contents = alloc::vec![1; 20 * PAGE as usize];
+    must!(part.map_new(0x10_0000, 20 * PAGE, Protection::READ, &contents));
     let used = must!(part.quota()).used;
     for pages in [0, used.pages - 1, OWN.pages, u64::MAX] {
         let other = Quota { pages, ..more };
@@ -295,8 +296,9 @@ fn half_way() -> Verdict {
     let start = must!(own());
     let memory = must!(Memory::create(8 * PAGE));
     let bell = must!(Notification::create());
+    let contents = alloc::vec![7; 8 * PAGE as usize];
     runs_out_everywhere("new memory", 0, &|part| {
-        part.map_new(0x10_0000, 8 * PAGE, Protection::READ, &[7; 8 * 4096])
+        part.map_new(0x10_0000, 8 * PAGE, Protection::READ, &contents)
             .map(drop)
     })?;
     runs_out_everywhere("a thread", 3, &|part| {

@@ -162,6 +162,8 @@ fn parts() -> Verdict {
 }
 
 fn changes() -> Verdict {
+    // First, as the heap may grow for it.
+    let contents = alloc::vec![1; 20 * PAGE as usize];
     let start = must!(own());
     let part = must!(made(&PART));
     let more = Quota {
@@ -172,7 +174,6 @@ fn changes() -> Verdict {
     must!(part.set_quota(&more));
     same!(must!(part.quota()).limit, more);
     same!(must!(own()).used, sum(start.used, more));
-    let contents = alloc::vec![1; 20 * PAGE as usize];
     must!(part.map_new(0x10_0000, 20 * PAGE, Protection::READ, &contents));
     let used = must!(part.quota()).used;
     for pages in [0, used.pages - 1, OWN.pages, u64::MAX] {
@@ -293,10 +294,11 @@ fn runs_out_everywhere(
 }
 
 fn half_way() -> Verdict {
+    // As above.
+    let contents = alloc::vec![7; 8 * PAGE as usize];
     let start = must!(own());
     let memory = must!(Memory::create(8 * PAGE));
     let bell = must!(Notification::create());
-    let contents = alloc::vec![7; 8 * PAGE as usize];
     runs_out_everywhere("new memory", 0, &|part| {
         part.map_new(0x10_0000, 8 * PAGE, Protection::READ, &contents)
             .map(drop)

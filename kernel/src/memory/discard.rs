@@ -100,7 +100,7 @@ impl Discard {
                     }
                     if level == 1 || large {
                         frames::free_frame(child);
-                        *freed += 1;
+                        *freed += if large { ENTRIES as u64 } else { 1 };
                         left = left.saturating_sub(FREE_COST);
                     } else {
                         below = Some(child);

@@ -92,6 +92,14 @@ impl MemoryObject {
         flags: MemoryFlags,
         account: Option<Ref<Account>>,
     ) -> Result<Ref<MemoryObject>, Error> {
+        Ref::try_new(MemoryObject::new_with(bytes, flags, account)?)
+    }
+
+    fn new_with(
+        bytes: u64,
+        flags: MemoryFlags,
+        account: Option<Ref<Account>>,
+    ) -> Result<MemoryObject, Error> {
         if bytes == 0 {
             return Err(Error::BadArgument);
         }
@@ -108,7 +116,7 @@ impl MemoryObject {
         } else {
             None
         };
-        Ref::try_new(MemoryObject {
+        Ok(MemoryObject {
             pages,
             backing: Backing::Anonymous(Anonymous {
                 contents: Mutex::new(Contents {
@@ -425,11 +433,15 @@ impl Anonymous {
         self.contents.get_mut().radix.discard(&mut self.discard);
         let mut freed = 0;
         let progress = self.discard.step(budget, &mut freed);
-        if progress == Progress::Done {
+        let charged = self.charged.get_mut();
+        let back = match progress {
+            // As it goes: a large object's end takes long, and what is free again must not be missing in a quota until then.
+            Progress::More => freed.min(*charged),
             // Also what others go on sharing: they have paid for it as well.
-            account::uncharge(self.account.as_ref(), *self.charged.get_mut());
-            *self.charged.get_mut() = 0;
-        }
+            Progress::Done => *charged,
+        };
+        *charged -= back;
+        account::uncharge(self.account.as_ref(), back);
         progress
     }
 }
@@ -472,5 +484,31 @@ fn check_physical(start: u64, bytes: u64) -> Result<u64, Error> {
         // A page table entry with an address bit that the CPU does not have faults for ever.
         Some(end) if end <= 1 << arch::paging::physical_address_bits() => Ok(end),
         _ => Err(Error::OutOfRange),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+
+    #[test]
+    fn what_is_free_again_is_charged_no_more_before_an_objects_end_is_over() {
+        testing::machine();
+        let account = Account::create(1000).unwrap();
+        let flags = MemoryFlags::NONE;
+        let mut object = MemoryObject::new_with(900 * 4096, flags, Some(account.clone())).unwrap();
+        for page in 0..900 {
+            object.frame(page).unwrap();
+        }
+        let mut used = vec![account.used()];
+        while !Object::tear_down(&mut object) {
+            used.push(account.used());
+        }
+        assert_eq!(account.used(), 0);
+        let goes = |pair: &[u64]| pair[1] <= pair[0] && pair[0] - pair[1] < 100;
+        assert!(used.windows(2).all(goes), "{used:?}");
+        used.dedup();
+        assert!(used.len() > 10, "{used:?}");
     }
 }

@@ -58,6 +58,8 @@ pub(crate) fn report_directly(block: &'static CpuBlock, thread: &Thread) {
     {
         return;
     }
+    // Registers that were set before are no answer to this.
+    thread.reporting.note_change(false);
     thread.reporting.begin(label::FAULT);
     let partner = partner.get();
     let stamp = thread.begin_awaiting_here(partner);

@@ -149,6 +149,7 @@ pub(super) extern "C" fn unmap(process: u64, address: u64, bytes: u64) -> ShortR
             .space()
             .is_some_and(|space| space.unmap_page(address))
     {
+        short::see_to_the_dead();
         return ShortResult::NOTHING;
     }
     unmap_any(caller, process, address, bytes)
@@ -163,6 +164,7 @@ fn unmap_any(caller: Caller, process: u64, address: u64, bytes: u64) -> ShortRes
         while space.unmap(address, bytes)? == Progress::More {
             schedule::preemption_point();
         }
+        short::see_to_the_dead();
         Ok(0)
     };
     short::result(unmap())

@@ -3,8 +3,9 @@
 use abi::info::{ProcessState, ThreadState};
 use abi::report::{Answer, ReportKind};
 use abi::{Call, CpuSet, Deadline, Error, FaultKind, Rights, UserContext};
+use rt::report::Fault;
 use rt::sys::{self, IpcRegisters};
-use rt::{AsHandle, Badge, Endpoint, thread};
+use rt::{AsHandle, Badge, Endpoint, Event, thread};
 
 use super::contexts::{START, prepared};
 use super::faults::faulted;
@@ -14,12 +15,13 @@ use super::tests;
 use crate::bare::Bare;
 use crate::verdict::Verdict;
 use crate::world::{World, ending};
-use crate::{check, code, must, same};
+use crate::{check, code, fail, must, same};
 
 tests! {
     a_report_without_an_answer_ends_the_thread: 60,
     a_thread_is_killed_in_its_report: 60,
     a_thread_is_suspended_in_its_report: 60,
+    a_thread_that_is_suspended_in_a_report_at_once_reports_again: 60,
     a_handlers_own_fault_is_not_reported_to_itself: 40,
     threads_report_to_their_own_handler_before_their_processs: 40,
 }
@@ -183,6 +185,45 @@ fn a_thread_is_suspended_in_its_report(world: &'static World) -> Verdict {
         must!(bare.thread.resume());
         exited("with other registers", &bare)?;
         drop(reply);
+    }
+    Ok(())
+}
+
+/// Its registers were set before it was started, and its handler waits on its CPU, so that the report goes straight there.
+fn a_thread_that_is_suspended_in_a_report_at_once_reports_again(world: &'static World) -> Verdict {
+    for cpu in [0, world.cpus - 1] {
+        let (bare, endpoint) = must!(reporting(then_exit!("int3"), |context| context.rbx = 1));
+        must!(bare.thread.set_affinity(&CpuSet::only(cpu)));
+        let handler = must!(thread::Builder::new().cpu(cpu).spawn(move || -> Verdict {
+            let next = || match endpoint.recv(0, Deadline::NEVER) {
+                Ok(Event::Message(message)) => Ok(message),
+                other => fail!("no report: {other:x?}"),
+            };
+            let first = next()?;
+            let again = next()?;
+            let told =
+                [&first, &again].map(|message| Fault::of(message).map(|f| (f.vector, f.rip)));
+            same!(told, [Some((3, START + 1)); 2]);
+            for (report, want) in [(first, Some(Error::CallerGone)), (again, None)] {
+                let answered = report
+                    .reply
+                    .map(|reply| reply.answer_report(Answer::Resume).err());
+                same!(answered, Some(want));
+            }
+            Ok(())
+        }));
+        until("the handler waits", || {
+            Ok(handler.thread().info()?.state == ThreadState::Receiving as u32)
+        })?;
+        must!(bare.thread.start());
+        until("it waits for its answer", || {
+            Ok(bare.thread.info()?.state == ThreadState::AwaitingReply as u32)
+        })?;
+        // SAFETY: the thread is of another process.
+        must!(unsafe { bare.thread.stop(soon()) });
+        must!(bare.thread.resume());
+        must!(handler.join(soon()))?;
+        exited("after it has reported again", &bare)?;
     }
     Ok(())
 }

@@ -89,7 +89,8 @@ calls! {
     /// Errors: BadArgument, CallerGone, HandlesRefused.
     Reply = 11, "reply";
     /// `message map (endpoint, r15 reply or 0)`, `r14` deadline: answer (nobody if it is 0), then wait as `recv` does. Who was to be
-    /// answered and waits no more is passed over. Right RECEIVE, TRANSFER on what it carries.
+    /// answered and waits no more is passed over. If the wait fails (as it does where the answer has moved away the endpoint's handle, with BadHandle), the
+    /// answer has been given. Right RECEIVE, TRANSFER on what it carries.
     ///
     /// Errors: BadArgument, HandlesRefused, PeerClosed, NoMemory, QuotaExceeded.
     ReplyRecv = 12, "reply_recv";

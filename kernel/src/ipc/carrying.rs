@@ -43,11 +43,14 @@ const ONE_MOVED: u8 = 1;
 const OTHER: u8 = 2;
 
 /// Takes the partner out of its wait by `take`, and gives it what the message carries beside its words; all or nothing.
+///
+/// `needed`: the handle that the thread is about to wait by. A message that moves it away is for the long way, which answers and then finds no handle.
 #[inline(always)]
 fn take_and_give<const LOAD: u8, R>(
     thread: &Thread,
     partner: &Thread,
     tag: Tag,
+    needed: Handle,
     take: impl FnOnce() -> Option<R>,
 ) -> Option<R> {
     let taken;
@@ -59,6 +62,9 @@ fn take_and_give<const LOAD: u8, R>(
             }
             let mut end = None;
             let posted = Handle(thread.area.handle_out(0));
+            if posted == needed {
+                return None;
+            }
             let capability = thread.process().table.lock().remove_if(posted, |entry| {
                 if entry.object().is_reply() || entry.demand(Rights::TRANSFER).is_err() {
                     return false;
@@ -79,6 +85,9 @@ fn take_and_give<const LOAD: u8, R>(
             let mut carried = Carried::nothing();
             let mut table = thread.process().table.lock();
             let posted = Posted::check(thread, &table, tag).ok()?;
+            if posted.moves(needed) {
+                return None;
+            }
             taken = take()?;
             posted.take(thread, &mut table, &mut carried);
             drop(table);
@@ -141,7 +150,7 @@ fn prepare_call<const LOAD: u8>(
     if !concerns.are_few() {
         return None;
     }
-    take_and_give::<LOAD, _>(thread, receiver, tag, || {
+    take_and_give::<LOAD, _>(thread, receiver, tag, Handle::NONE, || {
         endpoint.take_lone_receiver(partner).then_some(())
     })?;
     let stamp = thread.begin_awaiting_here(receiver);
@@ -209,7 +218,7 @@ fn prepare_reply_recv<const LOAD: u8>(
         return None;
     }
     // Until it settles, this thread's buffer and registers are its own.
-    let settling = take_and_give::<LOAD, _>(thread, partner, tag, || {
+    let settling = take_and_give::<LOAD, _>(thread, partner, tag, handle, || {
         endpoint.receive_alone(ThreadPtr::new(thread), || partner.take_awaiting_here(stamp))
     })?;
     thread.held.use_up();

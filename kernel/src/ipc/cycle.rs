@@ -1,8 +1,14 @@
 //! Calls that would wait for themselves.
 //!
 //! A thread that queues at an endpoint waits for the one that serves it alone, if there is one; a thread that waits for an answer waits for who received
-//! its call, if that one serves an endpoint alone. Followed from the endpoint at which a thread has just queued, this comes to an end, or back to
+//! its call, if that one serves an endpoint alone and holds the reply itself: one that lies in its process's table may be given by any other thread of
+//! that. Followed from the endpoint at which a thread has just queued, this comes to an end, or back to
 //! the thread itself. Then nobody in the circle can ever go on, and the thread gets [`Deadlock`](abi::Error::Deadlock).
+//!
+//! *Alone* is one who is the only one that has received there so far: a second thread that is about to receive there for the first time is not
+//! seen. So a server of several threads lets them all receive before one of them calls where it might come back to.
+//!
+//! A report is refused by no circle: it waits, as its thread can't do anything else.
 //!
 //! No lock is held: each thread's word says what it waits for. A thread queues first and looks then, all with sequentially consistent operations, so of two that
 //! close a circle at the same moment on two CPUs one at least sees the other. What was seen step by step need not have been so at any one moment;
@@ -17,7 +23,7 @@ use core::sync::atomic::Ordering;
 use super::endpoint::Endpoint;
 use super::wait::WaitOn;
 use crate::object::{Borrowed, Section, stamp_of};
-use crate::thread::Thread;
+use crate::thread::{Thread, ThreadPtr, stamp_in};
 
 /// Threads that are followed from one to the next.
 pub(super) const MOST_THREADS: usize = 128;
@@ -29,7 +35,7 @@ pub(super) fn is_closed_by(thread: &Thread, endpoint: &Endpoint, section: &Secti
 }
 
 /// Follows the waits from `endpoint` on. `None` if they come to an end; else a sum of all that was seen.
-fn walk(thread: &Thread, endpoint: &Endpoint, section: &Section) -> Option<u64> {
+pub(super) fn walk(thread: &Thread, endpoint: &Endpoint, section: &Section) -> Option<u64> {
     /// Odd, and of no other meaning.
     const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
     let mut seen = 0_u64;
@@ -39,7 +45,7 @@ fn walk(thread: &Thread, endpoint: &Endpoint, section: &Section) -> Option<u64> 
             break;
         }
         // SAFETY: threads that receive live in slots.
-        let stamp = unsafe { stamp_of(ptr::from_ref(next)) }.load(Ordering::SeqCst);
+        let stamp = stamp_in(unsafe { stamp_of(ptr::from_ref(next)) }.load(Ordering::SeqCst));
         for word in [ptr::from_ref(next).addr() as u64, next.wait.seen(), stamp] {
             seen = (seen ^ word).wrapping_mul(FACTOR).rotate_left(23);
         }
@@ -57,10 +63,9 @@ fn awaited<'s>(thread: &Thread, section: &'s Section) -> Option<&'s Thread> {
                 .get()
                 .server()
         }
-        WaitOn::Reply(_) => thread
-            .holder()
-            .map(crate::thread::ThreadPtr::get)
-            .filter(|holder| holder.serves_alone()),
+        WaitOn::Reply(_) => thread.holder().map(ThreadPtr::get).filter(|holder| {
+            holder.serves_alone() && holder.held.caller() == Some(ThreadPtr::new(thread))
+        }),
         _ => None,
     }
 }

@@ -173,7 +173,10 @@ impl Endpoint {
         deadline: Deadline,
     ) -> Result<Flow, Error> {
         let tag = transfer::tag_of(current)?;
-        current.settle_if_due();
+        current.settle_before_wait();
+        // As soon as it stands in the queue a receiver on another CPU may ask whether its wait was cancelled: a word that was left while it ran
+        // was about no wait of its.
+        current.marks().forget_cancel();
         let mut queues = self.lock();
         if self.receivers.load(Ordering::Acquire) == 0 {
             return Err(Error::PeerClosed);
@@ -191,7 +194,9 @@ impl Endpoint {
             drop(queues);
             // SAFETY: all kernel code between two quiescent points is inside a section.
             let section = unsafe { Section::enter() };
-            if cycle::is_closed_by(current, self, &section)
+            // A report is made by a thread that can't give way: its handler may wait with a deadline, and come to it then.
+            if !current.reporting.is_on()
+                && cycle::is_closed_by(current, self, &section)
                 // If somebody has taken it out meanwhile it waits no more, or for an answer that it can get.
                 && self.take_out(current, WaitOn::Sending(self))
             {
@@ -241,7 +246,7 @@ impl Endpoint {
         deadline: Deadline,
         section: &Section,
     ) -> Result<Flow, Error> {
-        current.settle_if_due();
+        current.settle_before_wait();
         loop {
             // The notification's lock is held until the thread is queued, or a signal could come in between and find nobody.
             let mut notification = bound.map(Notification::lock);
@@ -353,7 +358,7 @@ impl Endpoint {
         self.lock_by(None)
     }
 
-    /// The same for a thread that will [settle](Thread::settle_if_due) its priority by itself.
+    /// The same for a thread that will [settle](Thread::settle_before_wait) its priority by itself.
     fn lock_by<'a>(&'a self, by: Option<&'a Thread>) -> Open<'a> {
         let mut queues = self.queues.lock();
         if let Some(receiver) = self.lone.close(Relax::relax) {

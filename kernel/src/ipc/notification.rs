@@ -147,7 +147,7 @@ impl Notification {
         if state.closed {
             return Began::Not;
         }
-        current.settle_if_due();
+        current.settle_before_wait();
         current.wait.set_here(WaitOn::Notification(self));
         state
             .waiters
@@ -204,7 +204,7 @@ impl Notification {
         if deadline == Deadline::NOW {
             return Err(Error::TimedOut);
         }
-        current.settle_if_due();
+        current.settle_before_wait();
         current.wait.set(WaitOn::Notification(self));
         state
             .waiters

@@ -72,6 +72,13 @@ impl Posted {
         Ok(Posted { handles, tag })
     }
 
+    /// Whether this one is among those that are moved.
+    #[cfg(target_os = "none")]
+    pub(super) fn moves(&self, handle: Handle) -> bool {
+        let mut posted = self.handles.iter().take(self.tag.handles()).enumerate();
+        posted.any(|(index, &posted)| posted == handle && self.tag.moves(index))
+    }
+
     /// Takes them out of the table in which they were checked, or copies them, as the sender wants it.
     pub(super) fn take(&self, sender: &Thread, table: &mut HandleTable, carried: &mut Carried) {
         let places = carried.0.iter_mut().zip(self.handles);

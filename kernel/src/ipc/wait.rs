@@ -1,7 +1,7 @@
 //! What a thread waits for, and how a wait is cancelled.
 
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use abi::Error;
 use abi::info::ThreadState;
@@ -166,6 +166,8 @@ impl Default for Wait {
 /// The effective priority of a thread has changed: if it waits in a queue, it gets another place there; and who it waits for inherits
 /// another one. For its home.
 pub fn reorder(thread: &Thread, section: &Section) {
+    // Its priority was stored just now. Whoever writes the word below, and computes what it inherits after that, sees it; or is seen here.
+    fence(Ordering::SeqCst);
     match thread.wait.on() {
         on @ (WaitOn::Sending(endpoint) | WaitOn::Receiving(endpoint)) => {
             // SAFETY: as in `cancel`.

@@ -94,7 +94,12 @@ pub(super) fn settle_priority(cpu: &Cpu, thread: ThreadPtr) {
     if current != thread {
         settle_current(current);
     }
-    // SAFETY: as above.
+    compare(cpu, current);
+}
+
+/// The running thread, or a ready one, has another priority: whoever is highest shall run.
+fn compare(cpu: &Cpu, current: ThreadPtr) {
+    // SAFETY: this is the CPU; the borrow ends with the statement.
     let ready = unsafe { cpu.run_queue() }.peek_priority();
     if ready.is_some_and(|ready| ready > current.get().priority()) {
         cpu.block().request(Pending::RESCHEDULE);
@@ -103,22 +108,33 @@ pub(super) fn settle_priority(cpu: &Cpu, thread: ThreadPtr) {
     }
 }
 
-/// Brings the priority of this CPU's thread up to date, with which another one is about to be compared: by what a direct call gave it to hold, it may
-/// be higher than is noted.
-#[inline]
-pub(super) fn settle_current(current: ThreadPtr) {
-    if current.get().held.is_some() {
-        settle_on_cpu(current);
+/// The running thread has another priority, as it has settled it.
+#[cold]
+pub fn compare_running() {
+    let cpu = cpu::this();
+    if let Some(current) = cpu.current() {
+        compare(cpu, current);
     }
 }
 
-fn settle_on_cpu(current: ThreadPtr) {
-    if current.get().settle() && current.get().wait.on() != WaitOn::Nothing {
+/// Brings the priority of this CPU's thread up to date, with which another one is about to be compared: by what a direct call gave it to hold, it may
+/// be higher than is noted.
+///
+/// True if it has changed: if it is lower now, others than the one that it is compared with may be above it.
+#[inline]
+pub(super) fn settle_current(current: ThreadPtr) -> bool {
+    current.get().held.is_some() && settle_on_cpu(current)
+}
+
+fn settle_on_cpu(current: ThreadPtr) -> bool {
+    let changed = current.get().settle();
+    if changed && current.get().wait.on() != WaitOn::Nothing {
         // It is about to leave, and stands in a queue already.
         // SAFETY: all kernel code between two quiescent points is inside a section.
         let section = unsafe { Section::enter() };
         reorder(current.get(), &section);
     }
+    changed
 }
 
 /// The running thread has received or answered something: brings its priority up to date, if anybody could tell.
@@ -132,13 +148,7 @@ pub fn settle_running() {
     let is_compared =
         || thread.held.is_some() && unsafe { cpu.run_queue() }.has_from(thread.priority());
     if (thread.marks().any() && thread.marks().is_raised() || is_compared()) && thread.settle() {
-        // SAFETY: as above.
-        let ready = unsafe { cpu.run_queue() }.peek_priority();
-        if ready.is_some_and(|ready| ready > thread.priority()) {
-            cpu.block().request(Pending::RESCHEDULE);
-        } else {
-            super::clock::arm_for_turn(cpu);
-        }
+        compare(cpu, current);
     }
 }
 

@@ -35,7 +35,7 @@ pub use exit::{exit_work, leave_thread, preemption_point};
 #[cfg(target_os = "none")]
 pub use idle::run_idle;
 #[cfg(target_os = "none")]
-pub use look::settle_running;
+pub use look::{compare_running, settle_running};
 #[cfg(target_os = "none")]
 pub use place::start;
 #[cfg(target_os = "none")]
@@ -46,4 +46,6 @@ mod hosted;
 #[cfg(test)]
 pub use hosted::take_ready;
 #[cfg(not(target_os = "none"))]
-pub use hosted::{ask, is_running, look_again, make_ready, preemption_point, reconsider};
+pub use hosted::{
+    ask, compare_running, is_running, look_again, make_ready, preemption_point, reconsider,
+};

@@ -187,6 +187,14 @@ fn rest_of_turn(cpu: &Cpu) -> Slice {
     })
 }
 
+/// Whether some ready thread of this CPU is above the running one.
+#[cold]
+fn is_behind(cpu: &Cpu, current: ThreadPtr) -> bool {
+    // SAFETY: this is the CPU; the borrow ends with the statement.
+    let ready = unsafe { cpu.run_queue() }.peek_priority();
+    ready.is_some_and(|ready| ready > current.get().priority())
+}
+
 /// Queues a thread of this CPU that is in no queue and has no deadline any more; or finds it a better place.
 pub(super) fn enqueue(cpu: &Cpu, thread: ThreadPtr) {
     if thread.get().marks().any() && aside::keep_back(cpu, thread) {
@@ -207,8 +215,8 @@ pub(super) fn enqueue(cpu: &Cpu, thread: ThreadPtr) {
     unsafe { cpu.run_queue() }.push_back(thread, priority);
     // An idle CPU looks by itself.
     if let Some(current) = cpu.current() {
-        settle_current(current);
-        if priority > current.get().priority() {
+        let changed = settle_current(current);
+        if priority > current.get().priority() || changed && is_behind(cpu, current) {
             cpu.block().request(Pending::RESCHEDULE);
         } else {
             // An equal one has its turn when the running one's is over. A lower one may be pulled then, by a CPU that this one did

@@ -142,6 +142,10 @@ pub(super) fn reply_recv(caller: Caller, section: &mut Section) -> Result<Outcom
     match receive(caller, takes, deadline, section) {
         Ok(Flow::Block) => Ok(go_on(Flow::SwitchTo(answered), deadline, section)),
         other => {
+            if other.is_err() {
+                // It goes on, with what it had inherited from the one that it has answered.
+                schedule::settle_running();
+            }
             schedule::make_ready(answered);
             finish(other, deadline, section)
         }

@@ -25,10 +25,15 @@ const fn waits(stamp: u64) -> bool {
     !stamp.is_multiple_of(2)
 }
 
+/// The stamp in a word, whoever looks at the thread.
+pub(crate) const fn stamp_in(word: u64) -> u64 {
+    word & !LOOKED_AT
+}
+
 /// Whether a thread with this in its word waits for the reply to the call `stamp`.
 #[inline(always)]
 pub(crate) const fn is_call(word: u64, stamp: u64) -> bool {
-    word & !LOOKED_AT == stamp
+    stamp_in(word) == stamp
 }
 
 impl Thread {
@@ -80,9 +85,9 @@ impl Thread {
     }
 
     /// Takes the thread out of its wait for a reply (to the call `stamp`, or to any); false if it does not wait for it. Who was to answer inherits
-    /// nothing of it any more: unless that is `by`, who sees to it by himself, it is asked to look.
+    /// nothing of it any more: unless that is `by`, who sees to it by himself, it is asked to look, or who inherits by way of it.
     pub(crate) fn take_awaiting(&self, stamp: Option<u64>, by: Option<&Thread>) -> bool {
-        let stamp = stamp.unwrap_or_else(|| self.stamp().load(Ordering::Acquire) & !LOOKED_AT);
+        let stamp = stamp.unwrap_or_else(|| stamp_in(self.stamp().load(Ordering::Acquire)));
         if !waits(stamp) {
             return false;
         }
@@ -99,10 +104,9 @@ impl Thread {
         let holder = self.holder();
         self.wait.set(WaitOn::Nothing);
         if let Some(holder) = holder
-            && holder.get().marks().is_raised()
             && by.is_none_or(|by| ThreadPtr::new(by) != holder)
         {
-            schedule::reconsider(holder);
+            Self::tell_raised(holder);
         }
         true
     }
@@ -165,7 +169,7 @@ impl Thread {
     /// The call whose reply it waits for.
     #[cfg(target_os = "none")]
     pub(crate) fn awaited(&self) -> Option<u64> {
-        let stamp = self.stamp().load(Ordering::Acquire) & !LOOKED_AT;
+        let stamp = stamp_in(self.stamp().load(Ordering::Acquire));
         waits(stamp).then_some(stamp)
     }
 }

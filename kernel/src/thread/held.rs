@@ -153,10 +153,11 @@ impl Held {
         self.kept.store(caller.cast_mut(), Ordering::SeqCst);
     }
 
-    /// Forgets what is kept; gives the slot of its caller.
-    pub(super) fn forget_kept(&self) -> Option<*const Thread> {
-        let caller = self.kept.swap(core::ptr::null_mut(), Ordering::SeqCst);
-        (!caller.is_null()).then_some(caller.cast_const())
+    /// Forgets what is kept; gives its caller if that still waits for it.
+    pub(super) fn forget_kept(&self) -> Option<ThreadPtr> {
+        let caller = self.kept_caller();
+        self.kept.store(core::ptr::null_mut(), Ordering::SeqCst);
+        caller
     }
 
     /// Forgets what is kept if it is of this caller.

@@ -15,6 +15,9 @@
 //! - A thread that waits for an answer has another priority: who holds its reply is asked.
 //! - A call ends, however it ends, and who held its reply is *raised* ([`Marks`](super::Marks)): it is asked, unless it is the one that
 //!   answered, which settles by itself.
+//! - In both cases the holder may wait for an answer itself and not have settled what it holds; then who holds *its* reply may have counted the first
+//!   caller all the same ([`Thread::highest_caller`]), and is asked as well, up to the first holder that is raised: what that one has stored is
+//!   all that those behind it see of its callers.
 //!
 //! The mark comes first: a home sets it, and then computes once more what it stores. So whoever ends a call and sees no mark has ended it before that
 //! second look.
@@ -27,7 +30,7 @@
 //! after one.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
 use sched::EffectivePriority;
 
@@ -94,6 +97,8 @@ impl Thread {
         let is_marked = marks.is_raised();
         if inherited > base && !is_marked {
             marks.raise(true);
+            // Whoever ends a call and sees no mark has ended it before this.
+            fence(Ordering::SeqCst);
             inherited = self.inherited();
         }
         let changed = self.priority.settle([inherited]).is_some();
@@ -103,12 +108,18 @@ impl Thread {
         changed
     }
 
-    /// [`settle`](Self::settle), if there is anything that only the thread itself and its home know of. For those two, while the thread
-    /// is in no queue.
+    /// [`settle`](Self::settle), if there is anything that only the thread itself and its home know of; true if its priority has changed. For
+    /// those two, while the thread is in no queue. If it runs, see [`settle_before_wait`](Self::settle_before_wait).
     #[inline]
-    pub(crate) fn settle_if_due(&self) {
-        if self.held.is_some() || self.marks().any() && self.marks().is_raised() {
-            self.settle();
+    pub(crate) fn settle_if_due(&self) -> bool {
+        (self.held.is_some() || self.marks().any() && self.marks().is_raised()) && self.settle()
+    }
+
+    /// The same for the running thread, which may stay on its CPU: if it is lowered, a ready one may be above it now.
+    #[inline]
+    pub(crate) fn settle_before_wait(&self) {
+        if self.settle_if_due() {
+            schedule::compare_running();
         }
     }
 
@@ -172,8 +183,9 @@ impl Thread {
             return;
         };
         let thread = caller.get();
+        let priority = Self::highest_caller(Some(caller));
         let present = self.held.kept_caller();
-        let is_higher = present.is_none_or(|present| present.get().priority() < thread.priority());
+        let is_higher = present.is_none() || Self::highest_caller(present) < priority;
         if is_higher {
             self.forget_kept();
             self.held.keep_caller(reply);
@@ -190,18 +202,18 @@ impl Thread {
         }
         if reply.waiting().is_none() {
             // It has ended meanwhile; another call of that thread may have begun, which is not this one's to answer.
-            self.forget_kept();
-        } else if thread.priority() > EffectivePriority::of(self.priority.base(), []) {
+            self.held.forget_kept();
+            thread.wait.hand_on(WaitOn::Reply(self), ptr::null());
+        } else if priority > EffectivePriority::of(self.priority.base(), []) {
             schedule::reconsider(ThreadPtr::new(self));
         }
     }
 
     /// It is not the one to answer the call any more that it has [adopted](Self::adopt). For the same, and for its end.
     pub(crate) fn forget_kept(&self) {
+        // If that call is over the thread may have made another, which this one received: that is still its to answer.
         if let Some(caller) = self.held.forget_kept() {
-            // SAFETY: slots are valid for ever, and the word is one in all of their lives: at worst the thread is none any more.
-            let caller = unsafe { &*caller };
-            caller.wait.hand_on(WaitOn::Reply(self), ptr::null());
+            caller.get().wait.hand_on(WaitOn::Reply(self), ptr::null());
         }
     }
 
@@ -213,9 +225,7 @@ impl Thread {
                 .hand_on(WaitOn::Reply(holder.as_ptr()), ptr::null())
         {
             holder.get().held.forget_kept_of(self);
-            if holder.get().marks().is_raised() {
-                schedule::reconsider(holder);
-            }
+            Self::tell_raised(holder);
         }
     }
 
@@ -223,6 +233,21 @@ impl Thread {
     pub(crate) fn pass_on(&self) {
         if let Some(holder) = self.holder() {
             schedule::reconsider(holder);
+            Self::tell_raised(holder);
+        }
+    }
+
+    /// A thread that waited for this one's answer does so no more, or with a lower priority: asks who may be raised by that. It is this one, or, as long
+    /// as that is not raised and waits for an answer itself, who holds its reply.
+    pub(super) fn tell_raised(mut holder: ThreadPtr) {
+        for _ in 0..MOST_CALLERS {
+            if holder.get().marks().is_raised() {
+                return schedule::reconsider(holder);
+            }
+            let Some(next) = holder.get().holder() else {
+                return;
+            };
+            holder = next;
         }
     }
 }

@@ -27,7 +27,7 @@ use abi::{Error, Priority, UserContext};
 use abi::{Handle, Rights};
 
 pub use area::IpcArea;
-pub(crate) use awaiting::is_call;
+pub(crate) use awaiting::{is_call, stamp_in};
 pub(crate) use held::Held;
 #[cfg(target_os = "none")]
 pub(crate) use inherit::MOST_CALLERS;

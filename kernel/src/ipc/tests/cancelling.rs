@@ -197,3 +197,18 @@ fn a_cancelled_receiver_takes_no_slots_with_it() {
     );
     woken();
 }
+
+#[test]
+fn a_word_that_was_left_while_a_thread_ran_does_not_end_its_next_call() {
+    let (server, client, endpoint) = pair();
+    client.thread().marks().note_cancel(Error::Cancelled);
+    assert_eq!(
+        client.call(&endpoint, 0, Deadline::NEVER),
+        Ok(Went::Blocked)
+    );
+    // On a machine another CPU may be that quick.
+    assert_eq!(server.recv(&endpoint, Deadline::NOW), Ok(Went::On));
+    assert!(woken().is_empty() && client.is_blocked());
+    assert_eq!(server.reply(server.reply_handle()), Ok(()));
+    assert_eq!((woken(), client.resume()), (vec![client.pointer()], Ok(())));
+}

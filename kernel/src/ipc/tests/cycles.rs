@@ -1,9 +1,10 @@
 //! Calls that would wait for themselves.
 
-use abi::{Deadline, Error};
+use abi::report::label;
+use abi::{Badge, Deadline, Error};
 
-use crate::ipc::Endpoint;
-use crate::ipc::cycle::MOST_THREADS;
+use crate::ipc::cycle::{MOST_THREADS, walk};
+use crate::ipc::{Endpoint, Flow};
 use crate::object::Ref;
 use crate::thread::testing::*;
 
@@ -12,7 +13,7 @@ const NEVER: Deadline = Deadline::NEVER;
 /// A server that has received at an endpoint of its own, and is at work for a caller.
 fn server() -> (Program, Ref<Endpoint>, Program) {
     let (server, client, endpoint) = super::pair();
-    assert_eq!(server.recv(&endpoint, NEVER), Ok(Went::Blocked));
+    assert_eq!(server.recv_to_hold(&endpoint, NEVER), Ok(Went::Blocked));
     call(&client, &server, &endpoint);
     (server, endpoint, client)
 }
@@ -82,7 +83,10 @@ fn a_circle_over_calls_that_were_received_is_refused() {
     let (second, second_endpoint, _other) = server();
     assert_eq!(second.reply(second.reply_handle()), Ok(()));
     woken();
-    assert_eq!(second.recv(&second_endpoint, NEVER), Ok(Went::Blocked));
+    assert_eq!(
+        second.recv_to_hold(&second_endpoint, NEVER),
+        Ok(Went::Blocked)
+    );
     call(&first, &second, &second_endpoint);
     assert_eq!(second.call(&first_endpoint, 0, NEVER), Err(Error::Deadlock));
     // Somebody else may wait there: nobody waits for that one.
@@ -124,5 +128,74 @@ fn a_chain_that_is_too_long_is_refused_as_well() {
     for program in servers.iter().map(|(server, ..)| server).chain([&outside]) {
         program.cancel(Error::Cancelled);
     }
+    woken();
+}
+
+#[test]
+fn a_reply_that_is_kept_for_another_thread_closes_no_circle() {
+    let (first, first_endpoint, _client) = server();
+    let (dispatcher, endpoint, other) = server();
+    let worker = Program::new(dispatcher.process());
+    assert_eq!(dispatcher.reply(dispatcher.reply_handle()), Ok(()));
+    assert_eq!((woken(), other.resume()), (vec![other.pointer()], Ok(())));
+    assert_eq!(dispatcher.recv_to_hold(&endpoint, NEVER), Ok(Went::Blocked));
+    call(&first, &dispatcher, &endpoint);
+    // It would wait for who waits for it, if there were not the other thread.
+    let reply = dispatcher.reply_handle();
+    assert_eq!(
+        dispatcher.recv_to_hold(&endpoint, Deadline::NOW),
+        Err(Error::TimedOut)
+    );
+    assert_eq!(
+        dispatcher.call(&first_endpoint, 0, NEVER),
+        Ok(Went::Blocked)
+    );
+    assert_eq!(worker.reply(reply), Ok(()));
+    assert_eq!((woken(), first.resume()), (vec![first.pointer()], Ok(())));
+    assert!(dispatcher.cancel(Error::Cancelled));
+    woken();
+}
+
+#[test]
+fn a_report_is_refused_by_no_circle() {
+    let (faulty, faulty_endpoint, _client) = server();
+    let (handler, reports, _other) = server();
+    // The handler gives up some time, and sees to the report then.
+    assert_eq!(
+        handler.call(&faulty_endpoint, 0, Deadline(1)),
+        Ok(Went::Blocked)
+    );
+    faulty.thread().reporting.begin(label::FAULT);
+    let flow = reports.send(faulty.thread(), Badge(0), true, NEVER);
+    assert_eq!(flow, Ok(Flow::Block));
+    assert!(handler.cancel(Error::TimedOut));
+    assert_eq!(
+        (woken(), handler.resume()),
+        (vec![handler.pointer()], Err(Error::TimedOut))
+    );
+    assert!(faulty.cancel(Error::Cancelled));
+    woken();
+}
+
+#[test]
+fn a_circle_is_seen_while_somebody_looks_at_a_thread_in_it() {
+    let (first, first_endpoint, _client) = server();
+    let (second, second_endpoint, other) = server();
+    assert_eq!(second.reply(second.reply_handle()), Ok(()));
+    assert_eq!((woken(), other.resume()), (vec![other.pointer()], Ok(())));
+    assert_eq!(
+        second.recv_to_hold(&second_endpoint, NEVER),
+        Ok(Went::Blocked)
+    );
+    call(&first, &second, &second_endpoint);
+    let (_, stamp) = second.thread().held.own(second.reply_handle()).unwrap();
+    let walk = || walk(second.thread(), &first_endpoint, &section());
+    let seen = walk();
+    assert!(seen.is_some());
+    assert_eq!(
+        first.thread().while_awaiting(stamp, || Ok(walk())),
+        Ok(seen)
+    );
+    assert!(first.cancel(Error::Cancelled));
     woken();
 }

@@ -47,6 +47,17 @@ fn call(client: &Program, server: &Program, endpoint: &Endpoint) -> Handle {
     server.reply_handle()
 }
 
+/// The same as it is by the direct way, on which nothing is computed.
+fn call_directly(client: &Program, server: &Program, endpoint: &Endpoint) -> Handle {
+    assert_eq!(client.call(endpoint, 0, NEVER), Ok(Went::Blocked));
+    let caller = client.thread();
+    caller.priority.settle([]);
+    caller.marks().raise(false);
+    assert_eq!(woken(), [server.pointer()]);
+    assert_eq!(server.resume(), Ok(()));
+    server.reply_handle()
+}
+
 fn queue(client: &Program, endpoint: &Endpoint) {
     assert_eq!(client.call(endpoint, 0, NEVER), Ok(Went::Blocked));
     assert!(woken().is_empty());
@@ -313,4 +324,94 @@ fn a_thread_that_ends_is_to_answer_nobody() {
     give(&client, 25);
     assert_eq!(other.reply(reply), Ok(()));
     assert_eq!((woken(), client.resume()), (vec![client.pointer()], Ok(())));
+}
+
+#[test]
+fn a_raise_by_way_of_servers_that_were_called_directly_ends_with_its_cause() {
+    type End = fn(&Program, &Program, Handle);
+    let ends: [(&str, End); 3] = [
+        ("it gives up", |client, _, _| {
+            assert!(client.cancel(Error::TimedOut));
+        }),
+        ("it is lowered", |client, _, _| give(client, 4)),
+        ("its reply is dropped", |_, first, reply| {
+            let other = Program::new(first.process());
+            assert_eq!(other.close(reply), Ok(()));
+        }),
+    ];
+    for (name, end) in ends {
+        let (servers, endpoints): (Vec<_>, Vec<_>) = [5, 2, 3]
+            .map(|level| server("server", level))
+            .into_iter()
+            .unzip();
+        let client = at("client", 20);
+        let reply = call_directly(&client, &servers[0], &endpoints[0]);
+        call_directly(&servers[0], &servers[1], &endpoints[1]);
+        call_directly(&servers[1], &servers[2], &endpoints[2]);
+        // Somebody becomes ready where the last one runs.
+        servers[2].thread().settle_if_due();
+        let all = [&servers[0], &servers[1], &servers[2]];
+        assert_eq!(priorities(all), [5, 2, 20], "{name}");
+        end(&client, &servers[0], reply);
+        look(&[&client, &servers[0], &servers[1], &servers[2]]);
+        assert_eq!(servers[2].thread().priority().level(), 5, "{name}");
+        woken();
+    }
+}
+
+#[test]
+fn a_reply_that_is_kept_counts_by_all_who_wait_for_its_caller() {
+    let (middle, middle_endpoint) = server("middle", 3);
+    let (server, endpoint) = server("server", 5);
+    let (first, second) = (at("first", 20), at("second", 10));
+    call_directly(&first, &middle, &middle_endpoint);
+    call_directly(&middle, &server, &endpoint);
+    let keep = || {
+        let went = server.recv_to_hold(&endpoint, Deadline::NOW);
+        assert_eq!(went, Err(Error::TimedOut));
+        look(&[&server]);
+        assert_eq!(priorities([&middle, &server]), [3, 20]);
+    };
+    keep();
+    queue(&second, &endpoint);
+    assert_eq!(server.recv_to_hold(&endpoint, NEVER), Ok(Went::On));
+    keep();
+    woken();
+}
+
+#[test]
+fn a_kept_call_that_is_over_does_not_take_its_callers_next_one_along() {
+    let (server, endpoint) = server("server", 5);
+    let (helper, help) = self::server("helper", 3);
+    let (client, other) = (at("client", 20), at("other", 10));
+    let passed = call(&other, &helper, &help);
+    // The server keeps a call of the client until that gives up, and receives its next.
+    call(&client, &server, &endpoint);
+    let went = server.recv_to_hold(&endpoint, Deadline::NOW);
+    assert_eq!(went, Err(Error::TimedOut));
+    assert!(client.cancel(Error::TimedOut));
+    assert_eq!(
+        (woken(), client.resume()),
+        (vec![client.pointer()], Err(Error::TimedOut))
+    );
+    queue(&client, &endpoint);
+    assert_eq!(server.recv_to_hold(&endpoint, NEVER), Ok(Went::On));
+    // It calls the helper, which hands it the reply that it has: that one is kept in place of the former.
+    assert_eq!(
+        helper.recv_to_hold(&help, Deadline::NOW),
+        Err(Error::TimedOut)
+    );
+    server.accept(1);
+    queue(&server, &help);
+    assert_eq!(helper.recv_to_hold(&help, NEVER), Ok(Went::On));
+    helper.post(&[passed]);
+    helper.load(Tag::new(1).with_handles(1, 1), [0; 6]);
+    assert_eq!(helper.reply(helper.reply_handle()), Ok(()));
+    assert_eq!((woken(), server.resume()), (vec![server.pointer()], Ok(())));
+    let holders = [&client, &other].map(|program| program.thread().holder());
+    assert_eq!(holders, [Some(server.pointer()); 2]);
+    // So it follows the client.
+    give(&client, 30);
+    look(&[&client, &server]);
+    assert_eq!(priorities([&server]), [30]);
 }

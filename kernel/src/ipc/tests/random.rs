@@ -429,6 +429,14 @@ impl World {
                     self.model.threads[thread].state != State::Running,
                     "thread {thread}"
                 );
+                let modelled = &self.model.threads[thread];
+                let holder = program.thread().holder();
+                if matches!(modelled.state, State::Awaiting { .. }) {
+                    let expected = modelled
+                        .answered_by
+                        .map(|holder| self.program(holder).pointer());
+                    assert_eq!(holder, expected, "who answers thread {thread}");
+                }
             }
         }
     }

@@ -276,10 +276,7 @@ impl Model {
             let waits = &self.threads[other];
             next = match waits.state {
                 State::Sending { endpoint, .. } => self.server(endpoint),
-                State::Awaiting { .. } => waits.answered_by.filter(|&holder| {
-                    let serves = self.threads[holder].serves;
-                    serves.is_some_and(|endpoint| self.server(endpoint) == Some(holder))
-                }),
+                // All replies lie in tables here, where other threads may give them too.
                 _ => None,
             };
         }

@@ -27,6 +27,7 @@ tests! {
     replies_that_are_not_given_at_once_stay_good: 40,
     a_held_reply_is_good_in_all_threads_of_the_process_once: 40,
     a_plain_message_takes_no_handles_whatever_was_taken_before: 40,
+    an_answer_that_moves_the_endpoint_away_is_given_and_the_wait_fails: 40,
     what_another_thread_used_leaves_no_handle_behind: 40,
 }
 
@@ -614,5 +615,58 @@ fn what_another_thread_used_leaves_no_handle_behind(world: &'static World) -> Ve
     );
     let after = must!(rt::process::current().info()).handles;
     check!(after <= before, "{} handles stay behind", after - before);
+    Ok(())
+}
+
+/// By the direct way, which has a way of its own for a single handle, and by the long one.
+fn an_answer_that_moves_the_endpoint_away_is_given_and_the_wait_fails(
+    _: &'static World,
+) -> Verdict {
+    for (deadline, more) in [
+        (Deadline::NEVER, false),
+        (Deadline::NEVER, true),
+        (soon(), false),
+        (soon(), true),
+    ] {
+        let endpoint = must!(Endpoint::create());
+        let called = must!(endpoint.mint(Badge(1), Rights::SEND));
+        let number = endpoint.handle();
+        let server = must!(thread::Builder::new().cpu(0).spawn(move || -> Verdict {
+            let mut received = must!(receive(&endpoint, 0));
+            let Some(reply) = received.reply.take() else {
+                fail!("a call came without a reply")
+            };
+            let mut answer = Message::new(7).with_moved(endpoint.into_handle());
+            if more {
+                answer = answer.with_moved(must!(Notification::create()).into_handle());
+            }
+            let endpoint = Endpoint::from_handle(OwnedHandle::from_raw(number));
+            let next = endpoint.reply_recv(reply, answer, 0, deadline);
+            same!(next.map(drop), Err(Error::BadHandle));
+            Ok(())
+        }));
+        let client = must!(thread::Builder::new().cpu(0).spawn(move || called.call(
+            Message::new(1),
+            2,
+            deadline
+        )));
+        must!(server.join(soon()))?;
+        let mut answer = must!(must!(client.join(soon())));
+        same!(
+            (answer.label, answer.handles.len()),
+            (7, 1 + usize::from(more))
+        );
+        // It has all of its rights, and nobody waits there.
+        let endpoint = Endpoint::from_handle(answer.handles.swap_remove(0));
+        same!(
+            endpoint.recv(0, Deadline::NOW).map(drop),
+            Err(Error::TimedOut)
+        );
+        let again = must!(endpoint.mint(Badge(2), Rights::SEND));
+        same!(
+            again.send(Message::new(1), Deadline::NOW),
+            Err(Error::TimedOut)
+        );
+    }
     Ok(())
 }

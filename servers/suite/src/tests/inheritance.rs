@@ -10,7 +10,10 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use rt::thread::{self, JoinHandle};
-use rt::{Deadline, Endpoint, Event, Message, Notification, Reply, Thread, time};
+use rt::{
+    AsHandle, Deadline, Endpoint, Event, Message, Notification, OwnedHandle, Reply, Rights, Thread,
+    time,
+};
 
 use super::priorities::priority;
 use super::probe::{PATIENCE, soon, until};
@@ -25,6 +28,7 @@ tests! {
     a_busy_server_is_not_held_up_by_threads_below_who_waits: 60,
     a_chain_of_three_servers_has_its_clients_priority: 60,
     priority_is_inherited_across_cpus: 60,
+    a_server_that_has_answered_gives_way_to_those_above_it: 60,
     a_raise_ends_when_the_call_ends: 60,
     a_server_follows_its_callers_priority: 60,
     a_killed_caller_raises_nobody: 60,
@@ -201,6 +205,107 @@ fn a_busy_server_is_not_held_up_by_threads_below_who_waits(world: &'static World
     must!(must!(low.join(soon())));
     spinner.was_in_time()?;
     stop(&endpoint, server)
+}
+
+/// What a server does after its first answer, which it gives with a `reply_recv`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// It has the next message at once.
+    Receives,
+    /// It can't wait, as it has moved its handle away.
+    Fails,
+}
+
+fn a_server_that_has_answered_gives_way_to_those_above_it(world: &'static World) -> Verdict {
+    for then in [Then::Receives, Then::Fails] {
+        give_way(world, then)?;
+    }
+    Ok(())
+}
+
+/// The client is on another CPU if there is one, so that its answer makes nobody ready on the server's.
+fn give_way(world: &'static World, then: Then) -> Verdict {
+    let (cpu, far) = (world.cpus - 1, 0);
+    let (endpoint, go, wake) = (
+        Arc::new(must!(Endpoint::create())),
+        Arc::new(must!(Notification::create())),
+        Arc::new(must!(Notification::create())),
+    );
+    let ran = Arc::new(AtomicBool::new(false));
+    let (woken, runs) = (Arc::clone(&wake), Arc::clone(&ran));
+    let middle = must!(
+        thread::Builder::new()
+            .cpu(cpu)
+            .priority(priority(MIDDLE))
+            .spawn(move || {
+                woken.wait(soon())?;
+                runs.store(true, Ordering::Release);
+                Ok::<_, Error>(())
+            })
+    );
+    waits(middle.thread(), ThreadState::Waiting)?;
+    let serves = must!(endpoint.duplicate(Rights::ALL));
+    let (goes, wakes) = (Arc::clone(&go), Arc::clone(&wake));
+    let server = must!(
+        thread::Builder::new()
+            .cpu(cpu)
+            .priority(priority(LOW))
+            .spawn(move || -> rt::Result<bool> {
+                let Event::Message(mut received) = serves.recv(0, soon())? else {
+                    return Err(Error::NotSupported);
+                };
+                goes.wait(soon())?;
+                // This one is between the server and its client, so it does not run yet.
+                wakes.signal(1)?;
+                let early = ran.load(Ordering::Acquire);
+                let reply = received.reply.take().ok_or(Error::NoReply)?;
+                let answer = match then {
+                    Then::Receives => Message::new(0),
+                    Then::Fails => {
+                        Message::new(0).with_moved(OwnedHandle::from_raw(serves.handle()))
+                    }
+                };
+                let next = serves.reply_recv(reply, answer, 0, Deadline::NEVER);
+                let late = !ran.load(Ordering::Acquire);
+                match (then, next) {
+                    (Then::Receives, Ok(Event::Message(_))) => {}
+                    (Then::Fails, Err(Error::BadHandle)) => {}
+                    (_, next) => return Err(next.err().unwrap_or(Error::NotSupported)),
+                }
+                Ok(!early && !late)
+            })
+    );
+    waits(server.thread(), ThreadState::Receiving)?;
+    let takes = usize::from(then == Then::Fails);
+    let called = Arc::clone(&endpoint);
+    let high = must!(
+        thread::Builder::new()
+            .cpu(far)
+            .priority(priority(HIGH))
+            .spawn(move || {
+                let answer = called.call(Message::new(1), takes, soon())?;
+                Ok::<_, Error>(answer.handles)
+            })
+    );
+    waits(high.thread(), ThreadState::AwaitingReply)?;
+    let low = must!(client(far, 1, &endpoint, soon(), || ()));
+    waits(low.thread(), ThreadState::Sending)?;
+    must!(go.signal(1));
+    check!(
+        must!(must!(server.join(soon()))),
+        "the server went on before a thread that was above it"
+    );
+    must!(must!(middle.join(soon())));
+    let moved = must!(must!(high.join(soon())));
+    same!(moved.len(), takes);
+    for handle in moved {
+        // It serves whoever has it now: the other caller still waits.
+        let event = must!(Endpoint::from_handle(handle).recv(0, soon()));
+        check!(matches!(event, Event::Message(_)), "no message came");
+    }
+    // Its reply was dropped by either.
+    same!(must!(low.join(soon())), Err(Error::NoReply));
+    Ok(())
 }
 
 /// An endpoint, and the thread that serves it.

@@ -13,7 +13,8 @@
 //! | [`CALL_ENDS`](label::CALL_ENDS) | number as entered | RAX | RDI | RSI | RDX | thread | registers |
 //!
 //! *Registers* are a whole [`UserContext`](crate::UserContext), as the thread has them (32-bit code in its own map). In an answer they are the thread's
-//! from then on.
+//! from then on. Of a call in the [block form](crate::compat) of 32-bit code, words 1 to 4 are those of the block, at the same names; the rest of the block, and
+//! what shall be changed of it, is in the thread's IPC area, which can be read and written as any memory of its process.
 //!
 //! A badge tells a genuine report from one that somebody made up, if nobody else has a handle with that badge.
 

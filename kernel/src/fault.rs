@@ -9,6 +9,7 @@
 //! | nobody listens; the endpoint is closed; the reply is dropped, its holder dies | ends by its fault, as ever |
 //! | it has received at that endpoint itself | the same: nobody is left to wait for |
 //! | its wait is cancelled (it is to be suspended in it) | stands at its fault. When it is resumed it reports it again, unless its registers were set: then it goes on with them |
+//! | it is to stand still, and has not reported yet | the same |
 //! | it is killed | ends |
 
 use abi::report::{ReportKind, label};
@@ -47,6 +48,9 @@ pub(crate) fn go_directly() {
 /// its fault.
 pub(crate) fn report(thread: &Thread) -> bool {
     loop {
+        if stand_still_if_due(thread) {
+            return true;
+        }
         let Some(outcome) = send(thread, ReportKind::Faults, label::FAULT) else {
             return false;
         };
@@ -69,13 +73,26 @@ fn conclude(thread: &Thread, outcome: Outcome) -> Option<bool> {
         Outcome::Answered(answer) => Some(answer != abi::report::Answer::End),
         // It ends on its way out.
         Outcome::Failed(_) if thread.marks().is_killed() => Some(true),
-        Outcome::Failed(Error::Cancelled) => {
-            // All of its registers are in its context, so that it may be parked.
-            schedule::exit_work();
-            thread.reporting.note_change(false).then_some(true)
-        }
+        Outcome::Failed(Error::Cancelled) => stand_still(thread).then_some(true),
         Outcome::Failed(_) => Some(false),
     }
+}
+
+/// The running thread's wait was ended by somebody who wants it to stand still: it does so here, as all of its registers are in its context. Returns whether
+/// they were set meanwhile.
+pub(crate) fn stand_still(thread: &Thread) -> bool {
+    schedule::exit_work();
+    thread.reporting.note_change(false)
+}
+
+/// The same if it is to stand still and has no wait that could be ended: a report that it began now would go on for as long as its answer takes, and whoever
+/// wants it to stand still may be the one who is to answer.
+pub(crate) fn stand_still_if_due(thread: &Thread) -> bool {
+    if !thread.marks().is_suspended() {
+        return false;
+    }
+    thread.reporting.note_change(false);
+    stand_still(thread)
 }
 
 /// The running thread sends a report, which is in its registers, and waits; `None` if there is nobody to send it to.
@@ -87,7 +104,8 @@ pub(crate) fn send(thread: &Thread, kind: ReportKind, label: u32) -> Option<Outc
         if thread.serves(&listener.endpoint) {
             return None;
         }
-        if thread.reporting.step(false) {
+        // A call in the middle of a step is no end of it.
+        if kind == ReportKind::Faults && thread.reporting.step(false) {
             thread.registers_mut().rflags &= !TRAP_FLAG;
         }
         thread.reporting.note_change(false);

@@ -335,21 +335,32 @@ impl Process {
         act()
     }
 
-    /// Whether it has a thread, or had one.
-    pub(crate) fn has_threads(&self) -> bool {
+    /// Does something that must be done before it has a thread, and that no thread's coming may overlap.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] if it has a thread, [`Error::Ended`].
+    pub(crate) fn while_threadless(&self, act: impl FnOnce()) -> Result<(), Error> {
         let inner = self.inner.lock();
-        inner.threads != 0 || inner.state != ProcessState::Alive
+        if inner.state != ProcessState::Alive {
+            return Err(Error::Ended);
+        }
+        if inner.threads != 0 {
+            return Err(Error::WrongState);
+        }
+        act();
+        Ok(())
     }
 
-    /// Takes a new thread into the process's list.
+    /// Takes a new thread into the process's list. `prepare` is run in the same step.
     ///
     /// # Errors
     /// [`Error::Ended`].
-    pub fn add_thread(&self, thread: Ref<Thread>) -> Result<(), Error> {
+    pub fn add_thread(&self, thread: Ref<Thread>, prepare: impl FnOnce()) -> Result<(), Error> {
         let mut inner = self.inner.lock();
         if inner.state != ProcessState::Alive {
             return Err(Error::Ended);
         }
+        prepare();
         let pointer = thread.into_raw().cast_mut();
         // SAFETY: the list's counted reference keeps the thread alive; neighbours are in the list under this lock.
         unsafe {

@@ -10,6 +10,7 @@
 //! | answered `End` | the thread ends | the thread ends | the thread ends |
 //! | no answer | the call is not made, and fails by that error | goes on | the thread ends |
 //! | its wait is cancelled | it stands before the call, and reports again when it goes on, unless its registers were set | goes on | as before a call |
+//! | it is to stand still already | the same, and reports then | stands behind the call, and reports then | as before a call |
 
 use abi::Error;
 use abi::info::ThreadEnd;
@@ -17,10 +18,9 @@ use abi::report::{Answer, ReportKind, label};
 use arch::cpu::Pending;
 
 use crate::cpu;
-use crate::fault::send;
+use crate::fault::{send, stand_still, stand_still_if_due};
 use crate::object::Section;
 use crate::process::Process;
-use crate::schedule;
 use crate::thread::{Outcome, Thread};
 
 /// What becomes of a call that was reported.
@@ -70,6 +70,9 @@ pub(crate) fn are_reported(process: &Process) -> bool {
 
 fn before(thread: &Thread) -> Fate {
     loop {
+        if stand_still_if_due(thread) {
+            return Fate::Over;
+        }
         let Some(outcome) = send(thread, ReportKind::Calls, label::CALL_BEGINS) else {
             return Fate::Made;
         };
@@ -96,6 +99,8 @@ fn before(thread: &Thread) -> Fate {
 fn after(thread: &Thread) {
     // SAFETY: the thread is the current one of this CPU. What it has waited for may have changed its bases.
     unsafe { arch::switch::complete_context(&thread.machine.state) };
+    // The call's wait may have been ended for this. What its registers were set to meanwhile is what it reports.
+    stand_still_if_due(thread);
     let outcome = send(thread, ReportKind::Calls, label::CALL_ENDS);
     if outcome == Some(Outcome::Answered(Answer::End)) {
         end(thread);
@@ -104,6 +109,9 @@ fn after(thread: &Thread) {
 
 fn foreign(thread: &Thread) {
     loop {
+        if stand_still_if_due(thread) {
+            return;
+        }
         let kind = ReportKind::ForeignCalls;
         match send(thread, kind, label::FOREIGN_CALL) {
             Some(Outcome::Answered(Answer::End)) => {
@@ -124,12 +132,6 @@ fn foreign(thread: &Thread) {
             }
         }
     }
-}
-
-/// The thread's wait was ended by somebody who wants it to stand still: it does so here. Returns whether its registers were set meanwhile.
-fn stand_still(thread: &Thread) -> bool {
-    schedule::exit_work();
-    thread.reporting.note_change(false)
 }
 
 /// The running thread ends, as if it had been killed.

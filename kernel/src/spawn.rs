@@ -47,8 +47,6 @@ pub fn thread(
     context::sanitise(&mut registers, &TlsSlots::EMPTY).map_err(|_| give_up(Error::BadArgument))?;
     // SAFETY: the context was checked, and the thread holds the space.
     let machine = unsafe { Machine::new(space.tlb(), registers) }.map_err(give_up)?;
-    // SAFETY: it does not run yet.
-    unsafe { machine.state.report_calls(are_reported(process)) };
     let [header, buffer] = area.frames.map(phys_to_virt).map(NonNull::new);
     let (Some(header), Some(buffer)) = (header, buffer) else {
         return Err(give_up(Error::NoMemory));
@@ -63,7 +61,11 @@ pub fn thread(
         area,
         priority,
     ))?;
-    process.add_thread(thread.clone())?;
+    // Together with its entry into the list, so that whoever finds no thread there and sets a personality then has every thread's calls.
+    process.add_thread(thread.clone(), || {
+        // SAFETY: it does not run yet.
+        unsafe { thread.machine.state.report_calls(are_reported(process)) };
+    })?;
     Ok(thread)
 }
 

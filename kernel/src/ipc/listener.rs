@@ -55,12 +55,19 @@ impl Listeners {
 
     /// Lets another listen to this kind, or nobody.
     pub(crate) fn set(&self, kind: ReportKind, listener: Option<Ref<Listener>>) {
+        drop(self.exchange(kind, listener));
+    }
+
+    /// The same. Returns who listened before.
+    pub(crate) fn exchange(
+        &self,
+        kind: ReportKind,
+        listener: Option<Ref<Listener>>,
+    ) -> Option<Ref<Listener>> {
         let new = listener.map_or(ptr::null(), Ref::into_raw).cast_mut();
         let old = self.0[kind as usize].swap(new, Ordering::AcqRel);
-        if !old.is_null() {
-            // SAFETY: it came from `into_raw`, and the exchange has given it to us alone.
-            drop(unsafe { Ref::from_raw(old) });
-        }
+        // SAFETY: it came from `into_raw`, and the exchange has given it to us alone.
+        (!old.is_null()).then(|| unsafe { Ref::from_raw(old) })
     }
 
     /// Nobody listens any more.

@@ -3,8 +3,10 @@
 //! A thread that makes a report waits as one that calls (in an endpoint's queue, then for the answer), so that everything that may happen
 //! to a call happens to it. The differences are here: the message is made of its registers, and the answer is an order.
 
+use abi::compat::{BLOCK_FORM, block};
 use abi::report::{Answer, REGISTER_BYTES, label};
 use abi::{Error, Tag, UserContext};
+use arch::context::USER_CODE64;
 
 use crate::thread::{Outcome, Thread};
 
@@ -42,10 +44,11 @@ pub(super) fn write(sender: &Thread, receiver: &Thread) {
         }
         label => {
             to.rdx = from.call_number;
+            let [rdi, rsi, rdx, r10] = arguments(sender, label);
             [to.r10, to.r8, to.r9, to.r12] = if label == label::CALL_ENDS {
-                [from.rax, from.rdi, from.rsi, from.rdx]
+                [from.rax, rdi, rsi, rdx]
             } else {
-                [from.rdi, from.rsi, from.rdx, from.r10]
+                [rdi, rsi, rdx, r10]
             };
             // SAFETY: the buffer is a whole pinned page, so it is large enough and aligned. Its program may write to it meanwhile, which is its own to blame.
             unsafe {
@@ -60,19 +63,35 @@ pub(super) fn write(sender: &Thread, receiver: &Thread) {
     to.r13 = sender.id();
 }
 
-/// Answers the report `stamp` of `caller` with the message in the registers of `current`. The caller is then out of its wait, and must be made
-/// ready.
-///
-/// # Errors
-/// [`Error::BadArgument`]: it is no answer, or sets registers to what they can't be. [`Error::CallerGone`].
-#[cold]
-pub(super) fn answer(current: &Thread, caller: &Thread, stamp: u64) -> Result<(), Error> {
+/// What a call has in the registers of its first four arguments, or, if it came in the block form of 32-bit code, in their places in the thread's IPC area.
+fn arguments(sender: &Thread, label: u32) -> [u64; 4] {
+    let from = sender.registers();
+    let is_block = label != label::FOREIGN_CALL
+        && from.cs != u64::from(USER_CODE64)
+        && from.call_number & u64::from(BLOCK_FORM) != 0;
+    if is_block {
+        [block::RDI, block::RSI, block::RDX, block::R10].map(|place| sender.area.register(place))
+    } else {
+        [from.rdi, from.rsi, from.rdx, from.r10]
+    }
+}
+
+/// An order that an answer gives.
+struct Order {
+    answer: Answer,
+    /// What word 0 says.
+    word: u64,
+    /// What the thread's registers shall be first.
+    registers: Option<UserContext>,
+}
+
+/// The order in the message in the registers of `current`.
+fn order(current: &Thread) -> Result<Order, Error> {
     let tag = Tag(current.registers().rsi)
         .check()
         .map_err(|_| Error::BadArgument)?;
     let answer = Answer::from_label(tag.label()).ok_or(Error::BadArgument)?;
-    let is_of_call = caller.reporting.label() != label::FAULT;
-    if tag.handles() != 0 || answer == Answer::Result && !is_of_call {
+    if tag.handles() != 0 {
         return Err(Error::BadArgument);
     }
     let registers = match tag.bytes() {
@@ -84,30 +103,54 @@ pub(super) fn answer(current: &Thread, caller: &Thread, stamp: u64) -> Result<()
         }
         _ => return Err(Error::BadArgument),
     };
-    let word = current.registers().rdx;
-    caller.while_reporting(stamp, || {
-        let mut wanted = registers.unwrap_or(*caller.registers());
-        match answer {
-            Answer::ResumeAt => {
-                wanted.rip = word;
-                wanted.rflags &= !RESUME_FLAG;
-            }
-            Answer::Step => wanted.rflags |= TRAP_FLAG,
-            Answer::Result if registers.is_none() => wanted.rax = word,
-            Answer::Resume | Answer::Result | Answer::End => {}
-        }
-        let had_trap_flag = registers.unwrap_or(*caller.registers()).rflags & TRAP_FLAG != 0;
-        if registers.is_some() || wanted != *caller.registers() {
-            caller.set_registers(&wanted)?;
-        }
+    Ok(Order {
+        answer,
+        word: current.registers().rdx,
+        registers,
+    })
+}
+
+/// Answers the report `stamp` of `caller` with the message in the registers of `current`. The caller is then out of its wait, and must be made
+/// ready.
+///
+/// # Errors
+/// [`Error::CallerGone`], whatever the answer is. [`Error::BadArgument`]: it is no answer, or sets registers to what they can't be; then the caller still waits.
+#[cold]
+pub(super) fn answer(current: &Thread, caller: &Thread, stamp: u64) -> Result<(), Error> {
+    let order = order(current);
+    caller.take_awaiting_after(stamp, current, || {
+        let order = order?;
+        obey(caller, &order)?;
         caller
             .reporting
-            .step(answer == Answer::Step && !had_trap_flag);
+            .set_outcome(Outcome::Answered(order.answer));
         Ok(())
-    })?;
-    if !caller.take_awaiting(Some(stamp), Some(current)) {
-        return Err(Error::CallerGone);
+    })
+}
+
+/// Sets the state of a thread that waits for the answer to its report as the answer says.
+fn obey(caller: &Thread, order: &Order) -> Result<(), Error> {
+    let is_of_call = caller.reporting.label() != label::FAULT;
+    if order.answer == Answer::Result && !is_of_call {
+        return Err(Error::BadArgument);
     }
-    caller.reporting.set_outcome(Outcome::Answered(answer));
+    let given = order.registers.unwrap_or(*caller.registers());
+    let mut wanted = given;
+    match order.answer {
+        Answer::ResumeAt => {
+            wanted.rip = order.word;
+            wanted.rflags &= !RESUME_FLAG;
+        }
+        Answer::Step => wanted.rflags |= TRAP_FLAG,
+        Answer::Result if order.registers.is_none() => wanted.rax = order.word,
+        Answer::Resume | Answer::Result | Answer::End => {}
+    }
+    if order.registers.is_some() || wanted != *caller.registers() {
+        caller.set_registers(&wanted)?;
+    }
+    // A step that a call comes into is still on its way: unless this answer has taken the flag away.
+    let is_new = order.answer == Answer::Step && given.rflags & TRAP_FLAG == 0;
+    let goes_on = caller.reporting.is_stepped() && wanted.rflags & TRAP_FLAG != 0;
+    caller.reporting.step(is_new || goes_on);
     Ok(())
 }

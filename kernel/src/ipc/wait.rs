@@ -114,7 +114,7 @@ impl Wait {
 
     /// The same on the thread's home, which alone cancels waits. A signal on another CPU may still read the former word: it looks whether the
     /// thread is in a list first.
-    #[cfg(target_os = "none")]
+    #[cfg(any(test, target_os = "none"))]
     #[inline(always)]
     pub(crate) fn set_here(&self, on: WaitOn) {
         self.on.store(Self::word(on), Ordering::Release);

@@ -74,6 +74,18 @@ fn a_process_exits_with_its_last_thread() {
 }
 
 #[test]
+fn what_comes_before_the_first_thread_overlaps_with_none() {
+    let process = process("threadless");
+    let done = std::cell::Cell::new(0);
+    let tried = || process.while_threadless(|| done.set(done.get() + 1));
+    assert_eq!((tried(), done.get()), (Ok(()), 1));
+    let thread = Program::new(&process);
+    assert_eq!((tried(), done.get()), (Err(Error::WrongState), 1));
+    thread.leave();
+    assert_eq!((tried(), done.get()), (Err(Error::Ended), 1));
+}
+
+#[test]
 fn threads_leave_the_list_from_any_place_and_once() {
     for order in [
         [0, 1, 2],
@@ -179,7 +191,10 @@ fn a_killed_process_ends_whatever_its_threads_do() {
     assert_eq!(process.while_alive(|| Ok(())), Err(Error::Ended));
     let (error, back) = process.grant(log()).expect_err("it has ended");
     assert_eq!((error, back.badge()), (Error::Ended, Badge(77)));
-    assert_eq!(process.add_thread(unstarted.clone()), Err(Error::Ended));
+    assert_eq!(
+        process.add_thread(unstarted.clone(), || ()),
+        Err(Error::Ended)
+    );
 
     // Each is asked to look, and those that wait are woken once.
     for (number, program) in threads.iter().enumerate() {

@@ -9,7 +9,7 @@
 
 use abi::compat::{BLOCK_FORM, BLOCK_WORDS, block};
 use abi::{Error, UserContext};
-use arch::context::{VECTOR_SYSCALL32, VECTOR_SYSENTER, cut_to_32_bits};
+use arch::context::{USER_CODE64, VECTOR_SYSCALL32, VECTOR_SYSENTER, cut_to_32_bits};
 
 use crate::memory::user;
 use crate::thread::{Thread, ThreadPtr};
@@ -72,6 +72,11 @@ fn enter_reported(current: ThreadPtr) {
         super::perform(current);
         give_back(current, form);
     });
+    let registers = current.get().registers_mut();
+    // Nor may what its supervisor has set last be more, unless it is 64-bit code from now on.
+    if registers.cs != u64::from(USER_CODE64) {
+        cut_to_32_bits(registers);
+    }
     crate::schedule::exit_work();
 }
 

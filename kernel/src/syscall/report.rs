@@ -41,12 +41,18 @@ pub(super) fn report_to(caller: Caller) -> Result<(), Error> {
         }
         thread.listeners.set(kind, listener);
     } else if let Some(process) = process {
-        // Its threads know from their beginning whose calls they make.
-        if kind == ReportKind::ForeignCalls && process.has_threads() {
-            return Err(Error::WrongState);
+        let mut former = None;
+        if kind == ReportKind::ForeignCalls {
+            // Its threads know from their beginning whose calls they make.
+            process.while_threadless(|| former = process.listeners.exchange(kind, listener))?;
+        } else {
+            process.while_alive(|| {
+                former = process.listeners.exchange(kind, listener);
+                Ok(())
+            })?;
         }
-        process.while_alive(|| Ok(()))?;
-        process.listeners.set(kind, listener);
+        // With no lock held: an endpoint's end may take others.
+        drop(former);
     }
     Ok(())
 }

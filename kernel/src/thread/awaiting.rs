@@ -20,6 +20,9 @@ use crate::sync::{self, Relax};
 
 /// In the word while somebody looks at the state of the thread, which waits: it goes on waiting until this is gone.
 const LOOKED_AT: u64 = 1 << 63;
+/// In the word from the first look on, until the wait ends. Whoever answers directly compares the word with the number alone, before it reads the
+/// state and again when it ends the wait: without this it would not find out that somebody has looked in between, and set what it has read.
+const WAS_LOOKED_AT: u64 = 1 << 62;
 
 const fn waits(stamp: u64) -> bool {
     !stamp.is_multiple_of(2)
@@ -27,7 +30,7 @@ const fn waits(stamp: u64) -> bool {
 
 /// The stamp in a word, whoever looks at the thread.
 pub(crate) const fn stamp_in(word: u64) -> u64 {
-    word & !LOOKED_AT
+    word & !(LOOKED_AT | WAS_LOOKED_AT)
 }
 
 /// Whether a thread with this in its word waits for the reply to the call `stamp`.
@@ -65,8 +68,8 @@ impl Thread {
         stamp
     }
 
-    /// [`take_awaiting`](Self::take_awaiting) on the thread's home.
-    #[cfg(target_os = "none")]
+    /// [`take_awaiting`](Self::take_awaiting) on the thread's home, if nobody has looked at its state in this wait.
+    #[cfg(any(test, target_os = "none"))]
     #[inline(always)]
     pub(crate) fn take_awaiting_here(&self, stamp: u64) -> bool {
         let taken = self
@@ -91,16 +94,24 @@ impl Thread {
         if !waits(stamp) {
             return false;
         }
+        let mut expected = stamp;
         while let Err(found) =
             self.stamp()
-                .compare_exchange(stamp, stamp + 1, Ordering::SeqCst, Ordering::Relaxed)
+                .compare_exchange(expected, stamp + 1, Ordering::SeqCst, Ordering::Relaxed)
         {
             if !is_call(found, stamp) {
                 return false;
             }
+            expected = found & !LOOKED_AT;
             // Who looks at it needs no lock, and is done soon.
             Relax::relax();
         }
+        self.awaits_no_more(by);
+        true
+    }
+
+    /// What is left to do when the number is even.
+    fn awaits_no_more(&self, by: Option<&Thread>) {
         let holder = self.holder();
         self.wait.set(WaitOn::Nothing);
         if let Some(holder) = holder
@@ -108,7 +119,6 @@ impl Thread {
         {
             Self::tell_raised(holder);
         }
-        true
     }
 
     /// Does something with the state of a thread that waits for the reply to the call `stamp`, and goes on waiting meanwhile. It must be short and touch no user
@@ -121,31 +131,63 @@ impl Thread {
         stamp: u64,
         act: impl FnOnce() -> Result<R, Error>,
     ) -> Result<R, Error> {
+        self.begin_look(stamp)?;
+        let result = act();
+        self.stamp().store(stamp | WAS_LOOKED_AT, Ordering::Release);
+        result
+    }
+
+    /// [`while_awaiting`](Self::while_awaiting), and [`take_awaiting`](Self::take_awaiting) in one step, if `act` succeeds: nobody comes in between, neither
+    /// another who looks nor one who ends the wait otherwise.
+    ///
+    /// # Errors
+    /// As `while_awaiting`; the thread goes on waiting then, if it did.
+    pub(crate) fn take_awaiting_after(
+        &self,
+        stamp: u64,
+        by: &Thread,
+        act: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.begin_look(stamp)?;
+        match act() {
+            Ok(()) => {
+                self.stamp().store(stamp + 1, Ordering::SeqCst);
+                self.awaits_no_more(Some(by));
+                Ok(())
+            }
+            Err(error) => {
+                self.stamp().store(stamp | WAS_LOOKED_AT, Ordering::Release);
+                Err(error)
+            }
+        }
+    }
+
+    /// From here until the word is set again the thread goes on waiting, and its state is the caller's.
+    fn begin_look(&self, stamp: u64) -> Result<(), Error> {
         sync::assert_none_held();
         loop {
-            if !self.awaits(stamp) {
+            let found = self.stamp().load(Ordering::Acquire);
+            if !is_call(found, stamp) {
                 return Err(Error::CallerGone);
             }
             // One that was received on another CPU may still be on its way off its own, on which its wait may be cancelled: so that comes first.
             // Once off, it runs nowhere as long as it waits.
-            if !schedule::is_running(self)
+            if found & LOOKED_AT == 0
+                && !schedule::is_running(self)
                 && self
                     .stamp()
                     .compare_exchange(
-                        stamp,
-                        stamp | LOOKED_AT,
+                        found,
+                        stamp | LOOKED_AT | WAS_LOOKED_AT,
                         Ordering::AcqRel,
                         Ordering::Relaxed,
                     )
                     .is_ok()
             {
-                break;
+                return Ok(());
             }
             Relax::relax();
         }
-        let result = act();
-        self.stamp().store(stamp, Ordering::Release);
-        result
     }
 
     /// [`while_awaiting`](Self::while_awaiting), if what it waits for is the answer to a report.
@@ -167,7 +209,7 @@ impl Thread {
     }
 
     /// The call whose reply it waits for.
-    #[cfg(target_os = "none")]
+    #[cfg(any(test, target_os = "none"))]
     pub(crate) fn awaited(&self) -> Option<u64> {
         let stamp = stamp_in(self.stamp().load(Ordering::Acquire));
         waits(stamp).then_some(stamp)

@@ -146,7 +146,7 @@ impl Program {
             Priority::NORMAL,
         );
         let thread = Ref::try_new(thread).unwrap();
-        process.add_thread(thread.clone()).unwrap();
+        process.add_thread(thread.clone(), || ()).unwrap();
         Program {
             thread,
             header: header.cast(),

@@ -74,6 +74,9 @@ pub struct ReportedCall {
     pub point: CallPoint,
     /// Its number as the thread entered, whatever became of it.
     pub number: u64,
+    /// What the report says beside it: four arguments of a call that begins or is another system's; status and three results of one that ends. Of 32-bit code
+    /// these are the program's registers, or the words of its block, if the call came in that form ([`abi::compat`]).
+    pub arguments: [u64; 4],
     /// The thread's number.
     pub thread: u64,
     /// All of the thread's registers, as they are now.
@@ -92,11 +95,13 @@ impl ReportedCall {
         if message.bytes.len() != report::REGISTER_BYTES {
             return None;
         }
+        let [number, first, second, third, fourth, thread] = message.words;
         Some(ReportedCall {
             badge: message.badge,
             point,
-            number: message.words[0],
-            thread: message.words[5],
+            number,
+            arguments: [first, second, third, fourth],
+            thread,
             // SAFETY: there are as many bytes as a context has, and any bytes are one.
             registers: unsafe {
                 message

@@ -131,14 +131,18 @@ impl Bare {
         Bare::with(Mode::Long, |_| preamble(registers), code)
     }
 
-    /// The same with the registers of [`pattern`], and reports of this kind from its beginning.
+    /// The same with the registers of [`pattern`] (of [`pattern32`] and 32-bit code in a 32-bit process), and reports of this kind from its beginning.
     ///
     /// # Errors
     /// Those of the calls that it takes.
-    pub fn reporting(kind: ReportKind, to: &Endpoint, code: &[u8]) -> rt::Result<Bare> {
-        let process = Process::create_in(Mode::Long, "bare", rt::Priority::LOWEST)?;
+    pub fn reporting(mode: Mode, kind: ReportKind, to: &Endpoint, code: &[u8]) -> rt::Result<Bare> {
+        let process = Process::create_in(mode, "bare", rt::Priority::LOWEST)?;
         process.report_to(kind, Some(to))?;
-        Bare::in_process(process, |_| preamble(&pattern()), code)
+        let preamble = |_: &_| match mode {
+            Mode::Long => preamble(&pattern()),
+            Mode::Compat => preamble32(&pattern32()),
+        };
+        Bare::in_process(process, preamble, code)
     }
 
     /// The same, with the process's landing page (its first byte, plus `offset`) in register number `register`.

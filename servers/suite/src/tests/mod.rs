@@ -35,6 +35,7 @@ mod processes;
 mod quotas;
 mod registers;
 mod reported_calls;
+mod reported_calls32;
 mod reports;
 mod reports_lost;
 mod schedule;
@@ -93,6 +94,7 @@ pub const ALL: &[&[Test]] = &[
     reports_lost::TESTS,
     debugging::TESTS,
     reported_calls::TESTS,
+    reported_calls32::TESTS,
     moving::TESTS,
     many::TESTS,
     traces::TESTS,
@@ -123,6 +125,7 @@ pub const HARDWARE: &[&[Test]] = &[
     schedule::TESTS,
     suspended_registers::TESTS,
     reported_calls::TESTS,
+    reported_calls32::TESTS,
     many::TESTS,
 ];
 

@@ -4,20 +4,21 @@ use abi::info::{ProcessState, ThreadState};
 use abi::report::{Answer, ReportKind};
 use abi::{Call, CpuSet, Deadline, Error, UserContext};
 use alloc::vec;
+use rt::process::Mode;
 use rt::report::{CallPoint, ReportedCall};
 use rt::{AsHandle, Endpoint, Reply};
 
 use super::contexts::{START, full, prepared};
 use super::ipc::receive;
 use super::probe::{soon, until};
-use super::reports::{exited, listener, then_exit};
+use super::reports::{exited, fault, listener, then_exit};
 use super::suspended_registers::own;
 use super::tests;
-use crate::bare::{self, Bare, STACK_TOP, reg};
+use crate::bare::{Bare, STACK_TOP};
 use crate::kernel_calls::refused;
 use crate::verdict::{Verdict, Why};
 use crate::world::{World, ending};
-use crate::{check, code, code32, fail, must, same};
+use crate::{check, code, fail, must, same};
 
 tests! {
     calls_by_every_entry_are_reported_before_and_after: 60,
@@ -25,7 +26,8 @@ tests! {
     a_reported_call_may_be_answered_and_not_made: 40,
     a_reported_call_without_an_answer_is_not_made: 40,
     a_thread_is_killed_or_suspended_in_a_reported_call: 60,
-    calls_of_32_bit_code_are_reported: 40,
+    a_thread_is_suspended_in_a_call_that_is_reported: 40,
+    a_step_goes_through_a_reported_call: 40,
     calls_are_reported_of_threads_that_stand_still: 40,
     foreign_calls_are_reported_to_their_personality: 60,
     foreign_calls_keep_all_registers_but_what_is_set: 40,
@@ -33,7 +35,7 @@ tests! {
 }
 
 /// The number of no call.
-const UNKNOWN: u64 = 0x1234;
+pub(super) const UNKNOWN: u64 = 0x1234;
 
 /// A program of machine code that reports to a new endpoint. Not started.
 fn reporting(
@@ -44,7 +46,7 @@ fn reporting(
     let (endpoint, badged) = listener()?;
     let bare = if kind == ReportKind::ForeignCalls {
         // Before it has a thread.
-        Bare::reporting(kind, &badged, code)?
+        Bare::reporting(Mode::Long, kind, &badged, code)?
     } else {
         prepared(code, |_| {})?
     };
@@ -61,7 +63,7 @@ fn reporting(
 }
 
 /// The next call, and how to answer it.
-fn next(endpoint: &Endpoint, point: CallPoint) -> Result<(ReportedCall, Reply), Why> {
+pub(super) fn next(endpoint: &Endpoint, point: CallPoint) -> Result<(ReportedCall, Reply), Why> {
     let message = receive(endpoint, 0)?;
     let Some(call) = ReportedCall::of(&message) else {
         fail!("that is no call: {message:x?}");
@@ -75,7 +77,7 @@ fn next(endpoint: &Endpoint, point: CallPoint) -> Result<(ReportedCall, Reply), 
 }
 
 /// Lets the next call be made as it is. Returns its number, and what the registers were before and after.
-fn let_pass(endpoint: &Endpoint) -> Result<(u64, UserContext, UserContext), Why> {
+pub(super) fn let_pass(endpoint: &Endpoint) -> Result<(u64, UserContext, UserContext), Why> {
     let (before, reply) = next(endpoint, CallPoint::Begins)?;
     must!(reply.answer_report(Answer::Resume));
     let (after, reply) = next(endpoint, CallPoint::Ends)?;
@@ -85,7 +87,7 @@ fn let_pass(endpoint: &Endpoint) -> Result<(u64, UserContext, UserContext), Why>
 }
 
 /// Lets the program make its last call, which does not come back.
-fn let_exit(what: &str, endpoint: &Endpoint, bare: &Bare) -> Verdict {
+pub(super) fn let_exit(what: &str, endpoint: &Endpoint, bare: &Bare) -> Verdict {
     let (last, reply) = next(endpoint, CallPoint::Begins)?;
     same!(last.number, Call::ProcessExit as u64);
     must!(reply.answer_report(Answer::Resume));
@@ -304,26 +306,76 @@ fn a_thread_is_killed_or_suspended_in_a_reported_call(world: &'static World) -> 
     Ok(())
 }
 
-fn calls_of_32_bit_code_are_reported(_: &'static World) -> Verdict {
-    let code = code32!(
-        "mov eax, 0x1234",
-        "int 0x80",
-        "xor ecx, ecx",
-        "mov ebx, 77",
-        "mov eax, 50",
-        "int 0x80",
-        "ud2"
-    );
-    let bare = must!(Bare::new32(code, &bare::pattern32()));
-    let (endpoint, badged) = must!(listener());
-    must!(bare.thread.report_to(ReportKind::Calls, Some(&badged)));
-    must!(bare.thread.start());
-    let (number, before, after) = let_pass(&endpoint)?;
-    same!((number, before.rax), (UNKNOWN, UNKNOWN));
-    let ebx = u64::from(bare::pattern32()[reg::RBX]);
-    same!((before.rbx, before.cs), (ebx, 0x1B));
-    same!((after.rax, after.rbx), (Error::UnknownCall as u64, ebx));
-    let_exit("32-bit code", &endpoint, &bare)
+fn a_thread_is_suspended_in_a_call_that_is_reported(world: &'static World) -> Verdict {
+    for cpu in [0, world.cpus - 1] {
+        for changed in [false, true] {
+            let code = then_exit!("syscall", "cmp rax, rbx", "je 2f", "ud2", "2:", "nop");
+            let (bare, endpoint) = must!(reporting(ReportKind::Calls, code, |context| {
+                context.rax = Call::Sleep as u64;
+                context.rbx = Error::Cancelled as u64;
+                context.r14 = Deadline::NEVER.0;
+            }));
+            must!(bare.thread.set_affinity(&CpuSet::only(cpu)));
+            must!(bare.thread.start());
+            let (_, reply) = next(&endpoint, CallPoint::Begins)?;
+            must!(reply.answer_report(Answer::Resume));
+            until("it sleeps", || {
+                Ok(bare.thread.info()?.state == ThreadState::Sleeping as u32)
+            })?;
+            // It stands behind its call, which nobody has to hear of first.
+            // SAFETY: the thread is of another process.
+            must!(unsafe { bare.thread.stop(soon()) });
+            let seen = must!(bare.thread.registers());
+            same!((seen.rip, seen.rax), (START + 2, Error::Cancelled as u64));
+            same!(endpoint.recv(0, Deadline::NOW).err(), Some(Error::TimedOut));
+            let wanted = UserContext {
+                r15: if changed { 0x5E7 } else { seen.r15 },
+                ..seen
+            };
+            if changed {
+                // SAFETY: as above.
+                must!(unsafe { bare.thread.set_registers(&wanted) });
+            }
+            must!(bare.thread.resume());
+            let (call, reply) = next(&endpoint, CallPoint::Ends)?;
+            same!(own(&call.registers), own(&wanted));
+            same!(call.number, Call::Sleep as u64);
+            must!(reply.answer_report(Answer::Resume));
+            let_exit("after it was stopped in its call", &endpoint, &bare)?;
+        }
+    }
+    Ok(())
+}
+
+fn a_step_goes_through_a_reported_call(_: &'static World) -> Verdict {
+    const TRAP: u64 = 1 << 8;
+    for (name, code) in [
+        ("syscall", then_exit!("int3", "syscall", "nop", "nop")),
+        ("int 0x80", then_exit!("int3", "int 0x80", "nop", "nop")),
+    ] {
+        let (bare, endpoint) = must!(reporting(ReportKind::Calls, code, |context| {
+            context.rax = UNKNOWN;
+        }));
+        let (faults, badged) = must!(listener());
+        must!(bare.thread.report_to(ReportKind::Faults, Some(&badged)));
+        must!(bare.thread.start());
+        let (told, reply) = fault(&faults)?;
+        same!((told.vector, told.rip), (3, START + 1));
+        must!(reply.answer_report(Answer::Step));
+        same!(let_pass(&endpoint)?.0, UNKNOWN);
+        // A return with the trap flag set stops at once or after one more instruction.
+        let (told, reply) = fault(&faults)?;
+        let there = [START + 3, START + 4].contains(&told.rip);
+        check!(told.vector == 1 && there, "{name}: {told:x?}");
+        let seen = must!(reply.registers());
+        check!(
+            seen.rflags & TRAP == 0 && seen.rax == Error::UnknownCall as u64,
+            "{name}: {seen:x?}"
+        );
+        must!(reply.answer_report(Answer::Resume));
+        let_exit(name, &endpoint, &bare)?;
+    }
+    Ok(())
 }
 
 fn calls_are_reported_of_threads_that_stand_still(_: &'static World) -> Verdict {

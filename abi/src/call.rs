@@ -98,6 +98,11 @@ calls! {
     ///
     /// Errors: PeerClosed.
     Wait = 13, "wait";
+    /// `(notification, bits, notification to wait for) -> rdx bits`, `r14` deadline: signal the first, then wait for the second: what `signal` and `wait` do, in one call,
+    /// whose partner may run at once. If either handle is refused, nothing is signalled. Right SIGNAL on the first, WAIT on the second.
+    ///
+    /// Errors: PeerClosed.
+    SignalWait = 14, "signal_wait";
 
     /// `(handle, rights) -> rdi handle`: a second handle with these rights, which must be a part of the first's. Right DUPLICATE.
     ///

@@ -96,6 +96,10 @@ unsafe extern "C" {
     #[link_name = "switchyard_direct_wait"]
     pub(crate) safe fn direct_wait(notification: u64) -> !;
 
+    /// `signal_wait`, likewise: the notification to signal, the bits, and the notification to wait for.
+    #[link_name = "switchyard_direct_signal_wait"]
+    pub(crate) safe fn direct_signal_wait(signalled: u64, bits: u64, awaited: u64) -> !;
+
     /// A thread that waited as one of these leaves it was woken. On return the context, which is whole, is what user mode gets.
     #[link_name = "switchyard_woken"]
     pub(crate) safe fn woken(context: &mut UserContext);

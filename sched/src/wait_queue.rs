@@ -64,18 +64,20 @@ impl<T: Node> WaitQueue<T> {
     /// debug builds).
     #[inline]
     pub fn push_back(&mut self, thread: T, priority: EffectivePriority) {
-        let links = &thread.links().list;
-        debug_assert!(
-            !thread.links().is_listed(),
-            "the thread is in a list or queue already"
-        );
-        links
-            .place
-            .store(place::waiting_at(priority), Ordering::Relaxed);
+        note_place(thread, priority);
         if self.head.is_some() {
             cold_path();
             return self.push_among(thread, priority);
         }
+        alone(thread);
+        self.head = Some(thread);
+    }
+
+    /// [`push_back`](Self::push_back) into a queue that is empty (asserted in debug builds).
+    #[inline]
+    pub fn push_only(&mut self, thread: T, priority: EffectivePriority) {
+        debug_assert!(self.is_empty(), "somebody is in the queue");
+        note_place(thread, priority);
         alone(thread);
         self.head = Some(thread);
     }
@@ -227,6 +229,20 @@ impl<T: Node> Iterator for Waiters<T> {
         }
         Some(thread)
     }
+}
+
+/// Says in the thread that it waits in such a queue, and at which level.
+#[inline]
+fn note_place<T: Node>(thread: T, priority: EffectivePriority) {
+    debug_assert!(
+        !thread.links().is_listed(),
+        "the thread is in a list or queue already"
+    );
+    thread
+        .links()
+        .list
+        .place
+        .store(place::waiting_at(priority), Ordering::Relaxed);
 }
 
 /// Makes a ring of one.

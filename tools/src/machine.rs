@@ -255,6 +255,21 @@ pub struct Machine {
     _scratch: tempfile::TempDir,
 }
 
+/// The time that a process has spent on CPUs, in user mode and in the kernel; `None` where the host does not say (only Linux does here:
+/// `proc_pid_stat(5)`, fields 14 and 15).
+fn processor_time(id: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The second field is a name in parentheses, in which anything may stand.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(14 - 3);
+    let mut ticks = 0_u64;
+    for _ in 0..2 {
+        ticks += fields.next()?.parse::<u64>().ok()?;
+    }
+    let in_a_second = rustix::param::clock_ticks_per_second();
+    Some(Duration::from_millis(ticks * 1000 / in_a_second.max(1)))
+}
+
 /// How many of QEMU's own lines are kept.
 const COMPLAINTS: usize = 20;
 /// How long a QEMU without a serial line may take to end, and how often that is looked for.
@@ -335,6 +350,12 @@ impl Machine {
     /// The control channel, if QEMU opened one.
     pub fn qmp(&mut self) -> Option<&mut Qmp> {
         self.qmp.as_mut()
+    }
+
+    /// Says how much time QEMU has spent on CPUs so far, whenever it is asked: see [`processor_time`].
+    pub fn processor_time(&self) -> impl Fn() -> Option<Duration> + use<> {
+        let id = self.child.id();
+        move || processor_time(id)
     }
 
     /// Waits for a machine whose serial line is closed, and says how it ended. A QEMU that does not end is killed.

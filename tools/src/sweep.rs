@@ -53,8 +53,12 @@ const ALL: [Event; 4] = [
     Event::Debug,
 ];
 
-/// How long the machine may run without coming to an instruction that is waited for.
-const QUIET: Duration = Duration::from_secs(20);
+/// How long the machine may run without coming to an instruction that is waited for: so much of the host's CPU time, as a busy host gives it little in a
+/// minute; and so long by the clock in any case, for a machine that sleeps, and for hosts that don't tell.
+const QUIET: Duration = Duration::from_secs(15);
+const QUIET_AT_MOST: Duration = Duration::from_secs(120);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// An event that was injected and has not come back yet.
 struct Pending {
@@ -101,6 +105,7 @@ pub struct Left {
 pub struct Sweep<'a> {
     gdb: &'a mut Gdb,
     qmp: &'a mut Qmp,
+    processor_time: &'a dyn Fn() -> Option<Duration>,
     places: BTreeMap<u64, Place>,
     todo: BTreeMap<u64, BTreeSet<Event>>,
     armed: BTreeSet<u64>,
@@ -119,13 +124,14 @@ pub struct Sweep<'a> {
 }
 
 impl<'a> Sweep<'a> {
-    /// A sweep over what is `wanted` of `text` in a stopped machine.
+    /// A sweep over what is `wanted` of `text` in a stopped machine, which tells how much of the host's time it has used.
     ///
     /// # Errors
     /// If the machine's memory can't be read, or holds no instructions there.
     pub fn new(
         gdb: &'a mut Gdb,
         qmp: &'a mut Qmp,
+        processor_time: &'a dyn Fn() -> Option<Duration>,
         text: &EntryText,
         wanted: impl Fn(&Place) -> bool,
     ) -> Result<Self> {
@@ -155,6 +161,7 @@ impl<'a> Sweep<'a> {
         let mut sweep = Self {
             gdb,
             qmp,
+            processor_time,
             armed: BTreeSet::new(),
             stopped: BTreeSet::new(),
             exits,
@@ -229,7 +236,12 @@ impl<'a> Sweep<'a> {
                 return Ok(());
             }
             self.gdb.resume()?;
-            match self.gdb.wait(QUIET) {
+            let quiet = if self.stopped.is_empty() {
+                QUIET_AT_FIRST
+            } else {
+                QUIET
+            };
+            match self.gdb.wait(quiet) {
                 Ok(true) => self.stop()?,
                 // The test inside has come to its end: it knows what it thought of that.
                 Err(_) if self.pending.is_empty() => {
@@ -245,6 +257,22 @@ impl<'a> Sweep<'a> {
                     );
                     return Ok(());
                 }
+            }
+        }
+    }
+
+    /// Waits until the machine stops; `false` if it was quiet for too long.
+    fn wait(&mut self) -> Result<bool> {
+        let (begun, used) = (Instant::now(), (self.processor_time)());
+        loop {
+            if self.gdb.wait(LOOK)? {
+                return Ok(true);
+            }
+            let spent = (self.processor_time)()
+                .zip(used)
+                .map(|(now, before)| now.saturating_sub(before));
+            if spent.is_some_and(|spent| spent >= QUIET) || begun.elapsed() >= QUIET_AT_MOST {
+                return Ok(false);
             }
         }
     }

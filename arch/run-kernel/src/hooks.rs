@@ -43,6 +43,12 @@ extern "C" fn switchyard_direct_wait(_: u64) -> ! {
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn switchyard_direct_signal_wait(_: u64, _: u64, _: u64) -> ! {
+    // SAFETY: as above.
+    unsafe { arch::switch::long_way(Call::SignalWait) }
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn switchyard_woken(context: &mut UserContext) {
     unexpected("the end of a wait", context)
 }

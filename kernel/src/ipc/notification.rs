@@ -62,10 +62,16 @@ pub(super) enum Began {
 /// Ends the wait of a thread that was taken out of it.
 #[inline]
 pub(crate) fn give(waiter: ThreadPtr, bits: u64) {
-    let registers = waiter.get().registers_mut();
+    give_registers(waiter.get(), bits);
+    schedule::make_ready(waiter);
+}
+
+/// The result of a wait, for whoever was just taken out of it.
+#[inline(always)]
+pub(super) fn give_registers(waiter: &Thread, bits: u64) {
+    let registers = waiter.registers_mut();
     registers.rax = 0;
     registers.rdx = bits;
-    schedule::make_ready(waiter);
 }
 
 static SLAB: Slab<Notification> = Slab::new();
@@ -138,20 +144,48 @@ impl Notification {
     #[cfg(target_os = "none")]
     #[inline(always)]
     pub(super) fn begin_wait(&self, current: &Thread) -> Began {
+        self.begin(current, |state| {
+            if state.closed {
+                return false;
+            }
+            current.settle_before_wait();
+            state
+                .waiters
+                .push_back(ThreadPtr::new(current), current.priority());
+            true
+        })
+    }
+
+    /// [`begin_wait`](Self::begin_wait) if nobody else waits and the thread, which has no marks, holds no reply: so there is nothing to call.
+    #[cfg(target_os = "none")]
+    #[inline(always)]
+    pub(super) fn begin_wait_alone(&self, current: &Thread) -> Began {
+        self.begin(current, |state| {
+            if state.closed || !state.waiters.is_empty() || current.held.is_some() {
+                return false;
+            }
+            state
+                .waiters
+                .push_only(ThreadPtr::new(current), current.priority());
+            true
+        })
+    }
+
+    /// `enter` puts the thread into the queue, or says that nothing is to be done.
+    #[cfg(target_os = "none")]
+    #[inline(always)]
+    fn begin(&self, current: &Thread, enter: impl FnOnce(&mut State) -> bool) -> Began {
         let Some(mut state) = self.state.try_lock() else {
             return Began::Not;
         };
         if let Some(bits) = state.take_bits() {
             return Began::Over(bits);
         }
-        if state.closed {
+        if !enter(&mut state) {
             return Began::Not;
         }
-        current.settle_before_wait();
+        // The word is published with the lock.
         current.wait.set_here(WaitOn::Notification(self));
-        state
-            .waiters
-            .push_back(ThreadPtr::new(current), current.priority());
         Began::Waiting
     }
 
@@ -192,9 +226,7 @@ impl Notification {
         let mut state = self.state.lock();
         if let Some(bits) = state.take_bits() {
             drop(state);
-            let registers = current.registers_mut();
-            registers.rax = 0;
-            registers.rdx = bits;
+            give_registers(current, bits);
             return Ok(Flow::Done);
         }
         if state.closed {

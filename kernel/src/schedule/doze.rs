@@ -12,10 +12,11 @@ use core::hint::cold_path;
 use arch::cpu::CpuBlock;
 use arch::switch::{Delivery, concerns, frame_here, go_on_in, hand_over, leave_after_wait};
 use arch::time;
+use sched::Slice;
 
 use super::bare::{come, keep_turn, switch_threads, switch_to_idle};
 use super::clock::arm_for_turn;
-use super::wake::drain_inbox;
+use super::wake::{drain_inbox, make_ready};
 use crate::cpu;
 use crate::sync;
 use crate::thread::{Thread, ThreadPtr};
@@ -60,6 +61,61 @@ pub fn doze(block: &'static CpuBlock, current: &'static Thread) -> ! {
     frame_here();
     // SAFETY: nothing here is to be dropped.
     unsafe { go_on_in(leave_for, [0, now, 0]) }
+}
+
+/// [`doze`], behind a signal that has ended the wait of `next`, whose results are in its context: it runs at once if it may, on what is left of the turn.
+///
+/// Nobody of its priority who is ready has to wait longer than for the end of that turn, and nobody above it waits at all: as with a call and
+/// its answer (`ipc/direct.rs`).
+#[inline(always)]
+pub fn doze_for(block: &'static CpuBlock, current: &'static Thread, next: ThreadPtr) -> ! {
+    let cpu = cpu::of(block);
+    let thread = next.get();
+    // SAFETY: this is the CPU; the borrow ends with the statement.
+    let ready = unsafe { cpu.run_queue() }.ready_from(thread.priority());
+    let concerns = concerns(&current.machine.state, &thread.machine.state);
+    let fits = thread.dozes.get()
+        && thread.home.is(cpu.index())
+        // The timer is set for the end of the turn already if one of its own priority waits for that.
+        && (ready == 0 || ready == 1 && current.priority() <= thread.priority())
+        && concerns.are_few();
+    if !fits {
+        cold_path();
+        // SAFETY: nothing here is to be dropped.
+        unsafe { go_on_in(doze_behind, [next.as_ptr() as u64, 0, 0]) }
+    }
+    sync::assert_none_held();
+    // Neither has a mark, so no word about a wait was left for either.
+    thread.dozes.set(false);
+    current.dozes.set(true);
+    let now = time::ticks();
+    current.run_time.end(now);
+    thread.run_time.begin(now);
+    thread.switches.add(1);
+    cpu.switches.add(1);
+    thread.slice.set(current.slice.get());
+    // It comes back with a signal of the same kind. Should another wake it, it gets what is left of the running thread's.
+    current.slice.set(Slice::SPENT);
+    // SAFETY: as in `doze`.
+    unsafe {
+        hand_over(
+            block,
+            &current.machine.state,
+            &thread.machine.state,
+            concerns,
+            Delivery::Own,
+        )
+    }
+}
+
+/// [`doze_for`] if the other can't run at once: it is made ready.
+extern "C" fn doze_behind(next: u64, _: u64, _: u64) -> ! {
+    let block = arch::cpu::block();
+    let next: *const Thread = core::ptr::with_exposed_provenance(next as usize);
+    // SAFETY: a system call is made by a thread; the other was just taken out of its wait, in this section.
+    let (current, next) = unsafe { (cpu::running(block).get(), ThreadPtr::new(&*next)) };
+    make_ready(next);
+    doze(block, current)
 }
 
 /// The running thread, which dozes, leaves for another as in any switch, for idleness if it is null, or for itself: it was made ready before it had left.

@@ -29,7 +29,7 @@ pub use bare::{after_wait, block, is_running, reschedule, switch_directly, yield
 #[cfg(target_os = "none")]
 pub use clock::{open_gates_at, retime, timer_interrupt};
 #[cfg(target_os = "none")]
-pub use doze::doze;
+pub use doze::{doze, doze_for};
 #[cfg(target_os = "none")]
 pub use exit::{exit_work, leave_thread, preemption_point};
 #[cfg(target_os = "none")]

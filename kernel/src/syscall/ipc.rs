@@ -175,6 +175,21 @@ pub(super) fn wait(caller: Caller, section: &mut Section) -> Result<Outcome, Err
     Ok(go_on(flow, deadline, section))
 }
 
+/// `signal_wait`.
+pub(super) fn signal_wait(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
+    let deadline = caller.deadline();
+    let bits = caller.argument(1);
+    let flow = {
+        // Both before anything is done.
+        let (signalled, _) =
+            caller.find::<Notification>(caller.handle(0), Rights::SIGNAL, section)?;
+        let (awaited, _) = caller.find::<Notification>(caller.handle(2), Rights::WAIT, section)?;
+        signalled.signal(bits);
+        awaited.wait(caller.thread(), deadline)?
+    };
+    Ok(go_on(flow, deadline, section))
+}
+
 /// `sleep`.
 pub(super) fn sleep(caller: Caller, section: &mut Section) -> Outcome {
     let deadline = caller.deadline();

@@ -104,6 +104,7 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::Reply => ipc::reply(caller, section)?,
         Call::ReplyRecv => return ipc::reply_recv(caller, section),
         Call::Wait => return ipc::wait(caller, section),
+        Call::SignalWait => return ipc::signal_wait(caller, section),
         Call::Sleep => return Ok(ipc::sleep(caller, section)),
 
         Call::HandleDuplicate => handle::duplicate(caller)?,

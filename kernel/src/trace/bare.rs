@@ -180,6 +180,7 @@ pub(crate) fn ipc(call: Call, argument: u64) {
             | Call::Reply
             | Call::ReplyRecv
             | Call::Wait
+            | Call::SignalWait
     );
     if is_ipc {
         let cpu = cpu::this();

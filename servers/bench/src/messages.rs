@@ -11,7 +11,7 @@ use rt::{AsHandle, Endpoint, Notification, Process, Rights, Thread, thread, time
 
 use crate::calls;
 use crate::measure::{Cost, DONE, measure, measure_then};
-use crate::partner::{self, FILLING, REQUEST_BYTES, Role, Starter, Turn};
+use crate::partner::{self, Calls, FILLING, REQUEST_BYTES, Role, Starter, Turn};
 
 /// Time for a partner to come to its first wait.
 pub const SETTLING: Duration = Duration::from_millis(20);
@@ -174,13 +174,28 @@ pub fn signal_idle() -> rt::Result<Cost> {
 }
 
 /// A signal to another thread and its signal back, each waited for; between two programs, or (without a starter) two threads of this one.
-pub fn signal_wait_pingpong(starter: Option<&Starter>) -> rt::Result<Cost> {
+pub fn signal_wait_pingpong(calls: Calls, starter: Option<&Starter>) -> rt::Result<Cost> {
+    match calls {
+        Calls::One => ping_pong(starter, calls, |ping, pong| {
+            Calls::One.signal_and_wait(ping, pong)
+        }),
+        Calls::Two => ping_pong(starter, calls, |ping, pong| {
+            Calls::Two.signal_and_wait(ping, pong)
+        }),
+    }
+}
+
+#[inline(always)]
+fn ping_pong(
+    starter: Option<&Starter>,
+    calls: Calls,
+    turn: impl Fn(&Notification, &Notification) -> rt::Result<u64>,
+) -> rt::Result<Cost> {
     let (ping, pong) = (Notification::create()?, Notification::create()?);
     let failed = core::cell::Cell::new(None);
     let trip = || {
         measure(|| {
-            let result = ping.signal(1).and_then(|()| pong.wait(Deadline::NEVER));
-            if let Err(error) = result {
+            if let Err(error) = turn(&ping, &pong) {
                 failed.set(Some(error));
             }
         })
@@ -190,7 +205,7 @@ pub fn signal_wait_pingpong(starter: Option<&Starter>) -> rt::Result<Cost> {
             ("ping", ping.handle(), Rights::WAIT),
             ("pong", pong.handle(), Rights::SIGNAL),
         ];
-        let partner = starter.start(Role::PingPong, &given)?;
+        let partner = starter.start(Role::PingPong(calls), &given)?;
         time::sleep(SETTLING)?;
         let cost = trip();
         partner.kill(0)?;
@@ -200,7 +215,7 @@ pub fn signal_wait_pingpong(starter: Option<&Starter>) -> rt::Result<Cost> {
             ping.duplicate(Rights::WAIT)?,
             pong.duplicate(Rights::SIGNAL)?,
         );
-        let partner = thread::spawn(move || partner::ping_pong(&theirs.0, &theirs.1))?;
+        let partner = thread::spawn(move || partner::ping_pong(calls, &theirs.0, &theirs.1))?;
         time::sleep(SETTLING)?;
         let cost = trip();
         // SAFETY: it waits, holds nothing, and is not heard of again.

@@ -14,7 +14,7 @@ use crate::crowd::Crowd;
 use crate::mapping;
 use crate::measure::{Cost, DONE, measure};
 use crate::messages::{self, SETTLING};
-use crate::partner::{self, Role, Starter, Turn};
+use crate::partner::{self, Calls, Role, Starter, Turn};
 
 /// The same as [`measure_all`], among very many objects.
 ///
@@ -82,12 +82,13 @@ pub fn measure_all() -> Result<(), String> {
     })?;
     tell("fault_round_trip", &|| messages::fault_round_trip(&starter))?;
     tell("signal_idle", &messages::signal_idle)?;
-    tell("signal_wait_pingpong", &|| {
-        messages::signal_wait_pingpong(Some(&starter))
-    })?;
-    tell("signal_wait_pingpong_same_space", &|| {
-        messages::signal_wait_pingpong(None)
-    })?;
+    for (name, calls, starter) in [
+        ("signal_wait_pingpong", Calls::One, Some(&starter)),
+        ("signal_wait_pingpong_same_space", Calls::One, None),
+        ("signal_wait_pingpong_two_calls", Calls::Two, Some(&starter)),
+    ] {
+        tell(name, &|| messages::signal_wait_pingpong(calls, starter))?;
+    }
     tell("thread_create_cold", &creation::thread_create_cold)?;
     tell("thread_create", &creation::thread_create)?;
     say("process_create", &creation::process_create)?;

@@ -38,7 +38,7 @@ pub enum Role {
     /// Lets threads that fault go on behind the instruction, which has two bytes.
     StepOver,
     /// Waits for one notification and signals another.
-    PingPong,
+    PingPong(Calls),
     /// Waits for a notification, passes it on, calls [`CLIENT_CALLS`] times, and signals the bit of this number.
     Client(u32),
 }
@@ -48,7 +48,7 @@ pub const CLIENT_CALLS: u64 = 2000;
 
 impl Role {
     /// All of them.
-    const ALL: [Role; 14] = [
+    const ALL: [Role; 15] = [
         Role::Yield(Turn::Plain),
         Role::Yield(Turn::Float),
         Role::Serve(Turn::Plain),
@@ -58,7 +58,8 @@ impl Role {
         Role::ServeBytes(BUFFER_BYTES),
         Role::ServeHandle,
         Role::StepOver,
-        Role::PingPong,
+        Role::PingPong(Calls::One),
+        Role::PingPong(Calls::Two),
         Role::Client(0),
         Role::Client(1),
         Role::Client(2),
@@ -76,7 +77,8 @@ impl Role {
             Role::ServeBytes(bytes) => format!("serve-{bytes}"),
             Role::ServeHandle => "serve-handle".into(),
             Role::StepOver => "step-over".into(),
-            Role::PingPong => "ping-pong".into(),
+            Role::PingPong(Calls::One) => "ping-pong".into(),
+            Role::PingPong(Calls::Two) => "ping-pong-by-two".into(),
             Role::Client(bit) => format!("client-{bit}"),
         }
     }
@@ -94,10 +96,10 @@ pub fn run(role: &str) -> Result<(), String> {
     let failed = |error: StartError| format!("{error}");
     match role {
         Role::Yield(turn) => take_turns(turn),
-        Role::PingPong => {
+        Role::PingPong(calls) => {
             let ping: Notification = start::take("ping").map_err(failed)?;
             let pong: Notification = start::take("pong").map_err(failed)?;
-            ping_pong(&ping, &pong);
+            ping_pong(calls, &ping, &pong);
         }
         Role::Client(bit) => {
             let endpoint: Endpoint = start::take("endpoint").map_err(failed)?;
@@ -131,7 +133,7 @@ pub fn serve(role: Role, endpoint: &Endpoint) {
         Role::ServeHandle => hold_handles(endpoint),
         Role::ServeWords => answer_words(endpoint),
         Role::StepOver => step_over(endpoint),
-        Role::Yield(_) | Role::PingPong | Role::Client(_) => {}
+        Role::Yield(_) | Role::PingPong(_) | Role::Client(_) => {}
     }
 }
 
@@ -230,9 +232,45 @@ fn hold_handles(endpoint: u64) {
     });
 }
 
+/// By how many system calls a thread signals and waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Calls {
+    /// One for both.
+    One,
+    /// One for each.
+    Two,
+}
+
+impl Calls {
+    /// Signals one and waits for the other.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    #[inline(always)]
+    pub fn signal_and_wait(
+        self,
+        signalled: &Notification,
+        awaited: &Notification,
+    ) -> rt::Result<u64> {
+        match self {
+            Calls::One => signalled.signal_and_wait(1, awaited, Deadline::NEVER),
+            Calls::Two => signalled
+                .signal(1)
+                .and_then(|()| awaited.wait(Deadline::NEVER)),
+        }
+    }
+}
+
 /// Waits for one and signals the other. Returns when that fails.
-pub fn ping_pong(ping: &Notification, pong: &Notification) {
-    while ping.wait(Deadline::NEVER).is_ok() && pong.signal(1).is_ok() {}
+pub fn ping_pong(calls: Calls, ping: &Notification, pong: &Notification) {
+    if ping.wait(Deadline::NEVER).is_err() {
+        return;
+    }
+    // Two loops, so that neither asks in which of them it is.
+    match calls {
+        Calls::One => while Calls::One.signal_and_wait(pong, ping).is_ok() {},
+        Calls::Two => while Calls::Two.signal_and_wait(pong, ping).is_ok() {},
+    }
 }
 
 /// Calls when it is told to, many times, and says when it has done so.

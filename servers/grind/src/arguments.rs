@@ -65,6 +65,14 @@ use Kind::{Address, Bytes, Code, Handle, Nothing, Number, Of, PartBytes, Pointer
 pub const fn shape(call: Call) -> [Kind; 6] {
     match call {
         Call::Signal => [Of(Notification), Number, Nothing, Nothing, Nothing, Nothing],
+        Call::SignalWait => [
+            Of(Notification),
+            Number,
+            Of(Notification),
+            Nothing,
+            Nothing,
+            Nothing,
+        ],
         Call::Wait | Call::NotificationBind => [
             Of(Notification),
             Nothing,

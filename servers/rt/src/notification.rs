@@ -37,6 +37,25 @@ impl Notification {
         wait(self.handle(), deadline)
     }
 
+    /// Sets bits in this one and wakes a waiter, then waits for `other`: [`signal`](Self::signal) and [`wait`](Self::wait) in one call, at little more
+    /// than half of the price of two, as the waiter runs at once where it may. For two who take turns, and for both ends of a stream.
+    ///
+    /// If either handle is refused nothing is signalled. If the wait fails the bits were set.
+    ///
+    /// # Errors
+    /// `TimedOut`, `Cancelled`, `PeerClosed`, `NoRight` without SIGNAL on this one and WAIT on the other.
+    pub fn signal_and_wait(
+        &self,
+        bits: u64,
+        other: &Notification,
+        deadline: Deadline,
+    ) -> Result<u64> {
+        let (signalled, awaited) = (self.handle().0, other.handle().0);
+        // SAFETY: touches no memory.
+        let (status, bits) = unsafe { sys::signal_wait(signalled, bits, awaited, deadline.0) };
+        sys::check(status).map(|()| bits)
+    }
+
     /// Takes the bits that are set now, 0 if none.
     ///
     /// # Errors

@@ -331,9 +331,10 @@ fn sweep(
     text: &EntryText,
     wanted: impl Fn(&Place) -> bool,
 ) -> Result<Report> {
+    let processor_time = machine.processor_time();
     let qmp = machine.qmp().context("QEMU opened no control channel")?;
     let mut gdb = Gdb::attach(qmp)?;
-    let report = Sweep::new(&mut gdb, qmp, text, wanted)?.run(SWEEP)?;
+    let report = Sweep::new(&mut gdb, qmp, &processor_time, text, wanted)?.run(SWEEP)?;
     // A machine that has ended takes no leave.
     let _ = gdb.detach();
     Ok(report)

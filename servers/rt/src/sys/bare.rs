@@ -115,6 +115,30 @@ pub unsafe fn wait(notification: u64, deadline: u64) -> (u64, u64) {
     (status, bits)
 }
 
+/// See [`super::signal_wait`].
+///
+/// # Safety
+/// As for [`super::raw`].
+#[inline]
+pub unsafe fn signal_wait(signalled: u64, bits: u64, awaited: u64, deadline: u64) -> (u64, u64) {
+    let (status, result);
+    // SAFETY: registers as in `wait`, with two arguments more.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") abi::Call::SignalWait as u64 => status,
+            in("rdi") signalled,
+            in("rsi") bits,
+            inlateout("rdx") awaited => result,
+            in("r14") deadline,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    (status, result)
+}
+
 /// See [`super::ipc`].
 ///
 /// # Safety

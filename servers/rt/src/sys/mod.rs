@@ -84,6 +84,16 @@ pub unsafe fn wait(notification: u64, deadline: u64) -> (u64, u64) {
     unsafe { backend::wait(notification, deadline) }
 }
 
+/// `signal_wait` by handles; nothing is judged. Returns `rax` and the bits.
+///
+/// # Safety
+/// As for [`raw`].
+#[inline]
+pub unsafe fn signal_wait(signalled: u64, bits: u64, awaited: u64, deadline: u64) -> (u64, u64) {
+    // SAFETY: the caller's promise.
+    unsafe { backend::signal_wait(signalled, bits, awaited, deadline) }
+}
+
 /// An IPC call by number; nothing is judged. On an error the registers are kept. Returns `rax`.
 ///
 /// # Safety

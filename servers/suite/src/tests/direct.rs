@@ -116,13 +116,35 @@ pub(super) fn answer_all(endpoint: Handle, seed: u64) -> Verdict {
 
 /// A wait for `bits`, with all registers looked at.
 pub(super) fn wait(notification: Handle, bits: u64, seed: u64, deadline: u64) -> Verdict {
-    let before = Registers {
-        rax: Call::Wait as u64,
-        rdi: notification.0,
-        r14: deadline,
-        flags: BASE_FLAGS | ARITHMETIC | DIRECTION,
-        ..pattern(seed)
-    };
+    wait_by(
+        Registers {
+            rax: Call::Wait as u64,
+            rdi: notification.0,
+            r14: deadline,
+            flags: BASE_FLAGS | ARITHMETIC | DIRECTION,
+            ..pattern(seed)
+        },
+        bits,
+    )
+}
+
+/// A signal of the same `bits` and a wait for them, in one call.
+fn signal_wait(signalled: Handle, awaited: Handle, bits: u64, seed: u64, deadline: u64) -> Verdict {
+    wait_by(
+        Registers {
+            rax: Call::SignalWait as u64,
+            rdi: signalled.0,
+            rsi: bits,
+            rdx: awaited.0,
+            r14: deadline,
+            flags: BASE_FLAGS | ARITHMETIC | DIRECTION,
+            ..pattern(seed)
+        },
+        bits,
+    )
+}
+
+fn wait_by(before: Registers, bits: u64) -> Verdict {
     let mut after = before;
     // SAFETY: it waits, and that is all.
     unsafe { through_syscall(&mut after) };
@@ -149,12 +171,17 @@ impl Bells {
 
     /// Answers each signal with the same bits, until one has the highest.
     pub(super) fn answer_all(&self, seed: u64) -> Verdict {
+        let mut bits = must!(self.0.wait(Deadline::NEVER));
         for round in 1_u64.. {
-            let bits = must!(self.0.wait(Deadline::NEVER));
             if bits >> 63 != 0 {
                 break;
             }
-            must!(self.1.signal(bits));
+            if round % 3 == 0 {
+                must!(self.1.signal(bits));
+                bits = must!(self.0.wait(Deadline::NEVER));
+            } else {
+                bits = must!(self.1.signal_and_wait(bits, &self.0, Deadline::NEVER));
+            }
             // Its own bits are there at once.
             if round % 8 == 3 {
                 must!(self.1.signal(0));
@@ -173,13 +200,18 @@ impl Bells {
                 must!(leave_work_behind());
             }
             // Two long ways one after the other: the partner leaves for one that does not doze, and is left for by it.
-            let deadline = if matches!(round % 16, 5 | 6) {
+            let deadline = if matches!(round % 16, 5 | 6 | 7) {
                 time::after(core::time::Duration::from_mins(10)).0
             } else {
                 NEVER
             };
-            must!(self.0.signal(round));
-            wait(self.1.handle(), round, seed ^ round, deadline)?;
+            let seed = seed ^ round;
+            if matches!(round % 16, 7 | 10..16) {
+                signal_wait(self.0.handle(), self.1.handle(), round, seed, deadline)?;
+            } else {
+                must!(self.0.signal(round));
+                wait(self.1.handle(), round, seed, deadline)?;
+            }
         }
         Ok(())
     }

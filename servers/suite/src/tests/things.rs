@@ -46,6 +46,14 @@ const CALLS: &[(Call, &[Argument])] = &[
     (Call::Signal, &[H(Kind::Notification, Rights::SIGNAL), V(1)]),
     (Call::Wait, &[H(Kind::Notification, Rights::WAIT)]),
     (
+        Call::SignalWait,
+        &[
+            H(Kind::Notification, Rights::SIGNAL),
+            V(1),
+            H(Kind::Notification, Rights::WAIT),
+        ],
+    ),
+    (
         Call::HandleDuplicate,
         &[H(Kind::Any, Rights::DUPLICATE), V(0)],
     ),

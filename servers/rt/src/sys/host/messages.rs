@@ -279,6 +279,17 @@ pub(super) fn wait(handle: u64, deadline: u64) -> Result<u64, Error> {
     }
 }
 
+pub(super) fn signal_wait(
+    signalled: u64,
+    bits: u64,
+    awaited: u64,
+    deadline: u64,
+) -> Result<u64, Error> {
+    notification(&table(), awaited, Rights::WAIT)?;
+    signal(signalled, bits)?;
+    wait(awaited, deadline)
+}
+
 pub(super) fn bind(handle: u64) -> Result<(), Error> {
     let id = if handle == 0 {
         0

@@ -132,6 +132,22 @@ pub(super) unsafe fn wait(notification: u64, deadline: u64) -> (u64, u64) {
     (results.status, results.values[2])
 }
 
+/// See [`super::signal_wait`].
+///
+/// # Safety
+/// As for [`super::raw`].
+pub(super) unsafe fn signal_wait(
+    signalled: u64,
+    bits: u64,
+    awaited: u64,
+    deadline: u64,
+) -> (u64, u64) {
+    let arguments = [signalled, bits, awaited, 0, 0, 0];
+    // SAFETY: the caller's promise.
+    let results = unsafe { raw(Call::SignalWait as u64, arguments, deadline) };
+    (results.status, results.values[2])
+}
+
 /// See [`super::short_with`].
 ///
 /// # Safety
@@ -263,6 +279,7 @@ unsafe fn plain(call: Call, arguments: [u64; 6], deadline: u64) -> Result<[u64; 
         Call::NotificationBind => messages::bind(a).map(|()| kept),
         Call::Signal => messages::signal(a, b).map(|()| kept),
         Call::Wait => messages::wait(a, deadline).map(|bits| [a, b, bits]),
+        Call::SignalWait => messages::signal_wait(a, b, c, deadline).map(|bits| [a, b, bits]),
         Call::ThreadSelf | Call::ProcessSelf => {
             let object = if call == Call::ThreadSelf {
                 Object::Thread

@@ -236,12 +236,7 @@ impl<'a> Sweep<'a> {
                 return Ok(());
             }
             self.gdb.resume()?;
-            let quiet = if self.stopped.is_empty() {
-                QUIET_AT_FIRST
-            } else {
-                QUIET
-            };
-            match self.gdb.wait(quiet) {
+            match self.gdb.wait(QUIET) {
                 Ok(true) => self.stop()?,
                 // The test inside has come to its end: it knows what it thought of that.
                 Err(_) if self.pending.is_empty() => {

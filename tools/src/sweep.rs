@@ -236,7 +236,7 @@ impl<'a> Sweep<'a> {
                 return Ok(());
             }
             self.gdb.resume()?;
-            match self.gdb.wait(QUIET) {
+            match self.wait() {
                 Ok(true) => self.stop()?,
                 // The test inside has come to its end: it knows what it thought of that.
                 Err(_) if self.pending.is_empty() => {

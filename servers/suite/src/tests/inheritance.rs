@@ -268,8 +268,8 @@ fn give_way(world: &'static World, then: Then) -> Verdict {
                 let next = serves.reply_recv(reply, answer, 0, Deadline::NEVER);
                 let late = !ran.load(Ordering::Acquire);
                 match (then, next) {
-                    (Then::Receives, Ok(Event::Message(_))) => {}
-                    (Then::Fails, Err(Error::BadHandle)) => {}
+                    (Then::Receives, Ok(Event::Message(_)))
+                    | (Then::Fails, Err(Error::BadHandle)) => {}
                     (_, next) => return Err(next.err().unwrap_or(Error::NotSupported)),
                 }
                 Ok(!early && !late)

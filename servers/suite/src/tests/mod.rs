@@ -19,6 +19,7 @@ mod inheritance;
 mod injection;
 mod interrupts;
 mod ipc;
+mod killed_servers;
 mod landing;
 mod large;
 mod limits;
@@ -88,6 +89,7 @@ pub const ALL: &[&[Test]] = &[
     inheritance::TESTS,
     deadlocks::TESTS,
     cancelling::TESTS,
+    killed_servers::TESTS,
     suspended_registers::TESTS,
     suspending::TESTS,
     reports::TESTS,

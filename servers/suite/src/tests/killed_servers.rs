@@ -1,0 +1,473 @@
+//! Servers that are killed at each point of a conversation, and what is left of it: nobody waits for ever, and all that there was is given back.
+//!
+//! A server is a process of machine code that goes exactly as far as it is told and then runs in a circle, or waits where that is the point. The
+//! only handle with the right to receive is its own, so its end is the end of its endpoint. A client that waits for it then has an error by which it
+//! knows whether its message was received; one that was answered has its answer.
+//!
+//! What is counted: the machine's objects, those that have ended and are not yet taken away among them; the memory of programs, and that of the
+//! kernel without what it keeps for more objects; and this process's handles.
+
+use abi::info::{ObjectsInfo, ProcessState, ThreadState};
+use abi::{Badge, Deadline, Error, Rights, Tag};
+use alloc::format;
+use alloc::vec::Vec;
+use core::time::Duration;
+use rt::thread::{self, JoinHandle};
+use rt::{AsHandle, Endpoint, Event, Message, Notification, Received, time};
+
+use super::contexts::prepared;
+use super::priorities::priority;
+use super::probe::{PATIENCE, soon, until};
+use super::tests;
+use crate::bare::Bare;
+use crate::clock::since;
+use crate::verdict::{Verdict, Why};
+use crate::world::World;
+use crate::{check, code, fail, must, same};
+
+tests! {
+    a_server_killed_at_any_point_of_a_conversation_leaves_nothing_behind: 60,
+}
+
+/// Both are below the test, which so can do something while they run on its CPU; and the client has its answer while the server runs in its circle.
+const SERVER: u64 = 3;
+const CLIENT: u64 = 4;
+
+/// How far the server is when it is killed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Point {
+    /// It has not received: the client is in the queue, with all that it sends.
+    Before,
+    /// It waits for a message.
+    Receiving,
+    /// It has received, and has neither answered nor anything else.
+    Holding,
+    /// It has received once more since, so that the reply is in its table.
+    Keeping,
+    /// It has answered.
+    Answered,
+    /// It has answered and waits for the next, by one call.
+    Again,
+    /// It is in the queue of another server, with the handle that it was sent, if any, on the way.
+    Calling,
+    /// Another server has its call, and that handle.
+    Served,
+    /// It is in the queue of another server, to which it passes the reply.
+    Passing,
+}
+
+const POINTS: [Point; 9] = [
+    Point::Before,
+    Point::Receiving,
+    Point::Holding,
+    Point::Keeping,
+    Point::Answered,
+    Point::Again,
+    Point::Calling,
+    Point::Served,
+    Point::Passing,
+];
+
+/// What the client sends beside its words, and gets back with its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Load {
+    Words,
+    Bytes,
+    Handle,
+}
+
+/// How the call goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// Straight to a server on the same CPU that waits.
+    Direct,
+    /// The same partners, with a deadline: by way of the queues.
+    Long,
+    /// To another CPU, if there is one.
+    Far,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kill {
+    Process,
+    Thread,
+}
+
+const WORDS: [u64; 6] = [11, 12, 13, 14, 15, 16];
+const BYTES: [u8; 300] = [0xB7; 300];
+
+impl Point {
+    /// The server's program. RBX: its endpoint, RBP: another server's, R12: a notification to say that it has come to its point, R13: the tag of
+    /// a message that moves one handle.
+    fn program(self) -> Vec<u8> {
+        let begin = code!("mov [rsp], r13", "mov [rsp + 8], r12");
+        // With one handle, which is then posted for whatever it sends next.
+        let receive = code!(
+            "mov rax, fs:0",
+            "mov qword ptr [rax + 8], 1",
+            "mov rdi, rbx",
+            "mov r14, -1",
+            "mov eax, 10",
+            "syscall",
+            "test eax, eax",
+            "jz 2f",
+            "ud2",
+            "2:",
+            "mov rax, fs:0",
+            "mov rcx, [rax + 48]",
+            "mov [rax + 16], rcx",
+        );
+        let keep = code!(
+            "mov rdi, rbx",
+            "xor r14d, r14d",
+            "mov eax, 10",
+            "syscall",
+            "test eax, eax",
+            "jnz 2f",
+            "ud2",
+            "2:",
+        );
+        let answer = code!(
+            "mov eax, 11",
+            "syscall",
+            "test eax, eax",
+            "jz 2f",
+            "ud2",
+            "2:"
+        );
+        let answer_and_receive = code!("mov rdi, rbx", "mov r14, -1", "mov eax, 12", "syscall");
+        let call = code!("mov rdi, rbp", "mov r14, -1", "mov eax, 8", "syscall");
+        let pass = code!(
+            "mov rax, fs:0",
+            "mov [rax + 16], r15",
+            "mov rsi, [rsp]",
+            "mov rdi, rbp",
+            "mov r14, -1",
+            "mov eax, 9",
+            "syscall",
+        );
+        let rest = code!(
+            "mov rdi, [rsp + 8]",
+            "mov esi, 1",
+            "mov eax, 2",
+            "syscall",
+            "2:",
+            "pause",
+            "jmp 2b",
+        );
+        // What waits for ever and goes on all the same has failed.
+        let fail = code!("ud2");
+        let steps: &[&[u8]] = match self {
+            Point::Before => &[rest],
+            Point::Receiving => &[receive],
+            Point::Holding => &[receive, rest],
+            Point::Keeping => &[receive, keep, rest],
+            Point::Answered => &[receive, answer, rest],
+            Point::Again => &[receive, answer_and_receive],
+            Point::Calling | Point::Served => &[receive, call],
+            Point::Passing => &[receive, pass],
+        };
+        [&[begin], steps, &[fail]].concat().concat()
+    }
+
+    /// The wait in which the server then is; `None`: it runs.
+    const fn state(self) -> Option<ThreadState> {
+        match self {
+            Point::Before | Point::Holding | Point::Keeping | Point::Answered => None,
+            Point::Receiving | Point::Again => Some(ThreadState::Receiving),
+            Point::Calling | Point::Passing => Some(ThreadState::Sending),
+            Point::Served => Some(ThreadState::AwaitingReply),
+        }
+    }
+
+    /// What the client hears; `None`: the answer, which it has before the server is killed.
+    const fn error(self) -> Option<Error> {
+        match self {
+            Point::Before | Point::Receiving => Some(Error::PeerClosed),
+            Point::Answered | Point::Again => None,
+            _ => Some(Error::NoReply),
+        }
+    }
+}
+
+impl Load {
+    fn message(self) -> rt::Result<Message> {
+        let message = Message::new(5).with_words(WORDS);
+        Ok(match self {
+            Load::Words => message,
+            Load::Bytes => message.with_bytes(&BYTES),
+            Load::Handle => message.with_moved(Notification::create()?),
+        })
+    }
+}
+
+/// A conversation that ends by the death of its server.
+#[derive(Debug)]
+struct Case {
+    point: Point,
+    load: Load,
+    way: Way,
+    kill: Kill,
+}
+
+/// The server, whose endpoint nobody else can receive at, and what it was given.
+struct Server {
+    bare: Bare,
+    endpoint: Endpoint,
+    /// Where it calls.
+    next: Endpoint,
+    came: Notification,
+}
+
+impl Server {
+    fn new(point: Point, cpu: u32) -> rt::Result<Server> {
+        let (endpoint, next, came) = (
+            Endpoint::create()?,
+            Endpoint::create()?,
+            Notification::create()?,
+        );
+        let bare = prepared(&point.program(), |_| {})?;
+        let mut registers = bare.thread.registers()?;
+        registers.rbx = bare.process.grant(&endpoint.handle(), Rights::RECEIVE)?.0;
+        registers.rbp = bare.process.grant(&next.handle(), Rights::SEND)?.0;
+        registers.r12 = bare.process.grant(&came.handle(), Rights::SIGNAL)?.0;
+        registers.r13 = Tag::new(6).with_handles(1, 1).0;
+        // SAFETY: the thread is of another process.
+        unsafe { bare.thread.set_registers(&registers) }?;
+        bare.thread.set_affinity(&abi::CpuSet::only(cpu))?;
+        bare.thread.set_priority(priority(SERVER))?;
+        // From now on the server's end is its endpoint's.
+        let endpoint = endpoint.mint(Badge(1), Rights::SEND | Rights::DUPLICATE)?;
+        Ok(Server {
+            bare,
+            endpoint,
+            next,
+            came,
+        })
+    }
+
+    fn comes_to(&self, state: ThreadState) -> Verdict {
+        waits(&self.bare.thread, state)
+    }
+
+    fn kill(&self, kill: Kill) -> Verdict {
+        let state = match kill {
+            Kill::Process => {
+                must!(self.bare.process.kill(7));
+                ProcessState::Killed
+            }
+            // With its last thread a process ends by itself.
+            Kill::Thread => {
+                // SAFETY: the thread is of another process.
+                must!(unsafe { self.bare.thread.kill() });
+                ProcessState::Exited
+            }
+        };
+        let info = must!(self.bare.run_to_end());
+        same!(
+            (info.state, info.threads, info.handles),
+            (state as u32, 0, 0)
+        );
+        Ok(())
+    }
+}
+
+fn waits(thread: &rt::Thread, state: ThreadState) -> Verdict {
+    until(state.text(), || Ok(thread.info()?.state == state as u32))
+}
+
+/// The answer to a client: its words, how many bytes and handles came with it.
+type Answer = rt::Result<([u64; 6], usize, usize)>;
+
+impl Case {
+    fn client(&self, server: &Server, cpu: u32) -> rt::Result<JoinHandle<Answer>> {
+        let called = server.endpoint.duplicate(Rights::SEND)?;
+        let (load, deadline) = (self.load, self.deadline());
+        thread::Builder::new()
+            .cpu(cpu)
+            .priority(priority(CLIENT))
+            .spawn(move || {
+                let answer = called.call(load.message()?, 1, deadline)?;
+                let carried = (answer.bytes.len(), answer.handles.len());
+                Ok((answer.words, carried.0, carried.1))
+            })
+    }
+
+    fn deadline(&self) -> Deadline {
+        match self.way {
+            Way::Direct | Way::Far => Deadline::NEVER,
+            Way::Long => soon(),
+        }
+    }
+
+    fn answer(&self) -> Answer {
+        let carried = match self.load {
+            Load::Words => (0, 0),
+            Load::Bytes => (BYTES.len(), 0),
+            Load::Handle => (0, 1),
+        };
+        self.point
+            .error()
+            .map_or(Ok((WORDS, carried.0, carried.1)), Err)
+    }
+
+    fn run(&self, world: &World) -> Verdict {
+        let cpu = world.cpus - 1;
+        let client_cpu = if self.way == Way::Far { 0 } else { cpu };
+        let server = must!(Server::new(self.point, cpu));
+        must!(server.bare.thread.start());
+        match self.point {
+            Point::Before => drop(must!(server.came.wait(soon()))),
+            _ => server.comes_to(ThreadState::Receiving)?,
+        }
+        if self.point == Point::Receiving {
+            server.kill(self.kill)?;
+            let client = must!(self.client(&server, client_cpu));
+            same!(must!(client.join(soon())), self.answer());
+            return Ok(());
+        }
+        let client = must!(self.client(&server, client_cpu));
+        if self.point.error().is_none() {
+            same!(must!(client.join(soon())), self.answer());
+            self.reach(&server)?;
+            server.kill(self.kill)?;
+            let next = server.endpoint.call(Message::new(1), 0, soon());
+            same!(next.map(drop), Err(Error::PeerClosed));
+            return Ok(());
+        }
+        let served = if self.point == Point::Before {
+            waits(client.thread(), ThreadState::Sending)?;
+            None
+        } else {
+            self.reach(&server)?
+        };
+        server.kill(self.kill)?;
+        same!(must!(client.join(soon())), self.answer());
+        if let Some(mut message) = served {
+            // What it had sent is here, and nobody waits for the answer.
+            let handles = usize::from(self.load == Load::Handle);
+            same!(message.handles.len(), handles);
+            let reply = message.reply.take();
+            let answered = reply.map(|reply| reply.answer(Message::new(0)));
+            same!(answered, Some(Err(Error::CallerGone)));
+        }
+        let next = server.next.recv(1, Deadline::NOW);
+        same!(next.map(drop), Err(Error::TimedOut));
+        Ok(())
+    }
+
+    /// Waits until the server, which has received, is at its point. Gives what it has sent on, if that was received.
+    fn reach(&self, server: &Server) -> Result<Option<Received>, Why> {
+        let mut served = None;
+        if self.point == Point::Served {
+            match must!(server.next.recv(1, soon())) {
+                Event::Message(message) => served = Some(message),
+                Event::Notification(_) => fail!("no notification is bound"),
+            }
+        }
+        match self.point.state() {
+            Some(state) => server.comes_to(state)?,
+            None => drop(must!(server.came.wait(soon()))),
+        }
+        Ok(served)
+    }
+}
+
+/// All that could be left behind.
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    objects: ObjectsInfo,
+    /// Bytes of programs, and of the kernel without its pools.
+    memory: [u64; 2],
+    handles: u64,
+}
+
+impl Count {
+    fn take(world: &World) -> rt::Result<Count> {
+        let objects = world.system.objects()?;
+        let memory = world.system.memory()?;
+        Ok(Count {
+            objects,
+            memory: [memory.user, memory.kernel.saturating_sub(objects.pooled)],
+            handles: rt::process::current().info()?.handles,
+        })
+    }
+
+    fn figures(&self) -> [u64; 13] {
+        let objects = &self.objects;
+        [
+            objects.processes,
+            objects.threads,
+            objects.endpoints,
+            objects.notifications,
+            objects.memories,
+            objects.sharings,
+            objects.spaces,
+            objects.accounts,
+            objects.stacks,
+            objects.irqs,
+            self.memory[0],
+            self.memory[1],
+            self.handles,
+        ]
+    }
+
+    /// Waits until there is no more of anything than this: the dead are taken away little by little.
+    fn comes_back(&self, world: &World, after: &str) -> Verdict {
+        let start = time::now();
+        loop {
+            let mut now = must!(Count::take(world));
+            // A lock of this program's heap that a thread had to wait for has made a notification, and keeps it.
+            let of_lock = now.handles.saturating_sub(self.handles).min(1);
+            now.handles -= of_lock;
+            now.objects.notifications -= of_lock;
+            let mut pairs = now.figures().into_iter().zip(self.figures());
+            if pairs.all(|(now, before)| now <= before) {
+                return Ok(());
+            }
+            check!(
+                since(start) < PATIENCE,
+                "{after}: something is left behind: {:?}, and before {:?}",
+                now.figures(),
+                self.figures()
+            );
+            must!(time::sleep(Duration::from_micros(200)));
+        }
+    }
+}
+
+fn a_server_killed_at_any_point_of_a_conversation_leaves_nothing_behind(
+    world: &'static World,
+) -> Verdict {
+    // Each point with each way and each end, and with each load by some way or other.
+    let group = |way: Way, kill: Kill, turn: usize| -> Verdict {
+        for (number, point) in POINTS.into_iter().enumerate() {
+            let load = [Load::Words, Load::Bytes, Load::Handle][(number + turn) % 3];
+            let case = Case {
+                point,
+                load,
+                way,
+                kill,
+            };
+            if let Err(why) = case.run(world) {
+                fail!("{case:?}: {why:?}");
+            }
+        }
+        Ok(())
+    };
+    // By the first ones the kernel's pools and this program's heap grow to what they need, which they keep.
+    let first = must!(Count::take(world));
+    group(Way::Far, Kill::Process, 2)?;
+    let grown = must!(Count::take(world));
+    let before = Count {
+        objects: first.objects,
+        handles: first.handles,
+        ..grown
+    };
+    for (turn, way) in [Way::Direct, Way::Long, Way::Far].into_iter().enumerate() {
+        group(way, Kill::Process, turn)?;
+        group(way, Kill::Thread, turn + 1)?;
+        before.comes_back(world, &format!("{way:?}"))?;
+    }
+    Ok(())
+}

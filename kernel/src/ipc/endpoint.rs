@@ -23,7 +23,7 @@ use super::wait::WaitOn;
 use crate::object::{AnyObject, Capability, Object, Section, Slab, stamp_of};
 use crate::schedule;
 use crate::sync::{Guard, Mutex, Relax, level};
-use crate::thread::{Thread, ThreadPtr};
+use crate::thread::{Thread, ThreadPtr, WOKEN_AT_ONCE};
 
 /// An endpoint.
 pub struct Endpoint {
@@ -125,7 +125,7 @@ impl Object for Endpoint {
         // Whoever served it finds out by this that it is no more.
         // SAFETY: it lives in a slot, as it was counted.
         unsafe { stamp_of(ptr::from_ref(self)) }.fetch_add(2, Ordering::AcqRel);
-        self.wake_all(Error::PeerClosed);
+        self.wake_all();
     }
 }
 
@@ -156,7 +156,17 @@ impl Endpoint {
     /// A handle with the right to receive is gone. The last one's end is an error for all who wait.
     pub(crate) fn receiver_removed(&self) {
         if self.receivers.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.wake_all(Error::PeerClosed);
+            self.wake_all();
+        }
+    }
+
+    /// The same where others may have the CPU in between, as any number may wait. The caller has no lock, and counts this endpoint.
+    pub(crate) fn receiver_leaves(&self) {
+        if self.receivers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // From now on nobody comes.
+            while self.wake_some() {
+                schedule::preemption_point();
+            }
         }
     }
 
@@ -484,21 +494,27 @@ impl Endpoint {
         }
     }
 
-    fn wake_all(&self, error: Error) {
-        loop {
+    fn wake_all(&self) {
+        while self.wake_some() {}
+    }
+
+    /// Tells a few of those who wait that nobody is there any more; true if there may be others.
+    fn wake_some(&self) -> bool {
+        for _ in 0..WOKEN_AT_ONCE {
             let mut queues = self.lock();
             let Some(thread) = queues
                 .senders
                 .pop_front()
                 .or_else(|| queues.receivers.pop_front())
             else {
-                return;
+                return false;
             };
             thread.get().wait.set(WaitOn::Nothing);
             drop(queues);
-            thread.get().set_status(Err(error));
+            thread.get().set_status(Err(Error::PeerClosed));
             schedule::make_ready(thread);
         }
+        true
     }
 }
 

@@ -11,7 +11,7 @@ use super::wait::WaitOn;
 use crate::object::{Borrowed, Object, Section, Slab};
 use crate::schedule;
 use crate::sync::{Guard, Mutex, level};
-use crate::thread::{Thread, ThreadPtr};
+use crate::thread::{Thread, ThreadPtr, WOKEN_AT_ONCE};
 
 /// A notification.
 pub struct Notification {
@@ -82,17 +82,8 @@ impl Object for Notification {
     }
 
     fn last_reference(&self) {
-        loop {
-            let mut state = self.state.lock();
-            state.closed = true;
-            let Some(thread) = state.waiters.pop_front() else {
-                return;
-            };
-            thread.get().wait.set(WaitOn::Nothing);
-            drop(state);
-            thread.get().set_status(Err(Error::PeerClosed));
-            schedule::make_ready(thread);
-        }
+        self.state.lock().closed = true;
+        while self.wake_some() {}
     }
 }
 
@@ -107,6 +98,21 @@ impl Notification {
                 bound: None,
             }),
         }
+    }
+
+    /// Tells a few of those who wait that nobody can signal any more; true if there may be others.
+    pub(crate) fn wake_some(&self) -> bool {
+        for _ in 0..WOKEN_AT_ONCE {
+            let mut state = self.state.lock();
+            let Some(thread) = state.waiters.pop_front() else {
+                return false;
+            };
+            thread.get().wait.set(WaitOn::Nothing);
+            drop(state);
+            thread.get().set_status(Err(Error::PeerClosed));
+            schedule::make_ready(thread);
+        }
+        true
     }
 
     pub(super) fn lock(&self) -> Guard<'_, { level::NOTIFICATION }, State> {

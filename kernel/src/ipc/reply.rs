@@ -188,7 +188,7 @@ pub(super) fn disowned(taken: &Capability) {
 pub(crate) fn close(current: &Thread, handle: Handle) -> Result<(), Error> {
     let removed = take_reply(current, &mut current.process().table.lock(), handle);
     // Only now that the table is open again: its end may take other locks.
-    removed.map(drop).ok_or(Error::BadHandle)
+    removed.map(Capability::end).ok_or(Error::BadHandle)
 }
 
 /// Takes the caller out of its wait and the message's handles out of the table; both or neither.

@@ -9,6 +9,7 @@ use crate::ipc::{Endpoint, Notification, ReplyTarget};
 use crate::irq::Irq;
 use crate::memory::object::MemoryObject;
 use crate::process::Process;
+use crate::schedule;
 use crate::thread::{Thread, ThreadPtr};
 
 /// An object, by its kind.
@@ -152,6 +153,29 @@ impl Capability {
     pub fn with_badge(&self, rights: Rights, badge: Badge) -> Result<Capability, Error> {
         self.demand(rights)?;
         Ok(Capability::new(self.object.duplicate()?, rights, badge))
+    }
+}
+
+impl Capability {
+    /// Gives it up where others may have the CPU in between: any number of threads may wait for what ends with it, and are woken a few at a time.
+    ///
+    /// The caller has no lock, and holds counted references only.
+    pub(crate) fn end(mut self) {
+        match &self.object {
+            Object::Endpoint(endpoint) if self.rights.contains(Rights::RECEIVE) => {
+                // What its drop would do is done here.
+                self.rights = self.rights - Rights::RECEIVE;
+                endpoint.receiver_leaves();
+            }
+            // Nobody has a handle any more. Somebody may still take a reference, who has looked a handle up just before: those who wait are none
+            // of his.
+            Object::Notification(notification) => {
+                while notification.is_only_reference() && notification.wake_some() {
+                    schedule::preemption_point();
+                }
+            }
+            _ => {}
+        }
     }
 }
 

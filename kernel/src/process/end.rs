@@ -179,8 +179,10 @@ impl Process {
             if capability.is_none() && looks > 0 {
                 break;
             }
-            drop(capability);
             // A table may be large. Whoever works off the end holds the process by a counted reference and has no lock.
+            if let Some(capability) = capability {
+                capability.end();
+            }
             schedule::preemption_point();
         }
         self.listeners.clear();

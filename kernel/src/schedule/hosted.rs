@@ -7,10 +7,20 @@ use crate::thread::{Thread, ThreadPtr};
 #[cfg(test)]
 std::thread_local!(static READY: std::cell::RefCell<Vec<ThreadPtr>> = const { std::cell::RefCell::new(Vec::new()) });
 
+#[cfg(test)]
+std::thread_local! {
+    /// How many were made ready since the last preemption point, and the most between any two.
+    static STRETCH: std::cell::Cell<(usize, usize)> = const { std::cell::Cell::new((0, 0)) };
+}
+
 /// Notes that a thread was made ready.
 pub fn make_ready(thread: ThreadPtr) {
     #[cfg(test)]
-    READY.with_borrow_mut(|ready| ready.push(thread));
+    {
+        READY.with_borrow_mut(|ready| ready.push(thread));
+        let (now, most) = STRETCH.get();
+        STRETCH.set((now + 1, most.max(now + 1)));
+    }
     #[cfg(not(test))]
     let _ = thread;
 }
@@ -24,7 +34,16 @@ pub fn is_running(_thread: &Thread) -> bool {
 pub fn compare_running() {}
 
 /// Nobody waits for the CPU.
-pub fn preemption_point() {}
+pub fn preemption_point() {
+    #[cfg(test)]
+    STRETCH.set((0, STRETCH.get().1));
+}
+
+/// The most threads that were made ready between two preemption points since the last call.
+#[cfg(test)]
+pub fn longest_stretch() -> usize {
+    STRETCH.replace((0, 0)).1
+}
 
 /// Notes what is asked for a thread, in the thread.
 pub fn ask(thread: ThreadPtr, what: u32) {

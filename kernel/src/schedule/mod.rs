@@ -43,9 +43,9 @@ pub use wake::{RESCHEDULE_VECTOR, SERVE_VECTOR, ask, look_again, make_ready, nud
 
 #[cfg(not(target_os = "none"))]
 mod hosted;
-#[cfg(test)]
-pub use hosted::take_ready;
 #[cfg(not(target_os = "none"))]
 pub use hosted::{
     ask, compare_running, is_running, look_again, make_ready, preemption_point, reconsider,
 };
+#[cfg(test)]
+pub use hosted::{longest_stretch, take_ready};

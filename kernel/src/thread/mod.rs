@@ -36,7 +36,7 @@ pub use machine::Machine;
 pub(crate) use marks::Marks;
 pub use pointer::ThreadPtr;
 pub(crate) use reporting::{Outcome, Reporting};
-pub(crate) use rest::{Rest, Until, UntilCell};
+pub(crate) use rest::{Rest, Until, UntilCell, WOKEN_AT_ONCE};
 
 use crate::counter::{Counter, Lasting};
 #[cfg(target_os = "none")]

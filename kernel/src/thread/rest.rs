@@ -42,7 +42,7 @@ impl Until {
 }
 
 /// Waiters that are woken in one go.
-pub(super) const WOKEN_AT_ONCE: usize = 8;
+pub(crate) const WOKEN_AT_ONCE: usize = 8;
 
 /// The part of a thread that is about its rest and its end.
 pub(crate) struct Rest {

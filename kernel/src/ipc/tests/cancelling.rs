@@ -1,9 +1,12 @@
 //! Waits that end by a deadline or a kill, wherever the thread stands.
 
-use abi::{Deadline, Error, Tag};
+use abi::{Deadline, Error, Rights, Tag};
 
 use super::pair;
+use crate::ipc::{Endpoint, Notification};
 use crate::object::AnyObject;
+use crate::schedule::longest_stretch;
+use crate::thread::WOKEN_AT_ONCE;
 use crate::thread::testing::*;
 
 /// A call that blocks.
@@ -185,7 +188,7 @@ fn a_cancelled_receiver_takes_no_slots_with_it() {
     }
     woken();
     assert_eq!((server.reserved(), server.handles()), (0, 1));
-    let log = client.give(AnyObject::Log, abi::Rights::ALL);
+    let log = client.give(AnyObject::Log, Rights::ALL);
     client.post(&[log]);
     client.load(Tag::new(0).with_handles(1, 1), [0; 6]);
     assert_eq!(client.send(&endpoint, 0, Deadline(1)), Ok(Went::Blocked));
@@ -193,7 +196,7 @@ fn a_cancelled_receiver_takes_no_slots_with_it() {
     // The handle was not taken yet.
     assert_eq!(
         (client.rights(log), client.resume()),
-        (Ok(abi::Rights::ALL), Err(Error::TimedOut))
+        (Ok(Rights::ALL), Err(Error::TimedOut))
     );
     woken();
 }
@@ -211,4 +214,51 @@ fn a_word_that_was_left_while_a_thread_ran_does_not_end_its_next_call() {
     assert!(woken().is_empty() && client.is_blocked());
     assert_eq!(server.reply(server.reply_handle()), Ok(()));
     assert_eq!((woken(), client.resume()), (vec![client.pointer()], Ok(())));
+}
+
+#[test]
+fn many_who_wait_for_what_is_closed_are_woken_a_few_at_a_time() {
+    const WAITERS: usize = 3 * WOKEN_AT_ONCE + 1;
+    type Waits = fn(&Program, &Endpoint, &Notification) -> Result<Went, Error>;
+    let waits: [(&str, Waits); 3] = [
+        ("to call", |program, endpoint, _| {
+            program.call(endpoint, 0, Deadline::NEVER)
+        }),
+        ("to receive", |program, endpoint, _| {
+            program.recv(endpoint, Deadline::NEVER)
+        }),
+        ("for a signal", |program, _, notification| {
+            program.wait(notification, Deadline::NEVER)
+        }),
+    ];
+    for by_end in [false, true] {
+        for (name, wait) in waits {
+            let owner = Program::alone("owner");
+            let process = process("many");
+            let (endpoint, notification) = (endpoint(), notification());
+            let handles = [
+                owner.give_endpoint(&endpoint),
+                owner.give(AnyObject::Notification(notification.clone()), Rights::ALL),
+            ];
+            let waiters: Vec<_> = (0..WAITERS).map(|_| Program::new(&process)).collect();
+            for waiter in &waiters {
+                let went = wait(waiter, &endpoint, &notification);
+                assert_eq!(went, Ok(Went::Blocked), "{name}");
+            }
+            // Nobody else counts it.
+            drop(notification);
+            longest_stretch();
+            if by_end {
+                owner.leave();
+            } else {
+                assert_eq!(handles.map(|handle| owner.close(handle)), [Ok(()); 2]);
+            }
+            assert_eq!(longest_stretch(), WOKEN_AT_ONCE, "{name}");
+            let pointers: Vec<_> = waiters.iter().map(Program::pointer).collect();
+            assert_eq!(woken(), pointers, "{name}");
+            for waiter in &waiters {
+                assert_eq!(waiter.resume(), Err(Error::PeerClosed), "{name}");
+            }
+        }
+    }
 }

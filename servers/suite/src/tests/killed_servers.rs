@@ -464,10 +464,15 @@ fn a_server_killed_at_any_point_of_a_conversation_leaves_nothing_behind(
         handles: first.handles,
         ..grown
     };
-    for (turn, way) in [Way::Direct, Way::Long, Way::Far].into_iter().enumerate() {
-        group(way, Kill::Process, turn)?;
-        group(way, Kill::Thread, turn + 1)?;
-        before.comes_back(world, &format!("{way:?}"))?;
+    for (way, kill, turn) in [
+        (Way::Far, Kill::Thread, 0),
+        (Way::Direct, Kill::Process, 0),
+        (Way::Direct, Kill::Thread, 1),
+        (Way::Long, Kill::Process, 1),
+        (Way::Long, Kill::Thread, 2),
+    ] {
+        group(way, kill, turn)?;
+        before.comes_back(world, &format!("{way:?}, {kill:?}"))?;
     }
     Ok(())
 }

@@ -107,7 +107,7 @@ fn a_message_that_came_first_wins_over_the_deadline() {
 }
 
 /// Takes a caller out of the endpoint's queue as `receive` does, up to the point where nobody but the receiver knows it.
-fn in_transit(client: &Program, endpoint: &crate::ipc::Endpoint) {
+fn in_transit(client: &Program, endpoint: &Endpoint) {
     client.load(Tag::new(1), [1; 6]);
     assert_eq!(client.call(endpoint, 0, Deadline(1)), Ok(Went::Blocked));
     assert!(endpoint.take_out(client.thread(), client.thread().wait.on()));

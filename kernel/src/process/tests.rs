@@ -487,5 +487,7 @@ fn a_long_row_of_processes_each_with_the_last_handle_to_the_next_ends_without_a_
     let small = std::thread::Builder::new().stack_size(128 * 1024);
     let end = small.spawn(move || drop(outside)).unwrap();
     end.join().unwrap();
-    accounts.iter().for_each(|account| settle(account));
+    for account in &accounts {
+        settle(account);
+    }
 }

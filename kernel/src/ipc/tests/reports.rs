@@ -159,8 +159,8 @@ fn a_step_outlasts_the_reports_of_a_call_that_it_comes_into() {
                     .area
                     .buffer()
                     .cast::<UserContext>()
-                    .write(registers)
-            };
+                    .write(registers);
+            }
             server.load(tag.with_bytes(REGISTER_BYTES), [0; 6]);
         }
         assert_eq!(server.reply(server.reply_handle()), Ok(()));

@@ -200,7 +200,7 @@ impl Bells {
                 must!(leave_work_behind());
             }
             // Two long ways one after the other: the partner leaves for one that does not doze, and is left for by it.
-            let deadline = if matches!(round % 16, 5 | 6 | 7) {
+            let deadline = if matches!(round % 16, 5..=7) {
                 time::after(core::time::Duration::from_mins(10)).0
             } else {
                 NEVER

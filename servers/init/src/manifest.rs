@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
+use abi::info::Quota;
 use abi::{Priority, Rights};
 use toml::{Table, Value};
 
@@ -64,6 +65,9 @@ pub struct Grants {
     pub highest: Priority,
     /// `stack_kib`: its first thread's stack, 256 KiB unless said.
     pub stack_bytes: u64,
+    /// `quota`: `{ memory_kib = N, handles = N, threads = N }`, a part of `init`'s own that nobody else can use, and that it can't go
+    /// beyond; unless said it has no bound but `init`'s.
+    pub quota: Option<Quota>,
     /// `uses`: endpoints that it may call, each an entry of that name.
     pub uses: Vec<String>,
     /// `log`: of `read`, `write`, `take`, `duplicate`, `transfer`. Entry `log`.
@@ -352,6 +356,31 @@ fn port_range(value: Value) -> Result<PortRange, FieldError> {
     })
 }
 
+/// More of anything than a machine has, and what the kernel can still count.
+const MOST_QUOTA: u64 = (1 << 31) - 1;
+
+fn quota(value: Value) -> Result<Quota, FieldError> {
+    const FIELD: &str = "quota";
+    const KIB_A_PAGE: u64 = 4;
+    let mut fields = Fields::new(as_table(FIELD, value)?);
+    let mut part = |name: &str, most| {
+        let value = fields
+            .value(name)
+            .ok_or_else(|| problem(FIELD, "needs 'memory_kib', 'handles' and 'threads'"))?;
+        number(FIELD, &value, 1, most)
+            .map_err(|error| problem(FIELD, format!("'{name}' {}", error.problem)))
+    };
+    let quota = Quota {
+        pages: part("memory_kib", MOST_QUOTA * KIB_A_PAGE)?.div_ceil(KIB_A_PAGE),
+        handles: part("handles", MOST_QUOTA)?,
+        threads: part("threads", MOST_QUOTA)?,
+    };
+    fields
+        .finish()
+        .map_err(|error| problem(FIELD, format!("'{}' {}", error.field, error.problem)))?;
+    Ok(quota)
+}
+
 /// An endpoint's name where one is used: that of an instance may end in a CPU's index.
 fn used(list: Vec<String>) -> Result<Vec<String>, FieldError> {
     for (index, entry) in list.iter().enumerate() {
@@ -393,6 +422,7 @@ fn grants(fields: &mut Fields) -> Result<Grants, FieldError> {
         stack_bytes: fields
             .number("stack_kib", 4, 65536)?
             .map_or(rt::loader::STACK_BYTES, |kib| kib * 1024),
+        quota: fields.value("quota").map(quota).transpose()?,
         uses: used(fields.strings("uses")?)?,
         log: rights(fields, "log", &LOG_RIGHTS)?,
         system: rights(fields, "system", &SYSTEM_RIGHTS)?,

@@ -179,7 +179,11 @@ impl<'a> Stores<'a> {
         let plan = Plan::new(contents).map_err(|error| StartError::BadFile(file, error))?;
         let process = step(
             "can't make the process",
-            plan.process(program.name, program.grants.highest),
+            plan.process_with(
+                program.name,
+                program.grants.highest,
+                program.grants.quota.as_ref(),
+            ),
         )?;
         let started = self
             .fill(program, &process, &plan, contents)

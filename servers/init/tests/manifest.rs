@@ -1,6 +1,7 @@
 //! The manifest: the shipped ones are in order, and every mistake is named with its service and field.
 #![cfg(not(target_env = "musl"))]
 
+use abi::info::Quota;
 use abi::{Priority, Rights};
 use init::instance::expand;
 use init::manifest::{Manifest, ManifestError, Placement, PortRange, Restart};
@@ -48,6 +49,7 @@ fn all_fields_are_read() {
         uses = ["echo.3", "init"]
         priority = 63
         stack_kib = 64
+        quota = { memory_kib = 4097, handles = 128, threads = 3 }
         log = ["write", "take"]
         system = ["query"]
         irqs = [4, 14]
@@ -80,6 +82,14 @@ fn all_fields_are_read() {
     let grants = &service.grants;
     assert_eq!(Some(grants.priority), Priority::new(63));
     assert_eq!(grants.stack_bytes, 64 * 1024);
+    assert_eq!(
+        grants.quota,
+        Some(Quota {
+            pages: 1025,
+            handles: 128,
+            threads: 3
+        })
+    );
     assert_eq!(grants.log, Rights::WRITE | Rights::MANAGE);
     assert_eq!(grants.system, Rights::QUERY);
     assert_eq!(grants.irqs, [4, 14]);
@@ -107,7 +117,7 @@ fn nothing_is_granted_that_is_not_said() {
     assert_eq!((grants.log, grants.system), (Rights::NONE, Rights::NONE));
     assert!(grants.uses.is_empty() && grants.irqs.is_empty() && grants.ports.is_empty());
     assert!(!grants.framebuffer && !grants.initrd && !grants.registry);
-    assert_eq!(manifest.run, None);
+    assert_eq!((grants.quota, manifest.run), (None, None));
 }
 
 #[test]
@@ -142,6 +152,34 @@ fn mistakes_are_named_with_service_and_field() {
         (
             "ports = [0x3f8]",
             "service 'x': ports: must be a table, not integer",
+        ),
+        (
+            "quota = 5",
+            "service 'x': quota: must be a table, not integer",
+        ),
+        (
+            "quota = { memory_kib = 64, threads = 1 }",
+            "service 'x': quota: needs 'memory_kib', 'handles' and 'threads'",
+        ),
+        (
+            "quota = { memory_kib = 0, handles = 1, threads = 1 }",
+            "service 'x': quota: 'memory_kib' must be 1 to 8589934588, not 0",
+        ),
+        (
+            "quota = { memory_kib = 64, handles = -1, threads = 1 }",
+            "service 'x': quota: 'handles' must be 1 to 2147483647, not -1",
+        ),
+        (
+            "quota = { memory_kib = 64, handles = 1, threads = 2147483648 }",
+            "service 'x': quota: 'threads' must be 1 to 2147483647, not 2147483648",
+        ),
+        (
+            "quota = { memory_kib = \"all\", handles = 1, threads = 1 }",
+            "service 'x': quota: 'memory_kib' must be a number, not string",
+        ),
+        (
+            "quota = { memory_kib = 64, handles = 1, threads = 1, irqs = 1 }",
+            "service 'x': quota: 'irqs' is not a field of this table",
         ),
         (
             "cpu = \"all\"",

@@ -122,8 +122,13 @@ impl World {
     ///
     /// # Errors
     /// Those of the calls that it takes.
-    pub fn spawn_with(&self, argument: &str, quota: &Quota) -> rt::Result<Child> {
-        let child = self.prepare_image(&self.program, argument, &[], Some(quota))?;
+    pub fn spawn_with(
+        &self,
+        argument: &str,
+        extra: &[(&str, Handle)],
+        quota: &Quota,
+    ) -> rt::Result<Child> {
+        let child = self.prepare_image(&self.program, argument, extra, Some(quota))?;
         child.thread.start()?;
         Ok(child)
     }

@@ -11,6 +11,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
+use abi::info::Quota;
 use abi::layout::{MAP_START_32, PAGE_SIZE};
 use abi::start::names;
 use abi::{Error, Priority, Protection};
@@ -63,7 +64,20 @@ impl Plan {
     /// # Errors
     /// As [`Process::create_below`].
     pub fn process(&self, name: &str, highest: Priority) -> Result<Made> {
-        Process::make(self.mode, name, highest)
+        self.process_with(name, highest, None)
+    }
+
+    /// The same, with a part of the caller's quota, which pays for the image as well.
+    ///
+    /// # Errors
+    /// As [`process`](Self::process), and `QuotaExceeded` if the caller has not so much left.
+    pub fn process_with(
+        &self,
+        name: &str,
+        highest: Priority,
+        quota: Option<&Quota>,
+    ) -> Result<Made> {
+        Process::make_with(self.mode, name, highest, quota)
     }
 }
 

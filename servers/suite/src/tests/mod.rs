@@ -10,6 +10,7 @@ mod contexts;
 mod deadlocks;
 mod debugging;
 mod direct;
+mod exhaustion;
 mod faults;
 mod fpu;
 mod fpu_cost;
@@ -78,6 +79,7 @@ pub const ALL: &[&[Test]] = &[
     notifications::TESTS,
     processes::TESTS,
     quotas::TESTS,
+    exhaustion::TESTS,
     threads::TESTS,
     memory::TESTS,
     clones::TESTS,
@@ -151,6 +153,7 @@ pub const ROLES: &[&[Role]] = &[
     ipc::ROLES,
     processes::ROLES,
     quotas::ROLES,
+    exhaustion::ROLES,
     memory::ROLES,
     limits::ROLES,
     moving::ROLES,

@@ -19,10 +19,10 @@ use crate::world::{self, World};
 use crate::{check, fail, must, same};
 
 tests! {
-    a_part_of_a_quota_is_taken_and_comes_back: 60,
-    a_part_of_a_quota_is_changed_by_whose_it_is: 60,
-    who_uses_up_a_quota_gets_an_error_and_nobody_else: 60,
-    a_call_that_runs_out_half_way_leaves_nothing: 60,
+    a_part_of_a_quota_is_taken_and_comes_back: 100,
+    a_part_of_a_quota_is_changed_by_whose_it_is: 100,
+    who_uses_up_a_quota_gets_an_error_and_nobody_else: 100,
+    a_call_that_runs_out_half_way_leaves_nothing: 100,
 }
 
 /// The partners of these tests.
@@ -60,7 +60,8 @@ const PART: Quota = Quota {
     threads: 4,
 };
 
-fn verdict(verdict: Verdict) -> u64 {
+/// How a role ends that is a part of a test.
+pub(super) fn verdict(verdict: Verdict) -> u64 {
     match verdict {
         Ok(()) => 0,
         Err(Why::Failed(reason) | Why::Skipped(reason)) => {
@@ -72,8 +73,14 @@ fn verdict(verdict: Verdict) -> u64 {
 
 /// Plays a role in a process with a part of its own.
 fn play(world: &World, role: &str) -> Verdict {
-    let child = must!(world.spawn_with(&format!("role {role}"), &OWN));
-    let info = must!(child.end(PATIENCE));
+    play_with(world, role, &OWN)
+}
+
+/// The same, with this part.
+pub(super) fn play_with(world: &World, role: &str, part: &Quota) -> Verdict {
+    let child = must!(world.spawn_with(&format!("role {role}"), &[], part));
+    // Longer than it waits itself, so that it can say for what.
+    let info = must!(child.end(PATIENCE + Duration::from_secs(20)));
     if info.code != 0 {
         fail!("{}", child.reason());
     }

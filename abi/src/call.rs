@@ -175,6 +175,16 @@ calls! {
     ///
     /// Errors: BadArgument, OutOfRange, AlreadyMapped, NoMemory, QuotaExceeded, Ended.
     MemoryMapNew = 42, "memory_map_new";
+    /// `(bytes, endpoint) -> rdi handle`: memory whose pages a server supplies, the *pager*, when they are touched first: then the thread that touches sends it a
+    /// message by this endpoint, with this handle's badge ([`label::PAGE`](crate::report::label::PAGE)), and waits for the answer. The caller pays. Right SEND on the endpoint.
+    ///
+    /// Errors: BadArgument, OutOfRange.
+    MemoryCreatePaged = 43, "memory_create_paged";
+    /// `(memory, offset, pointer, bytes) -> rdi pages that were new`: supply pages of memory that has a pager, whole pages from an offset in whole pages on; what is behind the
+    /// last byte, up to the end of its page, is zeros. A page that is there already stays as it is. Other memory is [`Error::NotSupported`](crate::Error::NotSupported). Right MANAGE.
+    ///
+    /// Errors: BadArgument, OutOfRange, NoMemory, QuotaExceeded, NotSupported.
+    MemorySupply = 44, "memory_supply";
 
     /// `(name pointer, name bytes, highest priority, mode: 0 64-bit or 1 32-bit, 0 or pointer to info::Quota) -> rdi handle, rsi landing page's image or 0, rdx its
     /// __kernel_vsyscall or 0`: an empty process with an address space and a handle table. Its threads can give threads at most this priority, which is at most the caller's own

@@ -74,6 +74,8 @@ errors! {
     WrongState = 22, "wrong state";
     /// The kernel keeps this part of the address space: the landing page can't be unmapped or changed.
     Reserved = 23, "kept by the kernel";
+    /// The page is one that its pager has not supplied yet. Whoever touches it by a program's own access waits for it; a system call does not.
+    NotSupplied = 24, "page not supplied yet";
 }
 
 impl fmt::Display for Error {

@@ -12,6 +12,8 @@
 //! | [`CALL_BEGINS`](label::CALL_BEGINS), [`FOREIGN_CALL`](label::FOREIGN_CALL) | number | RDI | RSI | RDX | R10 | thread | registers |
 //! | [`CALL_ENDS`](label::CALL_ENDS) | number as entered | RAX | RDI | RSI | RDX | thread | registers |
 //!
+//! | [`PAGE`](label::PAGE) | offset in the object | [`PageAccess`] | 0 | 0 | 0 | thread | none |
+//!
 //! *Registers* are a whole [`UserContext`](crate::UserContext), as the thread has them (32-bit code in its own map). In an answer they are the thread's
 //! from then on. Of a call in the [block form](crate::compat) of 32-bit code, words 1 to 4 are those of the block, at the same names; the rest of the block, and
 //! what shall be changed of it, is in the thread's IPC area, which can be read and written as any memory of its process.
@@ -54,6 +56,10 @@ impl ReportKind {
 pub mod label {
     /// A fault: an exception that the thread has caused, and that the kernel has no answer to.
     pub const FAULT: u32 = 0xFA17_0001;
+    /// A page of memory is wanted that has a pager ([`Call::MemoryCreatePaged`](crate::Call::MemoryCreatePaged)). It goes to the object's endpoint, whoever else listens to the thread.
+    /// The answer is [`Resume`](super::Answer::Resume), when the page was supplied, or [`End`](super::Answer::End): then the thread has a page fault.
+    /// The reply gives no access to the thread's state.
+    pub const PAGE: u32 = 0xFA17_0002;
     /// A system call is about to be made.
     pub const CALL_BEGINS: u32 = 0xCA11_0001;
     /// It was made.
@@ -97,6 +103,35 @@ impl Answer {
     }
 }
 
+/// What a page is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum PageAccess {
+    /// To be read.
+    Read = 0,
+    /// To be written.
+    Write = 1,
+    /// To be executed.
+    Execute = 2,
+}
+
+impl PageAccess {
+    /// The access with this number.
+    pub const fn from_number(number: u64) -> Option<PageAccess> {
+        match number {
+            0 => Some(PageAccess::Read),
+            1 => Some(PageAccess::Write),
+            2 => Some(PageAccess::Execute),
+            _ => None,
+        }
+    }
+}
+
+/// In a page fault's error code: the page's pager has refused it. No CPU sets this bit.
+pub const PAGE_REFUSED: u64 = 1 << 32;
+/// In a page fault's error code: the page has a pager that does not answer: it is gone, has dropped the question, or is the thread itself.
+pub const NO_PAGER: u64 = 1 << 33;
+
 /// Bytes of an answer that sets registers.
 pub const REGISTER_BYTES: usize = size_of::<crate::UserContext>();
 
@@ -112,6 +147,10 @@ mod tests {
         }
         assert_eq!(ReportKind::from_number(ReportKind::ALL.len() as u64), None);
         assert_eq!(ReportKind::from_number(u64::MAX), None);
+        for access in [PageAccess::Read, PageAccess::Write, PageAccess::Execute] {
+            assert_eq!(PageAccess::from_number(access as u64), Some(access));
+        }
+        assert_eq!(PageAccess::from_number(3), None);
         for answer in [
             Answer::Resume,
             Answer::ResumeAt,

@@ -71,6 +71,8 @@ pub struct Cpu {
     pub(crate) machine_checks: Counter,
     /// The last machine check that was survived and not yet told of: its bank's status; 0: none.
     pub(crate) machine_check: AtomicU64,
+    /// A copy from or to user memory has met a page that its pager has not supplied. Its own, from the fault to the copy's end.
+    pub(crate) lacks_page: Cell<bool>,
     /// Threads that came from another CPU.
     pub(crate) migrations_in: Counter,
     /// Threads that went to another CPU.
@@ -203,6 +205,7 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
             nmis: Counter::new(),
             machine_checks: Counter::new(),
             machine_check: AtomicU64::new(0),
+            lacks_page: Cell::new(false),
             migrations_in: Counter::new(),
             migrations_out: Counter::new(),
             steals: Counter::new(),

@@ -12,7 +12,7 @@
 //! | it is to stand still, and has not reported yet | the same |
 //! | it is killed | ends |
 
-use abi::report::{ReportKind, label};
+use abi::report::{Answer, PageAccess, ReportKind, label};
 use abi::{Deadline, Error};
 
 use crate::cpu;
@@ -70,7 +70,7 @@ pub(crate) fn after_report(thread: &Thread) -> bool {
 /// What a report's outcome says of the thread; `None`: it reports again.
 fn conclude(thread: &Thread, outcome: Outcome) -> Option<bool> {
     match outcome {
-        Outcome::Answered(answer) => Some(answer != abi::report::Answer::End),
+        Outcome::Answered(answer) => Some(answer != Answer::End),
         // It ends on its way out.
         Outcome::Failed(_) if thread.marks().is_killed() => Some(true),
         Outcome::Failed(Error::Cancelled) => stand_still(thread).then_some(true),
@@ -108,24 +108,77 @@ pub(crate) fn send(thread: &Thread, kind: ReportKind, label: u32) -> Option<Outc
         if kind == ReportKind::Faults && thread.reporting.step(false) {
             thread.registers_mut().rflags &= !TRAP_FLAG;
         }
-        thread.reporting.note_change(false);
         thread.reporting.begin(label);
-        thread
-            .poised
-            .store(core::ptr::null_mut(), core::sync::atomic::Ordering::Relaxed);
-        thread.wait.set_accept(0);
-        listener
-            .endpoint
-            .send(thread, listener.badge, true, Deadline::NEVER)
+        begin(thread, listener)
     };
+    Some(wait(thread, flow, &mut section))
+}
+
+/// Sends the report that the running thread has begun to make.
+fn begin(thread: &Thread, listener: &Listener) -> Result<Flow, Error> {
+    thread.reporting.note_change(false);
+    thread
+        .poised
+        .store(core::ptr::null_mut(), core::sync::atomic::Ordering::Relaxed);
+    thread.wait.set_accept(0);
+    listener
+        .endpoint
+        .send(thread, listener.badge, true, Deadline::NEVER)
+}
+
+/// Waits for what comes of a report.
+fn wait(thread: &Thread, flow: Result<Flow, Error>, section: &mut Section) -> Outcome {
     match flow {
-        Ok(Flow::Block) => schedule::block(Deadline::NEVER, &mut section),
-        Ok(Flow::SwitchTo(next)) => schedule::switch_directly(next, Deadline::NEVER, &mut section),
+        Ok(Flow::Block) => schedule::block(Deadline::NEVER, section),
+        Ok(Flow::SwitchTo(next)) => schedule::switch_directly(next, Deadline::NEVER, section),
         // A call has an answer only after a wait.
         Ok(Flow::Done) => {}
         Err(error) => thread.reporting.set_outcome(Outcome::Failed(error)),
     }
-    Some(thread.reporting.take_outcome())
+    thread.reporting.take_outcome()
+}
+
+/// What came of a question after a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Asked {
+    /// The access can be tried again: then it is seen whether the page is there. Or the thread ends on its way out.
+    TryAgain,
+    /// The pager has refused the page.
+    Refused,
+    /// Nobody is there to answer.
+    NoPager,
+}
+
+/// The running thread asks the pager of an object for the page at an offset, and waits for the answer. It waits as one that reports, so that whatever
+/// ends such a wait ends this one; the pager has its priority meanwhile.
+pub(crate) fn ask_pager(
+    thread: &Thread,
+    pager: &Listener,
+    offset: u64,
+    access: PageAccess,
+) -> Asked {
+    if thread.marks().is_suspended() {
+        stand_still(thread);
+        return Asked::TryAgain;
+    }
+    // SAFETY: as in `send`.
+    let mut section = unsafe { Section::enter() };
+    if thread.serves(&pager.endpoint) {
+        return Asked::NoPager;
+    }
+    thread.reporting.begin_page(offset, access);
+    let flow = begin(thread, pager);
+    match wait(thread, flow, &mut section) {
+        Outcome::Answered(Answer::End) => Asked::Refused,
+        Outcome::Answered(_) => Asked::TryAgain,
+        Outcome::Failed(_) if thread.marks().is_killed() => Asked::TryAgain,
+        Outcome::Failed(Error::Cancelled) => {
+            // If its registers are set meanwhile, it goes on with those.
+            stand_still(thread);
+            Asked::TryAgain
+        }
+        Outcome::Failed(_) => Asked::NoPager,
+    }
 }
 
 /// Who listens to what a thread does of this kind.

@@ -5,6 +5,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use abi::info::ThreadEnd;
+use abi::report::{NO_PAGER, PAGE_REFUSED, PageAccess};
 use abi::trace::TraceKind;
 use abi::{Error, FaultKind, UserContext};
 use arch::cpu::{halt_forever, skip_halt};
@@ -13,6 +14,7 @@ use arch::platform::machine_check::{MachineCheck, take_machine_check};
 use arch::platform::{apic, pic};
 use arch::time;
 
+use crate::fault::Asked;
 use crate::memory::space::Fault;
 use crate::memory::{PAGE_BYTES, stacks};
 use crate::object::Section;
@@ -136,7 +138,7 @@ extern "C" fn switchyard_kernel_trap(context: &mut UserContext) {
     if context.vector == PAGE_FAULT
         && is_user_address(context.cr2)
         && arch::user_copy::fixup(context.rip).is_some()
-        && page_fault(context, false)
+        && page_fault(context, false) == Mended::Yes
     {
         return;
     }
@@ -259,17 +261,28 @@ fn is_user_address(address: u64) -> bool {
     address < abi::layout::USER_END
 }
 
+/// What the kernel can do about a page fault.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mended {
+    /// The access can be tried again.
+    Yes,
+    /// Nothing.
+    No,
+    /// The page is its pager's to supply, and does not come. This is why: bits for the error code.
+    NoPage(u64),
+}
+
 /// Tries to make a page fault's access possible in the current thread's space. In a fault of user code others may have the CPU
 /// meanwhile.
-fn page_fault(context: &UserContext, of_user: bool) -> bool {
+fn page_fault(context: &UserContext, of_user: bool) -> Mended {
     const WRITE: u64 = 1 << 1;
     const RESERVED_BIT: u64 = 1 << 3;
     const FETCH: u64 = 1 << 4;
     let Some(current) = cpu::this().current() else {
-        return false;
+        return Mended::No;
     };
     if context.error_code & RESERVED_BIT != 0 || !is_user_address(context.cr2) {
-        return false;
+        return Mended::No;
     }
     let access = if context.error_code & FETCH != 0 {
         Access::ReadExecute
@@ -279,7 +292,7 @@ fn page_fault(context: &UserContext, of_user: bool) -> bool {
         Access::Read
     };
     let Some(space) = current.get().space() else {
-        return false;
+        return Mended::No;
     };
     let fault = if of_user {
         space.handle_user_fault(context.cr2, access, &mut schedule::preemption_point)
@@ -287,16 +300,45 @@ fn page_fault(context: &UserContext, of_user: bool) -> bool {
         space.handle_page_fault(context.cr2, access)
     };
     match fault {
-        Fault::Resolved => true,
-        Fault::NotMine => false,
+        Fault::Resolved => Mended::Yes,
+        Fault::NotMine => Mended::No,
+        Fault::Unsupplied if of_user => supplied(current.get(), context.cr2, access),
+        Fault::Unsupplied => {
+            cpu::this().lacks_page.set(true);
+            Mended::No
+        }
         Fault::Failed(error) => {
             log::warn!(
                 "process {}: no page at {:#x}: {error}",
                 current.get().process().id(),
                 context.cr2
             );
-            false
+            Mended::No
         }
+    }
+}
+
+/// The running thread, in a fault of its own, asks for the page at an address that has a pager.
+fn supplied(thread: &Thread, address: u64, access: Access) -> Mended {
+    let page = address & !(PAGE_BYTES - 1);
+    let Some((object, offset)) = thread.space().and_then(|space| space.mapped_at(page)) else {
+        // Unmapped meanwhile: tried again, it faults for that.
+        return Mended::Yes;
+    };
+    let Some(pager) = object.pager() else {
+        return Mended::Yes;
+    };
+    let access = match access {
+        Access::ReadWrite => PageAccess::Write,
+        Access::ReadExecute => PageAccess::Execute,
+        Access::Read => PageAccess::Read,
+    };
+    // SAFETY: the thread is the current one of this CPU.
+    unsafe { arch::switch::complete_context(&thread.machine.state) };
+    match fault::ask_pager(thread, pager, offset, access) {
+        Asked::TryAgain => Mended::Yes,
+        Asked::Refused => Mended::NoPage(PAGE_REFUSED),
+        Asked::NoPager => Mended::NoPage(NO_PAGER),
     }
 }
 
@@ -323,8 +365,12 @@ fn user_fault(context: &mut UserContext, at_entry: bool) {
         };
         trace::fault(context, about);
     }
-    if context.vector == PAGE_FAULT && page_fault(context, true) {
-        return;
+    if context.vector == PAGE_FAULT {
+        match page_fault(context, true) {
+            Mended::Yes => return,
+            Mended::No => {}
+            Mended::NoPage(why) => context.error_code |= why,
+        }
     }
     let Some(current) = cpu::this().current() else {
         return;
@@ -389,7 +435,12 @@ impl fmt::Display for Detail<'_> {
                 code if code & 1 << 1 != 0 => "writing",
                 _ => "reading",
             };
-            write!(f, ", {what} {:#x}", context.cr2)
+            let why = match context.error_code {
+                code if code & PAGE_REFUSED != 0 => ", which its pager refused",
+                code if code & NO_PAGER != 0 => ", whose pager does not answer",
+                _ => "",
+            };
+            write!(f, ", {what} {:#x}{why}", context.cr2)
         } else if context.error_code != 0 {
             write!(f, ", error code {:#x}", context.error_code)
         } else {

@@ -8,7 +8,7 @@
 //! *Alone* is one who is the only one that has received there so far: a second thread that is about to receive there for the first time is not
 //! seen. So a server of several threads lets them all receive before one of them calls where it might come back to.
 //!
-//! A report is refused by no circle: it waits, as its thread can't do anything else.
+//! A report is refused by no circle: it waits, as its thread can't do anything else. A question after a page is: its thread faults then.
 //!
 //! No lock is held: each thread's word says what it waits for. A thread queues first and looks then, all with sequentially consistent operations, so of two that
 //! close a circle at the same moment on two CPUs one at least sees the other. What was seen step by step need not have been so at any one moment;

@@ -204,8 +204,9 @@ impl Endpoint {
             drop(queues);
             // SAFETY: all kernel code between two quiescent points is inside a section.
             let section = unsafe { Section::enter() };
-            // A report is made by a thread that can't give way: its handler may wait with a deadline, and come to it then.
-            if !current.reporting.is_on()
+            // A report is made by a thread that can't give way: its handler may wait with a deadline, and come to it then. Who asks for a page
+            // can: it faults.
+            if !current.reporting.shows_state()
                 && cycle::is_closed_by(current, self, &section)
                 // If somebody has taken it out meanwhile it waits no more, or for an answer that it can get.
                 && self.take_out(current, WaitOn::Sending(self))

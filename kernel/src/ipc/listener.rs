@@ -14,7 +14,7 @@ use super::endpoint::Endpoint;
 use crate::object::{Object, Ref, Section, Slab};
 
 /// An endpoint that reports go to.
-pub(crate) struct Listener {
+pub struct Listener {
     pub(crate) endpoint: Ref<Endpoint>,
     pub(crate) badge: Badge,
 }
@@ -32,7 +32,7 @@ impl Listener {
     ///
     /// # Errors
     /// [`Error::NoMemory`].
-    pub(crate) fn create(endpoint: Ref<Endpoint>, badge: Badge) -> Result<Ref<Listener>, Error> {
+    pub fn create(endpoint: Ref<Endpoint>, badge: Badge) -> Result<Ref<Listener>, Error> {
         Ref::try_new(Listener { endpoint, badge })
     }
 }

@@ -35,8 +35,7 @@ pub use endpoint::Endpoint;
 pub(crate) use fault::report_directly;
 #[cfg(target_os = "none")]
 pub(crate) use known::Known;
-#[cfg(target_os = "none")]
-pub(crate) use listener::Listener;
+pub use listener::Listener;
 pub(crate) use listener::Listeners;
 pub use notification::Notification;
 #[cfg(target_os = "none")]

@@ -20,7 +20,7 @@ const RESUME_FLAG: u64 = 1 << 16;
 pub(super) fn tag(sender: &Thread) -> Tag {
     let tag = Tag::new(sender.reporting.label());
     match sender.reporting.label() {
-        label::FAULT => tag,
+        label::FAULT | label::PAGE => tag,
         _ => tag.with_bytes(REGISTER_BYTES),
     }
 }
@@ -41,6 +41,10 @@ pub(super) fn write(sender: &Thread, receiver: &Thread) {
                 from.cr2
             };
             to.r12 = from.rsp;
+        }
+        label::PAGE => {
+            (to.rdx, to.r10) = sender.reporting.page();
+            [to.r8, to.r9, to.r12] = [0; 3];
         }
         label => {
             to.rdx = from.call_number;
@@ -130,6 +134,15 @@ pub(super) fn answer(current: &Thread, caller: &Thread, stamp: u64) -> Result<()
 
 /// Sets the state of a thread that waits for the answer to its report as the answer says.
 fn obey(caller: &Thread, order: &Order) -> Result<(), Error> {
+    if caller.reporting.label() == label::PAGE {
+        // It says no more than whether the page is there.
+        let says = matches!(order.answer, Answer::Resume | Answer::End);
+        return if says && order.registers.is_none() {
+            Ok(())
+        } else {
+            Err(Error::BadArgument)
+        };
+    }
     let is_of_call = caller.reporting.label() != label::FAULT;
     if order.answer == Answer::Result && !is_of_call {
         return Err(Error::BadArgument);

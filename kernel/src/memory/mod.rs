@@ -40,6 +40,7 @@ mod large_tests;
 pub mod map;
 pub mod mode;
 pub mod object;
+mod paged;
 mod radix;
 mod regions;
 mod short;

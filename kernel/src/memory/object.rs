@@ -25,6 +25,7 @@ use super::discard::Discard;
 use super::frames::{self, FrameKind};
 use super::radix::Radix;
 use super::user::{Direction, UserSlice};
+use crate::ipc::Listener;
 use crate::object::{Object, Ref, Slab};
 use crate::sync::{Mutex, level};
 
@@ -52,6 +53,8 @@ pub(super) struct Anonymous {
     pub(super) sharing: Option<Ref<Sharing>>,
     /// Whether programs get 2 MiB at a time where they touch it first.
     pub(super) large: bool,
+    /// Who supplies its pages, which it has not by itself then.
+    pub(super) pager: Option<Ref<Listener>>,
     /// Used at the end only.
     discard: Discard,
     pub(super) account: Option<Ref<Account>>,
@@ -95,7 +98,7 @@ impl MemoryObject {
         Ref::try_new(MemoryObject::new_with(bytes, flags, account)?)
     }
 
-    fn new_with(
+    pub(super) fn new_with(
         bytes: u64,
         flags: MemoryFlags,
         account: Option<Ref<Account>>,
@@ -125,6 +128,7 @@ impl MemoryObject {
                 }),
                 sharing,
                 large,
+                pager: None,
                 discard: Discard::new(),
                 account,
                 charged: AtomicU64::new(0),
@@ -209,7 +213,7 @@ impl MemoryObject {
     /// The frame of page `index`, committed now if it was not.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`]; [`Error::QuotaExceeded`] and [`Error::NoMemory`] when the page must be committed.
+    /// [`Error::OutOfRange`]; [`Error::QuotaExceeded`] and [`Error::NoMemory`] when the page must be committed; [`Error::NotSupplied`] when that is its pager's.
     pub fn frame(&self, index: u64) -> Result<PhysAddr, Error> {
         if index >= self.pages {
             return Err(Error::OutOfRange);
@@ -217,7 +221,11 @@ impl MemoryObject {
         match &self.backing {
             Backing::Physical { start, .. } => Ok(*start + index * PAGE_BYTES),
             Backing::Anonymous(anonymous) => {
-                anonymous.insert(&mut anonymous.contents.lock(), index)
+                let mut contents = anonymous.contents.lock();
+                if anonymous.pager.is_some() {
+                    return contents.radix.get(index).ok_or(Error::NotSupplied);
+                }
+                anonymous.insert(&mut contents, index)
             }
         }
     }
@@ -360,6 +368,9 @@ impl MemoryObject {
         } else {
             self.frame_if_committed(index)?
         };
+        if frame.is_none() && self.pager().is_some() {
+            return Err(Error::NotSupplied);
+        }
         let page = frame.map_or(ZEROS.as_ptr().cast_mut(), phys_to_virt);
         Ok((page.wrapping_add(within as usize), bytes))
     }

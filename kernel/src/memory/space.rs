@@ -88,6 +88,8 @@ pub enum Fault {
     NotMine,
     /// It is mapped, but no memory could be had: [`Error::NoMemory`] or [`Error::QuotaExceeded`].
     Failed(Error),
+    /// It is mapped, and its pager has not supplied it.
+    Unsupplied,
 }
 
 /// What one look at a fault came to.
@@ -538,6 +540,7 @@ impl Space {
                 };
                 let frame = match known.map_or_else(|| region.object.frame(index), Ok) {
                     Ok(frame) => frame,
+                    Err(Error::NotSupplied) => return Attempt::Over(Fault::Unsupplied),
                     Err(error) => return Attempt::Over(Fault::Failed(error)),
                 };
                 let mut source = ChargedTables {
@@ -612,6 +615,15 @@ impl Space {
             tlb::forget_here(VirtAddr::new(address & !(PAGE_BYTES - 1)));
         }
         Ok(mapped.is_ok())
+    }
+
+    /// The object that is mapped at an address, and which byte of it.
+    pub fn mapped_at(&self, address: u64) -> Option<(Ref<MemoryObject>, u64)> {
+        let inner = self.inner.lock();
+        inner.regions.find(address).map(|region| {
+            let offset = region.offset + (address - region.start);
+            (region.object.clone(), offset)
+        })
     }
 
     /// Frames charged for tables and IPC areas, and the number of mappings.

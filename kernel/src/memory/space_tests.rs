@@ -300,7 +300,7 @@ fn a_failure_for_want_of_memory_changes_nothing_and_leaks_nothing() {
                     assert!(translate(&space, address + touched).is_none());
                     failed = Some(error);
                 }
-                Fault::NotMine => panic!("the page is mapped"),
+                Fault::NotMine | Fault::Unsupplied => panic!("the page is mapped"),
             }
         }
         let area = space.map_ipc_area(7);

@@ -117,7 +117,7 @@ impl UserSlice {
         }
         // SAFETY: `to` is valid, exclusive, and in the kernel half; the range was checked to lie in the user half.
         unsafe { user_copy::copy(to.as_mut_ptr(), self.address as *const u8, self.bytes) }
-            .map_err(|_| Error::BadPointer)
+            .map_err(why)
     }
 
     /// Copies `from` into the range. No lock of the level of an address space or above may be held.
@@ -130,8 +130,7 @@ impl UserSlice {
             return Err(Error::OutOfRange);
         }
         // SAFETY: `from` is valid and in the kernel half; the range was checked to lie in the user half.
-        unsafe { user_copy::copy(self.address as *mut u8, from.as_ptr(), self.bytes) }
-            .map_err(|_| Error::BadPointer)
+        unsafe { user_copy::copy(self.address as *mut u8, from.as_ptr(), self.bytes) }.map_err(why)
     }
 
     /// Copies to or from a place that is no Rust reference: the contents of a frame, which user code may change meanwhile.
@@ -145,8 +144,18 @@ impl UserSlice {
             Direction::FromUser => (place, user),
         };
         // SAFETY: the caller's promise for the kernel's side; the other was checked to lie in the user half.
-        unsafe { user_copy::copy(to, from, self.bytes) }.map_err(|_| Error::BadPointer)
+        unsafe { user_copy::copy(to, from, self.bytes) }.map_err(why)
     }
+}
+
+/// What a copy that faulted is to say of it.
+#[cold]
+fn why(_: user_copy::Faulted) -> Error {
+    #[cfg(target_os = "none")]
+    if crate::cpu::this().lacks_page.take() {
+        return Error::NotSupplied;
+    }
+    Error::BadPointer
 }
 
 /// Which way bytes go.

@@ -127,7 +127,7 @@ impl Subject {
     fn while_stopped<R>(&self, act: impl FnOnce(&Machine) -> Result<R, Error>) -> Result<R, Error> {
         match self {
             Subject::Reporter(target) => target.while_reporting(|thread| act(&thread.machine)),
-            Subject::Thread(thread) => match (thread.reporting.is_on(), thread.awaited()) {
+            Subject::Thread(thread) => match (thread.reporting.shows_state(), thread.awaited()) {
                 (true, Some(stamp)) => thread
                     .while_reporting(stamp, || act(&thread.machine))
                     .map_err(|error| match error {

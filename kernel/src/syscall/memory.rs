@@ -4,7 +4,7 @@ use abi::{Error, Handle, MemoryFlags, Protection, Rights};
 use arch::hooks::ShortResult;
 use arch::paging::Cache;
 
-use super::{Caller, short};
+use super::{Caller, report, short};
 use crate::memory::object::MemoryObject;
 use crate::memory::user::{self, UserSlice};
 use crate::memory::{PAGE_BYTES, Progress};
@@ -198,6 +198,40 @@ fn copy_in(memory: &MemoryObject, mut offset: u64, mut source: UserSlice) -> Res
         if source.is_empty() {
             return Ok(());
         }
+        schedule::preemption_point();
+    }
+}
+
+/// `memory_create_paged`.
+pub(super) fn create_paged(caller: Caller) -> Result<(), Error> {
+    let pager = report::behind(caller, caller.handle(1))?;
+    let account = caller.process().account().clone();
+    let memory = MemoryObject::create_paged(caller.argument(0), pager, Some(account))?;
+    caller.give(AnyObject::Memory(memory), Rights::ALL)
+}
+
+/// `memory_supply`.
+pub(super) fn supply(caller: Caller) -> Result<(), Error> {
+    let memory = caller.hold::<MemoryObject>(caller.handle(0), Rights::MANAGE)?;
+    let offset = caller.argument(1);
+    let mut rest = UserSlice::new(caller.argument(2), caller.argument(3))?;
+    if rest.is_empty() || !offset.is_multiple_of(PAGE_BYTES) {
+        return Err(Error::BadArgument);
+    }
+    let end = offset.checked_add(rest.len() as u64);
+    if end.is_none_or(|end| end > memory.bytes()) {
+        return Err(Error::OutOfRange);
+    }
+    let mut page = offset / PAGE_BYTES;
+    let mut new = 0;
+    loop {
+        new += u64::from(memory.supply(page, rest)?);
+        rest = rest.after(PAGE_BYTES as usize);
+        if rest.is_empty() {
+            caller.set_result(0, new);
+            return Ok(());
+        }
+        page += 1;
         schedule::preemption_point();
     }
 }

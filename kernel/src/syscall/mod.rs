@@ -124,6 +124,8 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::MemoryCreateContiguous => memory::create_contiguous(caller)?,
         Call::MemoryPhysical => memory::physical(caller)?,
         Call::MemoryMapNew => memory::map_new(caller)?,
+        Call::MemoryCreatePaged => memory::create_paged(caller)?,
+        Call::MemorySupply => memory::supply(caller)?,
 
         Call::ProcessCreate => process::create(caller)?,
         Call::ProcessKill => process::kill(caller)?,

@@ -62,8 +62,13 @@ fn listener(caller: Caller, handle: Handle) -> Result<Option<Ref<Listener>>, Err
     if handle.is_none() {
         return Ok(None);
     }
+    behind(caller, handle).map(Some)
+}
+
+/// The endpoint behind a handle, with the handle's badge.
+pub(super) fn behind(caller: Caller, handle: Handle) -> Result<Ref<Listener>, Error> {
     let (endpoint, badge) = endpoint(caller, handle)?;
-    Listener::create(endpoint, badge).map(Some)
+    Listener::create(endpoint, badge)
 }
 
 fn endpoint(caller: Caller, handle: Handle) -> Result<(Ref<Endpoint>, Badge), Error> {

@@ -200,7 +200,7 @@ impl Thread {
         act: impl FnOnce() -> Result<R, Error>,
     ) -> Result<R, Error> {
         self.while_awaiting(stamp, || {
-            if self.reporting.is_on() {
+            if self.reporting.shows_state() {
                 act()
             } else {
                 Err(Error::NoRight)

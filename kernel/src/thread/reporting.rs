@@ -8,7 +8,7 @@
 use core::cell::Cell;
 
 use abi::Error;
-use abi::report::Answer;
+use abi::report::{Answer, PageAccess, label};
 
 /// What came of a report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +24,8 @@ pub(crate) struct Reporting {
     /// The label of the report that it makes; 0: it makes none.
     label: Cell<u32>,
     outcome: Cell<Outcome>,
+    /// Of a report about a page: its offset in the object, and what it is wanted for.
+    page: Cell<(u64, u64)>,
     /// The trap flag in its registers is a supervisor's, until the next fault.
     stepped: Cell<bool>,
     /// Somebody has set its registers since this was cleared.
@@ -35,6 +37,7 @@ impl Reporting {
         Reporting {
             label: Cell::new(0),
             outcome: Cell::new(Outcome::Failed(Error::NoReply)),
+            page: Cell::new((0, 0)),
             stepped: Cell::new(false),
             changed: Cell::new(false),
         }
@@ -56,6 +59,22 @@ impl Reporting {
     pub(crate) fn begin(&self, label: u32) {
         debug_assert!(!self.is_on(), "a thread makes one report at a time");
         self.label.set(label);
+    }
+
+    /// It asks for a page.
+    pub(crate) fn begin_page(&self, offset: u64, access: PageAccess) {
+        self.page.set((offset, access as u64));
+        self.begin(label::PAGE);
+    }
+
+    /// The page that it asks for: its offset, and what it is wanted for.
+    pub(crate) fn page(&self) -> (u64, u64) {
+        self.page.get()
+    }
+
+    /// Whether whoever answers the report may look at the thread's state. A pager may not.
+    pub(crate) fn shows_state(&self) -> bool {
+        self.is_on() && self.label() != label::PAGE
     }
 
     /// It makes it no more, as it was answered at once.

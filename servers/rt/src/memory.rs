@@ -7,7 +7,7 @@ use abi::layout::PAGE_SIZE;
 use abi::{Call, Handle, MemoryFlags, Protection};
 
 use crate::handle::object;
-use crate::{AsHandle, OwnedHandle, Result, System, process, sys};
+use crate::{AsHandle, Endpoint, OwnedHandle, Result, System, process, sys};
 
 object! {
     /// A run of pages, zeroed on demand, or device memory.
@@ -74,6 +74,35 @@ impl Memory {
         // SAFETY: touches no memory.
         let values = unsafe { sys::call(Call::MemoryPhysical, arguments) }?;
         Ok((values[0], values[1]))
+    }
+
+    /// Memory of `bytes`, rounded up to whole pages, whose pages are asked for at an endpoint when they are touched first ([`PageWanted`](crate::report::PageWanted)), and which
+    /// [`supply`](Self::supply) brings. Whoever is given a handle to it to map should have neither MANAGE nor more than it needs.
+    ///
+    /// # Errors
+    /// `BadArgument` for 0, `NoRight` without SEND on the endpoint, `NoMemory`, `QuotaExceeded`.
+    pub fn create_paged(bytes: u64, pager: &Endpoint) -> Result<Memory> {
+        let arguments = [bytes, pager.handle().0, 0, 0, 0, 0];
+        // SAFETY: makes an object that nothing maps yet.
+        let values = unsafe { sys::call(Call::MemoryCreatePaged, arguments) }?;
+        Ok(Memory(OwnedHandle::from_raw(Handle(values[0]))))
+    }
+
+    /// Supplies pages of such memory from `offset`, a multiple of the page size, on: those that are not there yet. Gives how many these were.
+    ///
+    /// # Errors
+    /// `NotSupported` for other memory, `NoRight` without MANAGE, `OutOfRange`, `BadArgument` for no bytes or another offset, `NoMemory`, `QuotaExceeded`.
+    pub fn supply(&self, offset: u64, from: &[u8]) -> Result<u64> {
+        let arguments = [
+            self.handle().0,
+            offset,
+            from.as_ptr() as u64,
+            from.len() as u64,
+            0,
+            0,
+        ];
+        // SAFETY: the kernel reads `from`. As in `write`.
+        unsafe { sys::call(Call::MemorySupply, arguments) }.map(|values| values[0])
     }
 
     /// Its size in bytes.

@@ -7,7 +7,7 @@
 //! What may go wrong: a supervisor that keeps a reply keeps the thread; one that drops it ends the thread by its fault. Its own faults go nowhere, as
 //! nobody is left to receive them. The host has no faults to report: there these calls are `NotSupported`.
 
-use abi::report::{Answer, ReportKind, label};
+use abi::report::{Answer, PageAccess, ReportKind, label};
 use abi::{Badge, Call, FaultKind, Handle, UserContext};
 
 use crate::{AsHandle, Endpoint, Message, Plain, Received, Reply, Result, sys};
@@ -51,6 +51,36 @@ impl Fault {
     /// What kind of fault it is.
     pub const fn kind(&self) -> FaultKind {
         FaultKind::from_vector(self.vector)
+    }
+}
+
+/// A page that a thread waits for, of memory whose pager the receiver is ([`Memory::create_paged`](crate::Memory::create_paged)). It is answered by
+/// [`resume`] when it was supplied, or by [`end`]: then the thread has a page fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageWanted {
+    /// Of the handle that the memory was made with.
+    pub badge: Badge,
+    /// Where it is in the memory, in bytes.
+    pub offset: u64,
+    /// What it is wanted for.
+    pub access: PageAccess,
+    /// The thread's number.
+    pub thread: u64,
+}
+
+impl PageWanted {
+    /// The page that a message asks for; `None` if it is another kind of message.
+    pub fn of(message: &Received) -> Option<PageWanted> {
+        let [offset, access, _, _, _, thread] = message.words;
+        if message.label != label::PAGE {
+            return None;
+        }
+        PageAccess::from_number(access).map(|access| PageWanted {
+            badge: message.badge,
+            offset,
+            access,
+            thread,
+        })
     }
 }
 

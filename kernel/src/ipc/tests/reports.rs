@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::compat::{BLOCK_FORM, block};
-use abi::report::{Answer, REGISTER_BYTES, label};
+use abi::report::{Answer, PageAccess, REGISTER_BYTES, label};
 use abi::{Deadline, Error, Handle, Tag, UserContext};
 
 use super::pair;
@@ -329,4 +329,40 @@ fn no_wait_ends_while_its_thread_is_looked_at() {
         );
     }
     assert!(looks.into_inner() > 0, "nobody ever looked");
+}
+
+#[test]
+fn a_page_that_is_wanted_is_told_by_its_place_alone() {
+    let (server, client, endpoint) = pair();
+    for (tag, answered) in [
+        (Tag::new(Answer::Resume as u32), Ok(Answer::Resume)),
+        (Tag::new(Answer::End as u32), Ok(Answer::End)),
+        (Tag::new(Answer::ResumeAt as u32), Err(Error::BadArgument)),
+        (Tag::new(Answer::Step as u32), Err(Error::BadArgument)),
+        (Tag::new(9), Err(Error::BadArgument)),
+        (
+            Tag::new(0).with_bytes(REGISTER_BYTES),
+            Err(Error::BadArgument),
+        ),
+    ] {
+        *client.thread().registers_mut() = faulted();
+        let reporting = &client.thread().reporting;
+        reporting.begin_page(0x3000, PageAccess::Write);
+        assert!(!reporting.shows_state());
+        assert_eq!(
+            client.call(&endpoint, 7, Deadline::NEVER),
+            Ok(Went::Blocked)
+        );
+        assert_eq!(server.recv(&endpoint, Deadline::NOW), Ok(Went::On));
+        woken();
+        let id = client.thread().id();
+        let wanted = (Tag::new(label::PAGE), [0x3000, 1, 0, 0, 0, id]);
+        assert_eq!((server.message(), server.badge()), (wanted, 7));
+        server.load(tag, [0; 6]);
+        let reply = server.reply(server.reply_handle());
+        assert_eq!(reply, answered.map(|_| ()), "{tag:?}");
+        let came_of_it = answered.map_or(Outcome::Failed(Error::NoReply), Outcome::Answered);
+        assert_eq!(outcome(&client, |_| ()), came_of_it);
+        assert_eq!(server.handles(), 1);
+    }
 }

@@ -29,6 +29,7 @@ mod memory;
 mod messages;
 mod moving;
 mod notifications;
+mod pagers;
 mod ports;
 mod priorities;
 mod privilege;
@@ -80,6 +81,7 @@ pub const ALL: &[&[Test]] = &[
     processes::TESTS,
     quotas::TESTS,
     exhaustion::TESTS,
+    pagers::TESTS,
     threads::TESTS,
     memory::TESTS,
     clones::TESTS,
@@ -154,6 +156,7 @@ pub const ROLES: &[&[Role]] = &[
     processes::ROLES,
     quotas::ROLES,
     exhaustion::ROLES,
+    pagers::ROLES,
     memory::ROLES,
     limits::ROLES,
     moving::ROLES,

@@ -138,6 +138,14 @@ const CALLS: &[(Call, &[Argument])] = &[
         &[H(Kind::Memory, Rights::WRITE), V(0), P, V(8)],
     ),
     (Call::MemoryClone, &[H(Kind::Memory, Rights::READ), V(0)]),
+    (
+        Call::MemoryCreatePaged,
+        &[V(4096), H(Kind::Endpoint, Rights::SEND)],
+    ),
+    (
+        Call::MemorySupply,
+        &[H(Kind::Memory, Rights::MANAGE), V(0), P, V(8)],
+    ),
     (Call::ProcessKill, &[H(Kind::Process, Rights::MANAGE), V(9)]),
     (
         Call::ProcessWatch,

@@ -154,34 +154,6 @@ fn mistakes_are_named_with_service_and_field() {
             "service 'x': ports: must be a table, not integer",
         ),
         (
-            "quota = 5",
-            "service 'x': quota: must be a table, not integer",
-        ),
-        (
-            "quota = { memory_kib = 64, threads = 1 }",
-            "service 'x': quota: needs 'memory_kib', 'handles' and 'threads'",
-        ),
-        (
-            "quota = { memory_kib = 0, handles = 1, threads = 1 }",
-            "service 'x': quota: 'memory_kib' must be 1 to 8589934588, not 0",
-        ),
-        (
-            "quota = { memory_kib = 64, handles = -1, threads = 1 }",
-            "service 'x': quota: 'handles' must be 1 to 2147483647, not -1",
-        ),
-        (
-            "quota = { memory_kib = 64, handles = 1, threads = 2147483648 }",
-            "service 'x': quota: 'threads' must be 1 to 2147483647, not 2147483648",
-        ),
-        (
-            "quota = { memory_kib = \"all\", handles = 1, threads = 1 }",
-            "service 'x': quota: 'memory_kib' must be a number, not string",
-        ),
-        (
-            "quota = { memory_kib = 64, handles = 1, threads = 1, irqs = 1 }",
-            "service 'x': quota: 'irqs' is not a field of this table",
-        ),
-        (
             "cpu = \"all\"",
             "service 'x': cpu: must be a CPU's index or \"each\"",
         ),
@@ -249,6 +221,42 @@ fn mistakes_are_named_with_service_and_field() {
         "services: is not a field of this table"
     );
     assert_eq!(problem_of("run = 1"), "run: must be a table, not integer");
+}
+
+#[test]
+fn mistakes_in_a_quota_are_named() {
+    for (lines, problem) in [
+        (
+            "quota = 5",
+            "service 'x': quota: must be a table, not integer",
+        ),
+        (
+            "quota = { memory_kib = 64, threads = 1 }",
+            "service 'x': quota: needs 'memory_kib', 'handles' and 'threads'",
+        ),
+        (
+            "quota = { memory_kib = 0, handles = 1, threads = 1 }",
+            "service 'x': quota: 'memory_kib' must be 1 to 8589934588, not 0",
+        ),
+        (
+            "quota = { memory_kib = 64, handles = -1, threads = 1 }",
+            "service 'x': quota: 'handles' must be 1 to 2147483647, not -1",
+        ),
+        (
+            "quota = { memory_kib = 64, handles = 1, threads = 2147483648 }",
+            "service 'x': quota: 'threads' must be 1 to 2147483647, not 2147483648",
+        ),
+        (
+            "quota = { memory_kib = \"all\", handles = 1, threads = 1 }",
+            "service 'x': quota: 'memory_kib' must be a number, not string",
+        ),
+        (
+            "quota = { memory_kib = 64, handles = 1, threads = 1, irqs = 1 }",
+            "service 'x': quota: 'irqs' is not a field of this table",
+        ),
+    ] {
+        assert_eq!(problem_with(lines), problem);
+    }
 }
 
 #[test]

@@ -103,13 +103,31 @@ pub fn sanitise(context: &mut UserContext, slots: &TlsSlots) -> Result<(), BadCo
     Ok(())
 }
 
+/// Checks what is chosen of a [fresh](fresh) context; the rest of it is good.
+///
+/// # Errors
+/// As [`sanitise`] of it.
+#[inline]
+pub const fn check_fresh(entry: u64, stack: u64, is_64_bit: bool) -> Result<(), BadContext> {
+    let end = if is_64_bit { USER_END } else { 1 << 32 };
+    if entry >= end {
+        Err(BadContext::Rip)
+    } else if is_canonical(stack) {
+        Ok(())
+    } else {
+        Err(BadContext::Rsp)
+    }
+}
+
 /// Whether bits 47 to 63 are equal (4-level paging).
+#[inline]
 pub const fn is_canonical(address: u64) -> bool {
     let upper = address as i64 >> 47;
     upper == 0 || upper == -1
 }
 
 /// The context of a thread that has not run yet.
+#[inline(always)]
 pub fn fresh(entry: u64, stack: u64, argument: u64, second: u64, fs_base: u64) -> UserContext {
     UserContext {
         rip: entry,
@@ -174,6 +192,34 @@ mod tests {
         let mut context = fresh(0x20_0000, 0x7FFF_0000, 1, 2, 3);
         assert_eq!(sanitise(&mut context, &TlsSlots::EMPTY), Ok(()));
         assert_eq!((context.rdi, context.rsi, context.fs_base), (1, 2, 3));
+    }
+
+    #[test]
+    fn what_is_chosen_of_a_fresh_context_is_judged_as_all_of_it() {
+        let edges = [
+            0,
+            1,
+            (1 << 32) - 1,
+            1 << 32,
+            USER_END - 1,
+            USER_END,
+            1 << 47,
+            u64::MAX - (1 << 47),
+            u64::MAX - (1 << 47) + 1,
+            u64::MAX,
+        ];
+        for entry in edges {
+            for stack in edges {
+                let mut long = fresh(entry, stack, 1, 0x1000, 0x1000);
+                let judged = sanitise(&mut long, &TlsSlots::EMPTY);
+                assert_eq!(check_fresh(entry, stack, true), judged);
+                assert_eq!(long, fresh(entry, stack, 1, 0x1000, 0x1000));
+                let mut compat = fresh32(entry, stack, 1, 0x1000);
+                let judged = sanitise(&mut compat, &TlsSlots::EMPTY);
+                assert_eq!(check_fresh(entry, stack, false), judged);
+                assert_eq!(compat, fresh32(entry, stack, 1, 0x1000));
+            }
+        }
     }
 
     #[test]

@@ -307,17 +307,17 @@ impl Process {
     ///
     /// # Errors
     /// [`Error::Ended`], or what `act` gives; then nothing was started.
-    pub(crate) fn while_starting(
+    pub(crate) fn while_starting<R>(
         &self,
-        act: impl FnOnce() -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        act: impl FnOnce() -> Result<R, Error>,
+    ) -> Result<R, Error> {
         let mut inner = self.inner.lock();
         if inner.state != ProcessState::Alive {
             return Err(Error::Ended);
         }
-        act()?;
+        let result = act()?;
         inner.started = true;
-        Ok(())
+        Ok(result)
     }
 
     /// Does something that must not overlap with the process's end.

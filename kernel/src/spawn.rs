@@ -5,11 +5,10 @@ use core::ptr::NonNull;
 use abi::{Error, Priority};
 use arch::context;
 use arch::memory::phys_to_virt;
-use arch::segments::TlsSlots;
 
 use crate::memory::account::Resource;
 use crate::memory::space::{Mode, Space, max_ipc_areas};
-use crate::object::Ref;
+use crate::object::{Ref, Vacant};
 use crate::process::Process;
 use crate::reported::are_reported;
 use crate::thread::{IpcArea, Machine, Thread};
@@ -29,6 +28,9 @@ pub fn thread(
     argument: u64,
     priority: Priority,
 ) -> Result<Ref<Thread>, Error> {
+    let mode = process.mode();
+    let is_good = context::check_fresh(entry, stack, mode == Mode::Long);
+    is_good.map_err(|_| Error::BadArgument)?;
     let space = process.space()?;
     process.account().charge_of(Resource::Threads, 1)?;
     let uncharge = || process.account().uncharge_of(Resource::Threads, 1);
@@ -40,11 +42,10 @@ pub fn thread(
         uncharge();
         error
     };
-    let mut registers = match process.mode() {
+    let registers = match mode {
         Mode::Long => context::fresh(entry, stack, argument, area.address, area.address),
         Mode::Compat => context::fresh32(entry, stack, argument, area.address),
     };
-    context::sanitise(&mut registers, &TlsSlots::EMPTY).map_err(|_| give_up(Error::BadArgument))?;
     // SAFETY: the context was checked, and the thread holds the space.
     let machine = unsafe { Machine::new(space.tlb(), registers) }.map_err(give_up)?;
     let [header, buffer] = area.frames.map(phys_to_virt).map(NonNull::new);
@@ -54,13 +55,9 @@ pub fn thread(
     // SAFETY: the space pins both pages until the thread's end.
     let area = unsafe { IpcArea::new(header, buffer, area.address) };
     // From here on the thread's own end gives the area back, and its place in the account.
-    let thread = Ref::try_new(Thread::new(
-        process.clone(),
-        Some((space.clone(), number)),
-        machine,
-        area,
-        priority,
-    ))?;
+    let vacant = Vacant::take().map_err(give_up)?;
+    let space = Some((space.clone(), number));
+    let thread = vacant.fill(Thread::new(process.clone(), space, machine, area, priority));
     // Together with its entry into the list, so that whoever finds no thread there and sets a personality then has every thread's calls.
     process.add_thread(thread.clone(), || {
         // SAFETY: it does not run yet.

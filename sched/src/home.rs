@@ -87,6 +87,16 @@ impl Home {
         self.word.store(cpu | ON_THE_WAY, Ordering::SeqCst);
     }
 
+    /// Makes the CPU with this index the home of a thread that was not started. To be called by that CPU, which must look at what was asked
+    /// for the thread afterwards, as when it arrives.
+    pub fn begin(&self, cpu: u32) {
+        debug_assert!(
+            self.word.load(Ordering::Relaxed) == NOWHERE,
+            "it was started"
+        );
+        self.word.store(cpu, Ordering::SeqCst);
+    }
+
     /// Judges a thread that `cpu` was handed by its inbox. To be called by the CPU with this index only.
     pub fn arrive(&self, cpu: u32) -> Arrival {
         match self.word.load(Ordering::Acquire) {

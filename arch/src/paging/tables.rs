@@ -240,6 +240,30 @@ impl PageTables {
         true
     }
 
+    /// Maps two small pages in a row if all tables on the way are there, one table serves for both, and neither page is; whether it did.
+    ///
+    /// # Safety
+    /// As for [`map`](Self::map).
+    #[inline]
+    pub unsafe fn map_two_simply(
+        &mut self,
+        at: VirtAddr,
+        frames: [PhysAddr; 2],
+        attributes: Attributes,
+    ) -> bool {
+        let Some(table) = self.lowest_table(at) else {
+            return false;
+        };
+        let index = index_at(at.as_u64(), 1);
+        if index + 1 == ENTRIES || read(table, index) | read(table, index + 1) != 0 {
+            return false;
+        }
+        let bits = attributes.leaf_bits(PageSize::Size4K);
+        write(table, index, frames[0].as_u64() | bits);
+        write(table, index + 1, frames[1].as_u64() | bits);
+        true
+    }
+
     /// Takes a small page out, if it is there; whether it was. TLBs may still hold it.
     ///
     /// # Safety

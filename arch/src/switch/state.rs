@@ -61,6 +61,7 @@ impl ThreadState {
     /// # Safety
     /// `stack_top` is the 16-byte aligned top of a mapped stack of the thread's own; `space` maps the kernel; `context` was
     /// checked (`context::sanitise`). The state must not outlive stack and space.
+    #[inline(always)]
     pub unsafe fn for_user(
         stack_top: u64,
         space: &Space,

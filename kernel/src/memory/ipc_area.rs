@@ -43,6 +43,9 @@ impl Space {
         let address = ipc_address(self.mode(), index)?;
         let mut inner = self.inner.lock();
         inner.must_live()?;
+        if let Some(frames) = inner.map_two_owned(self.account.as_ref(), address) {
+            return Ok(IpcArea { address, frames });
+        }
         if inner.tables.translate(VirtAddr::new(address)).is_some() {
             return Err(Error::AlreadyMapped);
         }
@@ -102,6 +105,28 @@ impl Space {
 }
 
 impl Inner {
+    /// Maps two fresh frames that belong to the space at once, if their tables are there and nothing else is. `None`, and nothing is done, otherwise.
+    fn map_two_owned(&mut self, account: Option<&Ref<Account>>, at: u64) -> Option<[PhysAddr; 2]> {
+        account::charge(account, 2).ok()?;
+        let made = [(); 2].map(|()| frames::allocate_zeroed(FrameKind::User));
+        if let [Some(header), Some(buffer)] = made {
+            let attributes = Attributes::user(Access::ReadWrite);
+            let frames = [header, buffer];
+            // SAFETY: the frames are fresh, and freed only after they were unmapped everywhere.
+            let mapped = unsafe {
+                self.tables
+                    .map_two_simply(VirtAddr::new(at), frames, attributes)
+            };
+            if mapped {
+                self.charged += 2;
+                return Some(frames);
+            }
+        }
+        made.into_iter().flatten().for_each(frames::free_frame);
+        account::uncharge(account, 2);
+        None
+    }
+
     /// Maps a fresh frame that belongs to the space.
     fn map_owned(&mut self, account: Option<&Ref<Account>>, at: u64) -> Result<PhysAddr, Error> {
         let frame = charged_frame(account, FrameKind::User)?;

@@ -8,6 +8,6 @@ pub(crate) mod table;
 
 pub use capability::{Capability, Object as AnyObject};
 pub use quiescent::Section;
-pub use reference::{Borrowed, Ref, stamp_of};
+pub use reference::{Borrowed, Ref, Vacant, stamp_of};
 pub use slab::{Object, Slab};
 pub use table::HandleTable;

@@ -24,19 +24,51 @@ unsafe impl<T: Object> Send for Ref<T> {}
 // SAFETY: as above.
 unsafe impl<T: Object> Sync for Ref<T> {}
 
-impl<T: Object> Ref<T> {
-    /// Moves a value into a new object.
+/// A place for an object that is still to be made: a large one is made there, and is moved nowhere.
+pub struct Vacant<T: Object> {
+    slot: NonNull<Slot<T>>,
+}
+
+impl<T: Object> Vacant<T> {
+    /// A place from the kind's slab.
     ///
     /// # Errors
-    /// [`Error::NoMemory`]; the value is dropped.
-    pub fn try_new(value: T) -> Result<Ref<T>, Error> {
+    /// [`Error::NoMemory`]
+    #[inline]
+    pub fn take() -> Result<Vacant<T>, Error> {
         let slot = T::slab().take().ok_or(Error::NoMemory)?;
+        Ok(Vacant { slot })
+    }
+
+    /// Puts the object there.
+    #[inline(always)]
+    pub fn fill(self, value: T) -> Ref<T> {
+        let slot = self.slot;
+        core::mem::forget(self);
         // SAFETY: the slot is fresh from the slab and ours alone.
         unsafe {
             (*slot.as_ref().value.get()).write(value);
             slot.as_ref().references.store(1, Ordering::Release);
         }
-        Ok(Ref { slot })
+        Ref { slot }
+    }
+}
+
+impl<T: Object> Drop for Vacant<T> {
+    fn drop(&mut self) {
+        // SAFETY: the slot came from there, and nothing was put into it.
+        unsafe { T::slab().give_back(self.slot) };
+    }
+}
+
+impl<T: Object> Ref<T> {
+    /// Moves a value into a new object.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]; the value is dropped.
+    #[inline]
+    pub fn try_new(value: T) -> Result<Ref<T>, Error> {
+        Ok(Vacant::take()?.fill(value))
     }
 
     /// The same object, borrowed for a section.

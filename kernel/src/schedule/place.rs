@@ -1,11 +1,13 @@
 //! Starting threads.
 
+use core::sync::atomic::Ordering;
+
 use abi::Error;
 use abi::info::ThreadState;
 use sched::Slice;
 
 use super::migrate::{PICKER, loads};
-use super::wake::send;
+use super::wake::{answer, enqueue, send};
 use crate::cpu;
 use crate::thread::{Thread, ThreadPtr, Transit};
 use crate::trace;
@@ -17,9 +19,10 @@ use crate::trace;
 /// no CPU that there is.
 pub fn start(thread: &Thread) -> Result<(), Error> {
     let cpu = cpu::this();
+    let pointer = ThreadPtr::new(thread);
     // Under the process's lock, so that whoever ends the process meanwhile finds the thread either not started, or with the home
     // that it will have.
-    thread.process().while_starting(|| {
+    let home = thread.process().while_starting(|| {
         if !thread.begin() {
             return Err(Error::WrongState);
         }
@@ -30,9 +33,22 @@ pub fn start(thread: &Thread) -> Result<(), Error> {
         thread.marks().trace(trace::marks_threads());
         // Nobody else knows the thread as one that runs yet.
         thread.slice.set(Slice::new(cpu.quantum.get()));
-        thread.transit.set(Transit::Started);
-        thread.home.leave_for(home);
-        send(cpu, ThreadPtr::new(thread), home);
-        Ok(())
-    })
+        if home == cpu.index() {
+            thread.home.begin(home);
+        } else {
+            thread.transit.set(Transit::Started);
+            thread.home.leave_for(home);
+        }
+        Ok(home)
+    })?;
+    if home == cpu.index() {
+        enqueue(cpu, pointer);
+        // What was asked before it had a home. Later questions come by the inbox.
+        if thread.asked.load(Ordering::SeqCst) != 0 {
+            answer(cpu, pointer);
+        }
+    } else {
+        send(cpu, pointer, home);
+    }
+    Ok(())
 }

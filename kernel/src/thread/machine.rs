@@ -34,6 +34,7 @@ mod bare {
         ///
         /// # Safety
         /// The context was checked (`arch::context::sanitise`), and the address space lives as long as the thread.
+        #[inline(always)]
         pub unsafe fn new(space: &Space, context: UserContext) -> Result<Machine, Error> {
             let stack = stacks::allocate()?;
             // SAFETY: the stack is fresh and this thread's alone; the rest is the caller's promise.

@@ -201,6 +201,7 @@ impl Drop for Thread {
 
 impl Thread {
     /// A thread of `process` that is not started yet.
+    #[inline(always)]
     pub fn new(
         process: Ref<Process>,
         space: Option<(Ref<Space>, u32)>,

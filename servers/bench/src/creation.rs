@@ -35,7 +35,7 @@ const PAGE: usize = 4096;
 const ELF_HEADER: usize = 64;
 const SEGMENT_HEADER: usize = 56;
 
-/// Makes a thread of this program, lets it run, and waits for its end.
+/// Makes a thread of this program, lets it run by a yield, and waits for its end.
 ///
 /// # Errors
 /// Those of the calls that it takes.
@@ -49,6 +49,7 @@ pub fn thread_create() -> rt::Result<Cost> {
         let (thread, _) =
             unsafe { process::current().create_thread(entry, stack.as_ptr() as u64, 0) }?;
         thread.start()?;
+        thread::yield_now();
         let (end, _) = thread.join(Deadline::NEVER)?;
         drop(thread);
         time::sleep(CLEARING)?;

@@ -34,7 +34,7 @@ struct Ceiling {
 
 /// The same table is in `docs/src/benchmarks.md`.
 #[rustfmt::skip]
-const CEILINGS: [Ceiling; 16] = [
+const CEILINGS: [Ceiling; 18] = [
     Ceiling { figure: "syscall_null",               now: [35, 35] },
     Ceiling { figure: "call_reply_cross_space_6w",  now: [304, 408] },
     Ceiling { figure: "call_reply_cross_space",     now: [298, 401] },
@@ -50,6 +50,8 @@ const CEILINGS: [Ceiling; 16] = [
     Ceiling { figure: "yield_cross_space_fpu_one",  now: [262, 298] },
     Ceiling { figure: "yield_cross_space_fpu_both", now: [278, 315] },
     Ceiling { figure: "map_unmap_4k",               now: [517, 517] },
+    Ceiling { figure: "thread_create",              now: [1648, 1672] },
+    Ceiling { figure: "thread_create_cold",         now: [3237, 3261] },
     Ceiling { figure: "process_create",             now: [13572, 13582] },
 ];
 
@@ -132,7 +134,7 @@ mod tests {
     use crate::bench::targets::Target;
 
     /// Figures that are not yet what they must be.
-    const NOT_YET: [&str; 0] = [];
+    const NOT_YET: [&str; 1] = ["thread_create"];
 
     fn figures(change: impl Fn(usize, u64) -> u64) -> Vec<Figure> {
         let figure = |(index, ceiling): (usize, &Ceiling)| Figure {

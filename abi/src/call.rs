@@ -321,8 +321,8 @@ calls! {
     /// Errors: BadArgument, Busy.
     LogTake = 90, "log_take";
 
-    /// `(system, info::SystemQuery, first index, pointer, bytes) -> rdi records written, rsi records there are`: list CPUs, threads, memory,
-    /// the machine, or how many objects there are. Right QUERY.
+    /// `(system, info::SystemQuery, cursor, pointer, bytes) -> rdi records written, rsi records there are, rdx cursor to go on with`: list CPUs, processes,
+    /// threads, endpoints, memory, the machine, or how many objects there are. A list begins with cursor 0, and ends where the cursor to go on with is 0. Right QUERY.
     ///
     /// Errors: BadArgument.
     SystemQuery = 96, "system_query";

@@ -116,6 +116,10 @@ pub enum SystemQuery {
     Memory = 2,
     /// One [`MachineInfo`].
     Machine = 3,
+    /// One [`ProcessEntry`] for each process, those that have ended among them as long as somebody has a handle to them.
+    Processes = 4,
+    /// One [`EndpointInfo`] for each endpoint.
+    Endpoints = 5,
     /// One [`ObjectsInfo`].
     Objects = 16,
 }
@@ -128,6 +132,8 @@ impl SystemQuery {
             1 => Some(SystemQuery::Threads),
             2 => Some(SystemQuery::Memory),
             3 => Some(SystemQuery::Machine),
+            4 => Some(SystemQuery::Processes),
+            5 => Some(SystemQuery::Endpoints),
             16 => Some(SystemQuery::Objects),
             _ => None,
         }
@@ -316,6 +322,55 @@ pub struct ThreadInfo {
     pub base_priority: u32,
     /// Zero.
     pub reserved: u32,
+    /// What it waits for: the number of an endpoint (in the states `Sending` and `Receiving`), of the thread that is to answer (`AwaitingReply`; 0 if that is not
+    /// known), or of another thread (`Joining`); else 0. All that name an endpoint are its queue.
+    pub waits_for: u64,
+}
+
+/// One process in a list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct ProcessEntry {
+    /// Its number, unique since boot.
+    pub id: u64,
+    /// A [`ProcessState`].
+    pub state: u32,
+    /// Threads alive.
+    pub threads: u32,
+    /// Pages of memory charged to it.
+    pub pages: u64,
+    /// Handles in its table.
+    pub handles: u64,
+    /// Exit code.
+    pub code: u64,
+    /// 1 for a 32-bit process, else 0.
+    pub is_32_bit: u32,
+    /// Bytes of `name` in use.
+    pub name_bytes: u32,
+    /// Its name, UTF-8.
+    pub name: [u8; NAME_BYTES],
+}
+
+/// One endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct EndpointInfo {
+    /// Its number, unique since boot.
+    pub id: u64,
+    /// The number of the process that has made it.
+    pub creator: u64,
+    /// The number of the thread that serves it alone; 0 if none does, or several.
+    pub server: u64,
+    /// The number of that thread's process.
+    pub server_process: u64,
+    /// Threads that serve it: those that have received there, and nowhere else since.
+    pub servers: u32,
+    /// Handles by which one can receive there.
+    pub receive_handles: u32,
+    /// Threads that wait there for a receiver.
+    pub senders: u32,
+    /// Threads that wait there for a message.
+    pub receivers: u32,
 }
 
 /// Memory of the machine, in bytes.
@@ -449,7 +504,9 @@ const _: () = {
     assert!(size_of::<UserContext>() == 28 * 8);
     assert!(size_of::<HandleInfo>() == 24);
     assert!(size_of::<CpuInfo>() == 160);
-    assert!(size_of::<ThreadInfo>() == 96);
+    assert!(size_of::<ThreadInfo>() == 104);
+    assert!(size_of::<ProcessEntry>() == 80);
+    assert!(size_of::<EndpointInfo>() == 48);
     assert!(size_of::<MemoryInfo>() == 48);
     assert!(size_of::<ObjectsInfo>() == 96);
     assert!(size_of::<FramebufferInfo>() == 24);

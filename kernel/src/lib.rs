@@ -27,7 +27,6 @@ pub mod memory;
 pub mod object;
 pub mod panic;
 pub mod process;
-mod registry;
 pub mod schedule;
 pub mod symbols;
 pub mod sync;

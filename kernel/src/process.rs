@@ -9,7 +9,7 @@ mod end;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use abi::info::{NAME_BYTES, ProcessInfo, ProcessState};
+use abi::info::{NAME_BYTES, ProcessEntry, ProcessInfo, ProcessState};
 use abi::{Error, Handle, Priority, UserContext};
 
 use crate::io_ports::ProcessPorts;
@@ -18,7 +18,6 @@ use crate::landing;
 use crate::memory::account::Account;
 use crate::memory::space::{Mode, Space, max_ipc_areas};
 use crate::object::{AnyObject, Capability, HandleTable, Object, Ref, Slab};
-use crate::registry;
 use crate::sync::{Mutex, level};
 use crate::thread::Thread;
 pub use end::Ending;
@@ -92,9 +91,6 @@ pub struct Process {
     pub(crate) listeners: Listeners,
     /// The next one that is to be ended by who comes to it.
     next_to_end: AtomicPtr<Process>,
-    /// Neighbours in the list of all processes, under the registry's lock.
-    pub(crate) next: AtomicPtr<Process>,
-    pub(crate) previous: AtomicPtr<Process>,
 }
 
 struct Inner {
@@ -129,10 +125,6 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 impl Object for Process {
     fn slab() -> &'static Slab<Self> {
         &SLAB
-    }
-
-    fn last_reference(&self) {
-        registry::remove(self);
     }
 
     fn tear_down(&mut self) -> bool {
@@ -182,10 +174,7 @@ impl Process {
             ports: ProcessPorts::new(),
             listeners: Listeners::none(),
             next_to_end: AtomicPtr::new(ptr::null_mut()),
-            next: AtomicPtr::new(ptr::null_mut()),
-            previous: AtomicPtr::new(ptr::null_mut()),
         })?;
-        registry::add(&process);
         Ok(process)
     }
 
@@ -469,6 +458,24 @@ impl Process {
         }
     }
 
+    /// The same as a list of processes shows it.
+    pub(crate) fn entry(&self) -> ProcessEntry {
+        let handles = u64::from(self.table_len());
+        let (name, name_bytes) = self.name.padded();
+        let inner = self.inner.lock();
+        ProcessEntry {
+            id: self.id,
+            state: inner.state as u32,
+            threads: inner.threads,
+            pages: self.account.used(),
+            handles,
+            code: inner.code,
+            is_32_bit: u32::from(self.mode == Mode::Compat),
+            name_bytes,
+            name,
+        }
+    }
+
     fn table_len(&self) -> u32 {
         self.table.lock().len()
     }
@@ -482,12 +489,6 @@ impl Process {
             looks > 0
         });
         held
-    }
-
-    /// Threads in its list.
-    #[cfg(target_os = "none")]
-    pub(crate) fn thread_count(&self) -> u64 {
-        u64::from(self.inner.lock().threads)
     }
 
     /// Calls `visit` with each thread, under the list's lock, until it returns false.

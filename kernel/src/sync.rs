@@ -15,8 +15,8 @@ use spin::relax::RelaxStrategy;
 
 /// The lock order: a lock may be taken only while all locks held have a lower level.
 pub mod level {
-    /// The list of all processes.
-    pub const REGISTRY: u8 = 1;
+    /// Which processes are to be ended by whoever comes to it.
+    pub const DOOMED: u8 = 1;
     /// A process's list of threads and its state.
     pub const PROCESS: u8 = 2;
     /// Which interrupt line signals what; who is told of the log's growth.

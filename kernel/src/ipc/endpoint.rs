@@ -8,15 +8,17 @@
 
 use core::ops::{Deref, DerefMut};
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 use spin::relax::RelaxStrategy as _;
 
+use abi::info::EndpointInfo;
 use abi::{Badge, Deadline, Error, Handle};
 
 use super::Flow;
 use super::cycle;
 use super::notification::Notification;
+use super::queue::Queue;
 use super::reply::ReplyTarget;
 use super::transfer::{self, Carried, take_handles};
 use super::wait::WaitOn;
@@ -36,11 +38,14 @@ pub struct Endpoint {
     server: AtomicPtr<Thread>,
     /// One more than the priority of who is first of the senders; 0: none waits. Written under the lock.
     pressure: AtomicU32,
+    /// Its number, unique since boot, and that of the process that has made it; 0: the kernel.
+    id: AtomicU64,
+    creator: u64,
 }
 
 struct Queues {
-    senders: sched::WaitQueue<ThreadPtr>,
-    receivers: sched::WaitQueue<ThreadPtr>,
+    senders: Queue,
+    receivers: Queue,
     servers: Servers,
 }
 
@@ -115,6 +120,7 @@ impl Drop for Open<'_> {
 }
 
 static SLAB: Slab<Endpoint> = Slab::new();
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Object for Endpoint {
     fn slab() -> &'static Slab<Self> {
@@ -130,13 +136,13 @@ impl Object for Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint that nobody knows yet.
-    pub const fn new() -> Endpoint {
+    /// An endpoint that nobody knows yet, made by the process of this number.
+    pub fn made_by(creator: u64) -> Endpoint {
         Endpoint {
             lone: sched::Lone::new(),
             queues: Mutex::new(Queues {
-                senders: sched::WaitQueue::new(),
-                receivers: sched::WaitQueue::new(),
+                senders: Queue::new(),
+                receivers: Queue::new(),
                 servers: Servers {
                     count: 0,
                     addresses: 0,
@@ -145,7 +151,35 @@ impl Endpoint {
             receivers: AtomicU32::new(0),
             server: AtomicPtr::new(ptr::null_mut()),
             pressure: AtomicU32::new(0),
+            id: AtomicU64::new(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
+            creator,
         }
+    }
+
+    /// What it is and who waits there, for lists.
+    pub(crate) fn info(&self) -> EndpointInfo {
+        let queues = self.lock();
+        // SAFETY: a thread that ends leaves before, under this lock.
+        let server = unsafe { self.server.load(Ordering::SeqCst).as_ref() };
+        EndpointInfo {
+            id: self.id.load(Ordering::Relaxed),
+            creator: self.creator,
+            server: server.map_or(0, Thread::id),
+            server_process: server.map_or(0, |thread| thread.process().id()),
+            servers: u32::try_from(queues.servers.count).unwrap_or(u32::MAX),
+            receive_handles: self.receivers.load(Ordering::Relaxed),
+            senders: queues.senders.len(),
+            receivers: queues.receivers.len(),
+        }
+    }
+
+    /// The number of an endpoint for which a thread was seen to wait, which may have ended since: then it is that of whatever lives there now.
+    ///
+    /// # Safety
+    /// `endpoint` points to an endpoint's slot that was filled once.
+    pub(crate) unsafe fn number_of(endpoint: *const Endpoint) -> u64 {
+        // SAFETY: slots are never given back, and nothing but this kind of word is ever at that place of one.
+        unsafe { (*(&raw const (*endpoint).id)).load(Ordering::Relaxed) }
     }
 
     /// A handle with the right to receive was made.
@@ -516,12 +550,6 @@ impl Endpoint {
             schedule::make_ready(thread);
         }
         true
-    }
-}
-
-impl Default for Endpoint {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

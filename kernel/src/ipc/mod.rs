@@ -20,6 +20,7 @@ mod fault;
 mod known;
 mod listener;
 mod notification;
+mod queue;
 mod reply;
 mod report;
 mod transfer;

@@ -143,6 +143,21 @@ impl Wait {
         self.accept.store(count, Ordering::Relaxed);
     }
 
+    /// The number of what it waits for, for lists: an endpoint's or a thread's; 0 for anything else. It is that of whatever was there a moment ago.
+    pub(crate) fn shown_subject(&self) -> u64 {
+        match self.on() {
+            WaitOn::Sending(endpoint) | WaitOn::Receiving(endpoint) => {
+                // SAFETY: the word names an endpoint.
+                unsafe { Endpoint::number_of(endpoint) }
+            }
+            WaitOn::Reply(thread) | WaitOn::Thread(thread) if !thread.is_null() => {
+                // SAFETY: the word names a thread.
+                unsafe { Thread::number_of(thread) }
+            }
+            _ => 0,
+        }
+    }
+
     /// The state that a list of threads shows for this wait.
     pub(crate) fn shown_state(&self) -> Option<ThreadState> {
         match self.on() {

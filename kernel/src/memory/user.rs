@@ -40,6 +40,8 @@ plain!(
     abi::info::QuotaInfo,
     abi::info::CpuInfo,
     abi::info::ThreadInfo,
+    abi::info::ProcessEntry,
+    abi::info::EndpointInfo,
     abi::info::MemoryInfo,
     abi::info::ObjectsInfo,
     abi::info::FramebufferInfo,

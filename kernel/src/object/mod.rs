@@ -5,9 +5,12 @@ pub mod quiescent;
 mod reference;
 mod slab;
 pub(crate) mod table;
+mod walk;
 
 pub use capability::{Capability, Object as AnyObject};
 pub use quiescent::Section;
 pub use reference::{Borrowed, Ref, Vacant, stamp_of};
 pub use slab::{Object, Slab};
 pub use table::HandleTable;
+#[cfg(any(test, target_os = "none"))]
+pub(crate) use walk::{Step, Walk};

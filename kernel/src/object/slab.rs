@@ -7,7 +7,7 @@
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::quiescent::Retired;
 use crate::memory::frames;
@@ -48,6 +48,8 @@ pub struct Slot<T> {
 
 struct Free<T> {
     head: *mut Slot<T>,
+    /// The first slot of the frame that came last.
+    last_frame: *mut Slot<T>,
 }
 
 // SAFETY: free slots belong to nobody; the lock hands them on.
@@ -56,14 +58,27 @@ unsafe impl<T> Send for Free<T> {}
 /// All slots of one type.
 pub struct Slab<T> {
     free: Mutex<{ level::SLAB }, Free<T>>,
+    /// The first slot of the frame that came first. The last word of each frame is where the next one begins.
+    first_frame: AtomicPtr<Slot<T>>,
     frames: AtomicUsize,
     in_use: AtomicUsize,
 }
 
 const FRAME_BYTES: usize = 4096;
+/// What slots have of a frame.
+const SLOT_BYTES: usize = FRAME_BYTES - size_of::<usize>();
+
+/// Where a frame says which one comes next.
+///
+/// # Safety
+/// `first` is the first slot of one of a slab's frames.
+unsafe fn next_frame<'a, T>(first: *const Slot<T>) -> &'a AtomicPtr<Slot<T>> {
+    // SAFETY: the last word of the frame is no slot's, was written before the frame was linked, and stays for ever.
+    unsafe { AtomicPtr::from_ptr(first.wrapping_byte_add(SLOT_BYTES).cast_mut().cast()) }
+}
 
 impl<T: Object> Slab<T> {
-    const PER_FRAME: usize = FRAME_BYTES / size_of::<Slot<T>>();
+    pub(super) const PER_FRAME: usize = SLOT_BYTES / size_of::<Slot<T>>();
 
     /// A slab without slots.
     ///
@@ -71,13 +86,15 @@ impl<T: Object> Slab<T> {
     /// At compile time, if an object does not fit into a frame.
     pub const fn new() -> Slab<T> {
         assert!(
-            size_of::<Slot<T>>() <= FRAME_BYTES,
+            size_of::<Slot<T>>() <= SLOT_BYTES,
             "an object and its head must fit into a frame"
         );
         Slab {
             free: Mutex::new(Free {
                 head: ptr::null_mut(),
+                last_frame: ptr::null_mut(),
             }),
+            first_frame: AtomicPtr::new(ptr::null_mut()),
             frames: AtomicUsize::new(0),
             in_use: AtomicUsize::new(0),
         }
@@ -136,8 +153,29 @@ impl<T: Object> Slab<T> {
                 free.head = slot;
             }
         }
+        // SAFETY: the frame is ours; both are first slots of frames.
+        unsafe {
+            next_frame(first).store(ptr::null_mut(), Ordering::Relaxed);
+            match free.last_frame.as_ref() {
+                None => &self.first_frame,
+                Some(last) => next_frame(last),
+            }
+            .store(first, Ordering::Release);
+        }
+        free.last_frame = first;
         self.frames.fetch_add(1, Ordering::Relaxed);
         Some(())
+    }
+
+    /// The first slot of the frame behind the one that begins with `frame`; of the first one for null. Null: there is none.
+    pub(super) fn frame_after(&self, frame: *const Slot<T>) -> *const Slot<T> {
+        let link = if frame.is_null() {
+            &self.first_frame
+        } else {
+            // SAFETY: whoever has such a pointer has it from here.
+            unsafe { next_frame(frame) }
+        };
+        link.load(Ordering::Acquire)
     }
 }
 

@@ -34,7 +34,7 @@ struct Doomed {
 // SAFETY: the pointers are counted references; the lock hands them on.
 unsafe impl Send for Doomed {}
 
-static DOOMED: Mutex<{ level::REGISTRY }, Doomed> = Mutex::new(Doomed {
+static DOOMED: Mutex<{ level::DOOMED }, Doomed> = Mutex::new(Doomed {
     first: ptr::null_mut(),
     is_worked_off: false,
 });

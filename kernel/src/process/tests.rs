@@ -4,7 +4,7 @@ use abi::info::{NAME_BYTES, ProcessState, ThreadState};
 use abi::{Badge, Deadline, Error, Rights, Tag, UserContext};
 
 use super::*;
-use crate::object::AnyObject;
+use crate::object::{AnyObject, Section, Step, Walk};
 use crate::thread::ask;
 use crate::thread::testing::*;
 
@@ -344,16 +344,20 @@ fn a_thread_object_outlives_its_thread_and_keeps_its_process() {
 }
 
 fn listed(id: u64) -> bool {
-    let mut found = false;
-    registry::for_each(&mut |process| {
-        found |= process.id() == id;
-        !found
-    });
-    found
+    // SAFETY: no quiescent point is declared in here.
+    let section = unsafe { Section::enter() };
+    let mut walk = Walk::<Process>::begin();
+    loop {
+        match walk.next(&section) {
+            Step::Object(process) if process.id() == id => return true,
+            Step::Object(_) | Step::Free => {}
+            Step::End => return false,
+        }
+    }
 }
 
 #[test]
-fn the_list_of_all_processes_has_each_while_somebody_refers_to_it() {
+fn a_walk_comes_upon_each_process_while_somebody_refers_to_it() {
     let processes: Vec<_> = (0..4).map(|_| process("listed")).collect();
     let mut ids: Vec<_> = processes.iter().map(|process| process.id()).collect();
     ids.sort_unstable();

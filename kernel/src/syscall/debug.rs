@@ -1,11 +1,13 @@
 //! Calls of whoever may look into a process: its memory, its threads.
 
+use core::ptr;
+
 use abi::debug::MOST_BYTES;
 use abi::{Error, Rights};
 
 use super::Caller;
 use crate::memory::user::{Direction, UserSlice};
-use crate::object::{AnyObject, Borrowed, Ref, Section};
+use crate::object::{AnyObject, Borrowed, Ref, Section, Step, Walk};
 use crate::process::Process;
 use crate::schedule;
 use crate::thread::Thread;
@@ -44,18 +46,53 @@ pub(super) fn thread(caller: Caller) -> Result<(), Error> {
     Ok(())
 }
 
+/// Slots of threads that are looked at between two preemption points.
+const SLOTS_A_PIECE: usize = 256;
+
 /// The thread of a process with the lowest number above `after`.
+///
+/// All threads are looked at, not the process's list: that can't be walked in pieces while threads come and go. An ended one is none.
 fn next_thread(process: &Process, after: u64) -> Option<Ref<Thread>> {
+    let mut found: Option<Ref<Thread>> = None;
+    let mut walk = Walk::<Thread>::begin();
+    loop {
+        let (better, is_end) = look_at_some(&mut walk, process, |number| {
+            number > after && found.as_ref().is_none_or(|found| number < found.id())
+        });
+        if better.is_some() {
+            found = better;
+        }
+        if is_end {
+            return found;
+        }
+        schedule::preemption_point();
+    }
+}
+
+/// Looks at the next slots: the thread with the lowest number in them that belongs to the process and is `wanted`; and whether they were the last.
+fn look_at_some(
+    walk: &mut Walk<Thread>,
+    process: &Process,
+    wanted: impl Fn(u64) -> bool,
+) -> (Option<Ref<Thread>>, bool) {
     // SAFETY: all kernel code between two quiescent points is inside a section.
     let section = unsafe { Section::enter() };
     let mut found: Option<Borrowed<'_, Thread>> = None;
-    process.for_each_thread(&mut |thread| {
-        let number = thread.id();
-        if number > after && found.is_none_or(|found| number < found.id()) {
-            // SAFETY: threads in the list are alive under its lock, in this section.
-            found = Some(unsafe { Borrowed::from_ptr(thread, &section) });
+    for _ in 0..SLOTS_A_PIECE {
+        match walk.next(&section) {
+            Step::Object(thread) => {
+                let number = thread.id();
+                if ptr::eq(&raw const **thread.process(), process)
+                    && wanted(number)
+                    && !thread.has_ended()
+                    && found.is_none_or(|found| number < found.id())
+                {
+                    found = Some(thread);
+                }
+            }
+            Step::Free => {}
+            Step::End => return (found.and_then(Borrowed::to_ref), true),
         }
-        true
-    });
-    found?.to_ref()
+    }
+    (found.and_then(Borrowed::to_ref), false)
 }

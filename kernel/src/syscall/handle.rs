@@ -86,7 +86,7 @@ pub(super) fn grant(caller: Caller, section: &mut Section) -> Result<(), Error> 
 /// `endpoint_create`.
 pub(super) fn create_endpoint(caller: Caller) -> Result<(), Error> {
     caller.give(
-        AnyObject::Endpoint(Ref::try_new(Endpoint::new())?),
+        AnyObject::Endpoint(Ref::try_new(Endpoint::made_by(caller.process().id()))?),
         Rights::ALL,
     )
 }

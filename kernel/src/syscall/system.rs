@@ -10,11 +10,13 @@ use arch::time;
 
 use super::{Caller, objects};
 use crate::cpu::{self, Cpu};
+use crate::ipc::Endpoint;
 use crate::machine;
 use crate::memory::PAGE_BYTES;
 use crate::memory::frames::{self, FrameKind};
 use crate::memory::user::{self, Plain, UserSlice};
-use crate::registry;
+use crate::object::{Object, Section, Step, Walk};
+use crate::process::Process;
 use crate::schedule;
 use crate::thread::Thread;
 use crate::trace;
@@ -22,15 +24,34 @@ use crate::trace;
 /// Records that are gathered at a time, on the kernel stack.
 const BATCH: usize = 16;
 
+/// Records that are described between two preemption points, and slots and frames that are looked at for them.
+const SLOTS_A_PIECE: usize = 64;
+const FRAMES_A_PIECE: usize = 512;
+
+/// What `system_query` has written, how many there are, and where to go on; 0: that was all.
+struct Listed {
+    written: u64,
+    total: u64,
+    next: u64,
+}
+
 /// `system_query`.
 pub(super) fn query(caller: Caller) -> Result<(), Error> {
     caller.demand(caller.handle(0), false, Rights::QUERY)?;
     let what = SystemQuery::from_number(caller.argument(1)).ok_or(Error::BadArgument)?;
     let first = caller.argument(2);
     let (address, bytes) = (caller.argument(3), caller.argument(4));
-    let (written, total) = match what {
+    let listed = match what {
         SystemQuery::Cpus => list(first, address, bytes, gather_cpus)?,
-        SystemQuery::Threads => list(first, address, bytes, gather_threads)?,
+        SystemQuery::Threads => list_objects(first, address, bytes, |thread: &Thread| {
+            (!thread.has_ended()).then(|| thread_info(thread))
+        })?,
+        SystemQuery::Processes => list_objects(first, address, bytes, |process: &Process| {
+            Some(process.entry())
+        })?,
+        SystemQuery::Endpoints => list_objects(first, address, bytes, |endpoint: &Endpoint| {
+            Some(endpoint.info())
+        })?,
         SystemQuery::Memory => list(first, address, bytes, |first, batch| {
             one(first, batch, memory_info)
         })?,
@@ -41,9 +62,91 @@ pub(super) fn query(caller: Caller) -> Result<(), Error> {
             one(first, batch, objects::info)
         })?,
     };
-    caller.set_result(0, written);
-    caller.set_result(1, total);
+    caller.set_result(0, listed.written);
+    caller.set_result(1, listed.total);
+    caller.set_result(2, listed.next);
     Ok(())
+}
+
+/// Where the caller wants records.
+struct Room {
+    address: u64,
+    records: u64,
+    written: u64,
+}
+
+impl Room {
+    fn new<T>(address: u64, bytes: u64) -> Result<Room, Error> {
+        UserSlice::new(address, bytes)?;
+        Ok(Room {
+            address,
+            records: bytes / size_of::<T>() as u64,
+            written: 0,
+        })
+    }
+
+    fn left(&self) -> u64 {
+        self.records - self.written
+    }
+
+    fn write<T: Plain>(&mut self, record: &T) -> Result<(), Error> {
+        let at = self.address + self.written * size_of::<T>() as u64;
+        user::write(at, record)?;
+        self.written += 1;
+        Ok(())
+    }
+}
+
+/// Copies records of all objects of a type to the caller, as many as fit, from the slot `first` on. It is done in pieces, with preemption points
+/// between. `describe` gives no record of what is not to be shown.
+fn list_objects<T: Object, R: Plain + Default>(
+    first: u64,
+    address: u64,
+    bytes: u64,
+    describe: impl Fn(&T) -> Option<R>,
+) -> Result<Listed, Error> {
+    let mut room = Room::new::<R>(address, bytes)?;
+    let mut walk = Walk::<T>::begin();
+    while !walk.go_to(first, FRAMES_A_PIECE) {
+        schedule::preemption_point();
+    }
+    let mut has_more = true;
+    while has_more && room.left() != 0 {
+        let mut batch = [R::default(); BATCH];
+        let most = room.left().min(BATCH as u64) as usize;
+        let mut count = 0;
+        {
+            // SAFETY: all kernel code between two quiescent points is inside a section.
+            let section = unsafe { Section::enter() };
+            for _ in 0..SLOTS_A_PIECE {
+                if count == most {
+                    break;
+                }
+                match walk.next(&section) {
+                    Step::Object(object) => {
+                        if let Some(record) = describe(&object) {
+                            batch[count] = record;
+                            count += 1;
+                        }
+                    }
+                    Step::Free => {}
+                    Step::End => {
+                        has_more = false;
+                        break;
+                    }
+                }
+            }
+        }
+        for record in &batch[..count] {
+            room.write(record)?;
+        }
+        schedule::preemption_point();
+    }
+    Ok(Listed {
+        written: room.written,
+        total: T::slab().in_use() as u64,
+        next: if has_more { walk.number() } else { 0 },
+    })
 }
 
 /// Copies records to the caller, as many as fit, a batch at a time. `gather` fills a batch from an index on and says how many it
@@ -53,20 +156,23 @@ fn list<T: Plain + Default>(
     address: u64,
     bytes: u64,
     gather: impl Fn(u64, &mut [T; BATCH]) -> (usize, u64),
-) -> Result<(u64, u64), Error> {
-    let room = bytes / size_of::<T>() as u64;
-    UserSlice::new(address, bytes)?;
-    let mut written = 0;
+) -> Result<Listed, Error> {
+    let mut room = Room::new::<T>(address, bytes)?;
     loop {
         let mut batch = [T::default(); BATCH];
-        let (count, total) = gather(first.saturating_add(written), &mut batch);
-        let count = count.min((room - written) as usize);
-        for record in &batch[..count] {
-            user::write(address + written * size_of::<T>() as u64, record)?;
-            written += 1;
+        let at = first.saturating_add(room.written);
+        let (count, total) = gather(at, &mut batch);
+        let fitting = (count as u64).min(room.left());
+        for record in &batch[..fitting as usize] {
+            room.write(record)?;
         }
-        if count < BATCH {
-            return Ok((written, total));
+        if fitting < BATCH as u64 {
+            let next = at.saturating_add(fitting);
+            return Ok(Listed {
+                written: room.written,
+                total,
+                next: if next < total { next } else { 0 },
+            });
         }
         schedule::preemption_point();
     }
@@ -129,28 +235,6 @@ fn fpu_counters(cpu: &Cpu) -> FpuCounters {
     }
 }
 
-fn gather_threads(first: u64, batch: &mut [ThreadInfo; BATCH]) -> (usize, u64) {
-    let (mut index, mut count) = (0, 0);
-    registry::for_each(&mut |process| {
-        // Processes that lie wholly before the batch are passed over as one.
-        let threads = process.thread_count();
-        if index + threads <= first || count == BATCH {
-            index += threads;
-            return true;
-        }
-        process.for_each_thread(&mut |thread| {
-            if index >= first && count < BATCH {
-                batch[count] = thread_info(thread);
-                count += 1;
-            }
-            index += 1;
-            true
-        });
-        true
-    });
-    (count, index)
-}
-
 pub(super) fn thread_info(thread: &Thread) -> ThreadInfo {
     let process = thread.process();
     let (name, name_bytes) = process.name().padded();
@@ -167,6 +251,7 @@ pub(super) fn thread_info(thread: &Thread) -> ThreadInfo {
         migrations: thread.migrations.get(),
         base_priority: u32::from(thread.priority.base().level()),
         reserved: 0,
+        waits_for: thread.wait.shown_subject(),
     }
 }
 

@@ -115,7 +115,7 @@ pub struct Thread {
     /// Its process; it keeps it alive.
     process: Ref<Process>,
     /// Unique since boot.
-    id: u64,
+    id: AtomicU64,
     /// The CPU that it belongs to.
     pub(crate) home: sched::Home,
     /// What it was at its former home. Written by that, read by the new one.
@@ -233,7 +233,7 @@ impl Thread {
             #[cfg(target_os = "none")]
             awaited: Known::nothing(),
             process,
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            id: AtomicU64::new(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
             home: sched::Home::nowhere(),
             transit: Cell::new(Transit::Started),
             affinity: sched::SharedAffinity::any(),
@@ -259,7 +259,16 @@ impl Thread {
 
     /// Its number, unique since boot.
     pub fn id(&self) -> u64 {
-        self.id
+        self.id.load(Ordering::Relaxed)
+    }
+
+    /// The number of a thread that was seen to be waited for, which may have ended since: then it is that of whatever lives there now.
+    ///
+    /// # Safety
+    /// `thread` points to a thread's slot that was filled once.
+    pub(crate) unsafe fn number_of(thread: *const Thread) -> u64 {
+        // SAFETY: slots are never given back, and nothing but this kind of word is ever at that place of one.
+        unsafe { (*(&raw const (*thread).id)).load(Ordering::Relaxed) }
     }
 
     /// Its process.

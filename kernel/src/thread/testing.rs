@@ -79,7 +79,7 @@ pub(crate) fn settle(account: &Account) {
 /// A new endpoint.
 pub(crate) fn endpoint() -> Ref<Endpoint> {
     testing::kernel_machine();
-    Ref::try_new(Endpoint::new()).unwrap()
+    Ref::try_new(Endpoint::made_by(0)).unwrap()
 }
 
 /// A new notification.

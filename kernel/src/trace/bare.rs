@@ -12,7 +12,7 @@ use super::ring::{self, Place};
 use crate::cpu::{self, Cpu};
 use crate::memory::PAGE_BYTES;
 use crate::memory::frames::{self, FrameKind};
-use crate::registry;
+use crate::object::{Section, Step, Walk};
 use crate::schedule;
 use crate::sync;
 use crate::thread::Thread;
@@ -21,7 +21,7 @@ use crate::thread::Thread;
 const ORDER: u8 = 4;
 const RECORDS: usize = ((PAGE_BYTES as usize) << ORDER) / size_of::<Place>();
 /// Threads that are marked between two chances for others.
-const MARKED_AT_ONCE: u64 = 256;
+const MARKED_AT_ONCE: usize = 256;
 
 /// The set of kinds that are noted.
 static NOTED: AtomicU32 = AtomicU32::new(0);
@@ -112,28 +112,24 @@ pub(crate) fn marks_threads() -> bool {
 
 /// Gives all threads the mark, or takes it off, as it should be now. One that is made meanwhile has it as it should be then.
 fn mark_threads() {
-    let mut done = 0;
-    loop {
-        let (mut index, mut budget) = (0, MARKED_AT_ONCE);
-        registry::for_each(&mut |process| {
-            let threads = process.thread_count() + 1;
-            if index >= done {
-                process.for_each_thread(&mut |thread| {
-                    thread.marks().trace(marks_threads());
-                    true
-                });
-                budget = budget.saturating_sub(threads);
-            }
-            index += 1;
-            budget != 0
-        });
-        if budget != 0 {
-            return;
-        }
-        // New processes come first in the list, so that none is passed over; some are done twice.
-        done = index;
+    let mut walk = Walk::<Thread>::begin();
+    while mark_some(&mut walk) {
         schedule::preemption_point();
     }
+}
+
+/// Marks the next few threads; false if there are no more.
+fn mark_some(walk: &mut Walk<Thread>) -> bool {
+    // SAFETY: all kernel code between two quiescent points is inside a section.
+    let section = unsafe { Section::enter() };
+    for _ in 0..MARKED_AT_ONCE {
+        match walk.next(&section) {
+            Step::Object(thread) => thread.marks().trace(marks_threads()),
+            Step::Free => {}
+            Step::End => return false,
+        }
+    }
+    true
 }
 
 #[cold]

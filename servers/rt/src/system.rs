@@ -3,7 +3,8 @@
 use alloc::vec::Vec;
 
 use abi::info::{
-    CpuInfo, MachineInfo, MemoryInfo, ObjectsInfo, PowerAction, SystemQuery, ThreadInfo,
+    CpuInfo, EndpointInfo, MachineInfo, MemoryInfo, ObjectsInfo, PowerAction, ProcessEntry,
+    SystemQuery, ThreadInfo,
 };
 use abi::trace::TraceRecord;
 use abi::{Call, Error, Handle};
@@ -34,6 +35,14 @@ unsafe impl Record for ThreadInfo {
     const QUERY: SystemQuery = SystemQuery::Threads;
 }
 // SAFETY: as above.
+unsafe impl Record for ProcessEntry {
+    const QUERY: SystemQuery = SystemQuery::Processes;
+}
+// SAFETY: as above.
+unsafe impl Record for EndpointInfo {
+    const QUERY: SystemQuery = SystemQuery::Endpoints;
+}
+// SAFETY: as above.
 unsafe impl Record for MemoryInfo {
     const QUERY: SystemQuery = SystemQuery::Memory;
 }
@@ -50,25 +59,27 @@ impl System {
     fn list<R: Record>(&self) -> Result<Vec<R>> {
         const BATCH: usize = 32;
         let mut list = Vec::new();
+        let mut cursor = 0;
         loop {
             let mut batch = alloc::vec![R::default(); BATCH];
             let bytes = (BATCH * size_of::<R>()) as u64;
             let arguments = [
                 self.handle().0,
                 R::QUERY as u64,
-                list.len() as u64,
+                cursor,
                 batch.as_mut_ptr() as u64,
                 bytes,
                 0,
             ];
             // SAFETY: the kernel writes whole records into the batch, which has `bytes` of room.
-            let [written, total, _] = unsafe { sys::call(Call::SystemQuery, arguments) }?;
+            let [written, _, next] = unsafe { sys::call(Call::SystemQuery, arguments) }?;
             let written = (written as usize).min(BATCH);
             batch.truncate(written);
             list.append(&mut batch);
-            if written == 0 || list.len() as u64 >= total {
+            if written == 0 || next == 0 {
                 return Ok(list);
             }
+            cursor = next;
         }
     }
 
@@ -84,7 +95,24 @@ impl System {
         self.list()
     }
 
-    /// All threads. The list is taken in pieces, so that one that comes or goes meanwhile may be missed or seen twice.
+    /// All processes, those that have ended among them as long as somebody has a handle to them. Lists are taken in pieces: what is there all the while is in
+    /// them once, what comes or goes meanwhile may be.
+    ///
+    /// # Errors
+    /// `NoRight` without QUERY.
+    pub fn processes(&self) -> Result<Vec<ProcessEntry>> {
+        self.list()
+    }
+
+    /// All endpoints. Who waits there is told by [`threads`](Self::threads): the threads that wait for their number.
+    ///
+    /// # Errors
+    /// `NoRight` without QUERY.
+    pub fn endpoints(&self) -> Result<Vec<EndpointInfo>> {
+        self.list()
+    }
+
+    /// All threads. The list is taken in pieces, as that of processes is.
     ///
     /// # Errors
     /// `NoRight` without QUERY.

@@ -18,6 +18,17 @@ pub const TRACE_MS: u32 = 10;
 /// Most milliseconds of both.
 pub const MOST_MS: u32 = 10_000;
 
+/// What `ps` lists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Listing {
+    /// Threads.
+    Threads,
+    /// Processes.
+    Processes,
+    /// Endpoints, and who waits there.
+    Endpoints,
+}
+
 /// A command with its arguments.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
@@ -25,8 +36,8 @@ pub enum Command {
     Help,
     /// Lists the CPUs.
     Cpus,
-    /// Lists the threads.
-    Ps,
+    /// Lists the threads, the processes, or the endpoints.
+    Ps(Listing),
     /// Shows who has the CPUs for so many milliseconds.
     Top(u32),
     /// Shows what the CPUs do for so many milliseconds.
@@ -67,8 +78,8 @@ pub const COMMANDS: [(&str, &str, &str); 19] = [
     ("cpus", "", "CPUs: time busy, switches, interrupts, FPU"),
     (
         "ps",
-        "",
-        "threads of all processes: CPU, state, priority, CPU time",
+        "[-p | -e]",
+        "threads: CPU, state, priority, CPU time; -p: processes, -e: endpoints and who waits there",
     ),
     ("top", "[MS]", "who has the CPUs, for MS milliseconds (500)"),
     (
@@ -133,7 +144,15 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
         "" => Ok(None),
         "help" | "?" => alone(Command::Help),
         "cpus" => alone(Command::Cpus),
-        "ps" => alone(Command::Ps),
+        "ps" => match rest {
+            "" => Ok(Some(Command::Ps(Listing::Threads))),
+            "-p" => Ok(Some(Command::Ps(Listing::Processes))),
+            "-e" => Ok(Some(Command::Ps(Listing::Endpoints))),
+            _ => Err(format!(
+                "ps: '{}' is neither -p (processes) nor -e (endpoints)",
+                short(rest)
+            )),
+        },
         "top" => Ok(Some(Command::Top(milliseconds(TOP_MS)?))),
         "trace" => Ok(Some(Command::Trace(milliseconds(TRACE_MS)?))),
         "mem" => alone(Command::Mem),
@@ -259,7 +278,9 @@ mod tests {
     #[test]
     fn arguments_are_taken_apart() {
         assert_eq!(parse("  "), Ok(None));
-        assert_eq!(parse(" ps  "), Ok(Some(Command::Ps)));
+        assert_eq!(parse(" ps  "), Ok(Some(Command::Ps(Listing::Threads))));
+        assert_eq!(parse("ps -p"), Ok(Some(Command::Ps(Listing::Processes))));
+        assert_eq!(parse("ps  -e"), Ok(Some(Command::Ps(Listing::Endpoints))));
         assert_eq!(parse("top"), Ok(Some(Command::Top(500))));
         assert_eq!(parse("trace 7"), Ok(Some(Command::Trace(7))));
         assert_eq!(parse("ping"), Ok(Some(Command::Ping(1000))));
@@ -313,7 +334,10 @@ mod tests {
             "trace: '10001' is not a number from 1 to 10000"
         );
         assert_eq!(error("top x"), "top: 'x' is not a number from 1 to 10000");
-        assert_eq!(error("ps aux"), "ps: takes no arguments");
+        assert_eq!(
+            error("ps aux"),
+            "ps: 'aux' is neither -p (processes) nor -e (endpoints)"
+        );
         assert_eq!(error("cat"), "cat: which file? ('ls' lists them)");
         assert_eq!(
             error("run"),

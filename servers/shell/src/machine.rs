@@ -9,7 +9,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use abi::info::{CpuInfo, MachineInfo, MemoryInfo, PowerAction, ThreadInfo};
+use abi::info::{
+    CpuInfo, EndpointInfo, MachineInfo, MemoryInfo, PowerAction, ProcessEntry, ThreadInfo,
+};
 use abi::start::init;
 use abi::trace::TraceKind;
 use rt::archive::Archive;
@@ -162,6 +164,14 @@ impl World for Machine {
 
     fn threads(&self) -> Result<Vec<ThreadInfo>, String> {
         self.query(System::threads)
+    }
+
+    fn processes(&self) -> Result<Vec<ProcessEntry>, String> {
+        self.query(System::processes)
+    }
+
+    fn endpoints(&self) -> Result<Vec<EndpointInfo>, String> {
+        self.query(System::endpoints)
     }
 
     fn pause(&mut self, time: Duration) {

@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use abi::info::PowerAction;
 
-use crate::command::{COMMANDS, Command};
+use crate::command::{COMMANDS, Command, Listing};
 use crate::show;
 use crate::table::{Align, Table};
 use crate::units;
@@ -22,7 +22,13 @@ pub fn run(command: &Command, world: &mut impl World) -> Result<(), String> {
     let text = match command {
         Command::Help => help(),
         Command::Cpus => show::cpus(&world.cpus()?),
-        Command::Ps => show::threads(&world.threads()?),
+        Command::Ps(Listing::Threads) => show::threads(&world.threads()?),
+        Command::Ps(Listing::Processes) => {
+            show::processes(&world.processes()?, &world.endpoints()?)
+        }
+        Command::Ps(Listing::Endpoints) => {
+            show::endpoints(&world.endpoints()?, &world.processes()?, &world.threads()?)
+        }
         Command::Top(milliseconds) => {
             let before = (world.cpus()?, world.threads()?);
             world.pause(Duration::from_millis(u64::from(*milliseconds)));

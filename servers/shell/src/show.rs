@@ -6,7 +6,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use abi::info::{CpuInfo, MachineInfo, MemoryInfo, ThreadInfo, ThreadState};
+use abi::info::{
+    CpuInfo, EndpointInfo, MachineInfo, MemoryInfo, ProcessEntry, ProcessState, ThreadInfo,
+    ThreadState,
+};
 
 use crate::table::{Align, Table};
 use crate::units;
@@ -125,8 +128,118 @@ fn priority(thread: &ThreadInfo) -> String {
 
 /// A thread's process's name; what can't be shown of it is replaced.
 pub fn name(thread: &ThreadInfo) -> String {
-    let bytes = &thread.name[..(thread.name_bytes as usize).min(thread.name.len())];
+    name_of(&thread.name, thread.name_bytes)
+}
+
+fn name_of(name: &[u8], bytes: u32) -> String {
+    let bytes = &name[..(bytes as usize).min(name.len())];
     printable(&String::from_utf8_lossy(bytes))
+}
+
+/// Processes, with the endpoints that each has made and those that its threads serve alone.
+pub fn processes(list: &[ProcessEntry], endpoints: &[EndpointInfo]) -> String {
+    const PAGE_BYTES: u64 = 4096;
+    let mut table = Table::new(&[
+        ("PROCESS", Align::Right),
+        ("NAME", Align::Left),
+        ("STATE", Align::Left),
+        ("THREADS", Align::Right),
+        ("MEMORY", Align::Right),
+        ("HANDLES", Align::Right),
+        ("ENDPOINTS", Align::Right),
+        ("SERVES", Align::Left),
+    ]);
+    for process in list {
+        let made = endpoints.iter().filter(|one| one.creator == process.id);
+        let served: Vec<String> = endpoints
+            .iter()
+            .filter(|one| one.server != 0 && one.server_process == process.id)
+            .map(|one| one.id.to_string())
+            .collect();
+        table.row([
+            process.id.to_string(),
+            name_of(&process.name, process.name_bytes),
+            state(process),
+            process.threads.to_string(),
+            units::bytes(process.pages * PAGE_BYTES),
+            process.handles.to_string(),
+            made.count().to_string(),
+            some(&served),
+        ]);
+    }
+    table.finish()
+}
+
+/// How a process stands, or how it ended.
+fn state(process: &ProcessEntry) -> String {
+    let is = |state: ProcessState| process.state == state as u32;
+    if is(ProcessState::Alive) {
+        "alive".into()
+    } else if is(ProcessState::Exited) {
+        format!("exited, {}", process.code)
+    } else if is(ProcessState::Killed) {
+        "killed".into()
+    } else if is(ProcessState::Faulted) {
+        "faulted".into()
+    } else {
+        "?".into()
+    }
+}
+
+/// Endpoints: whose they are, who serves them, and who waits there.
+pub fn endpoints(
+    list: &[EndpointInfo],
+    processes: &[ProcessEntry],
+    threads: &[ThreadInfo],
+) -> String {
+    let mut table = Table::new(&[
+        ("ENDPOINT", Align::Right),
+        ("MADE BY", Align::Left),
+        ("SERVED BY", Align::Left),
+        ("RECEIVERS", Align::Right),
+        ("SENDERS", Align::Right),
+        ("WHO WAITS TO SEND", Align::Left),
+    ]);
+    for endpoint in list {
+        let process = |id: u64| {
+            let found = processes.iter().find(|process| process.id == id);
+            found.map_or_else(
+                || "-".into(),
+                |process| name_of(&process.name, process.name_bytes),
+            )
+        };
+        let server = match (endpoint.server, endpoint.servers) {
+            (0, 0) => "-".into(),
+            (0, several) => format!("{several} threads"),
+            (thread, _) => format!("{} (thread {thread})", process(endpoint.server_process)),
+        };
+        let waiting: Vec<String> = threads
+            .iter()
+            .filter(|thread| {
+                thread.state == ThreadState::Sending as u32 && thread.waits_for == endpoint.id
+            })
+            .map(|thread| format!("{} (thread {})", name(thread), thread.thread))
+            .collect();
+        table.row([
+            endpoint.id.to_string(),
+            process(endpoint.creator),
+            server,
+            endpoint.receivers.to_string(),
+            endpoint.senders.to_string(),
+            some(&waiting),
+        ]);
+    }
+    table.finish()
+}
+
+/// The first few of a list, and how many there are more.
+fn some(list: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let mut text = list[..list.len().min(SHOWN)].join(", ");
+    if list.len() > SHOWN {
+        text.push_str(&format!(", and {} more", list.len() - SHOWN));
+    }
+    text
 }
 
 /// A text without what would steer the terminal.

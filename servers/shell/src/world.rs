@@ -4,7 +4,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use abi::info::{CpuInfo, MachineInfo, MemoryInfo, PowerAction, ThreadInfo};
+use abi::info::{
+    CpuInfo, EndpointInfo, MachineInfo, MemoryInfo, PowerAction, ProcessEntry, ThreadInfo,
+};
 use abi::trace::TraceRecord;
 
 /// What the CPUs did for a while.
@@ -36,6 +38,10 @@ pub trait World {
     fn cpus(&self) -> Result<Vec<CpuInfo>, String>;
     /// All threads.
     fn threads(&self) -> Result<Vec<ThreadInfo>, String>;
+    /// All processes.
+    fn processes(&self) -> Result<Vec<ProcessEntry>, String>;
+    /// All endpoints.
+    fn endpoints(&self) -> Result<Vec<EndpointInfo>, String>;
     /// Lets so much time pass.
     fn pause(&mut self, time: Duration);
     /// What the CPUs do for so long.

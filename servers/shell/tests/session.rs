@@ -4,7 +4,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use abi::info::{CpuInfo, FpuCounters, MachineInfo, MemoryInfo, PowerAction, ThreadInfo};
+use abi::info::{
+    CpuInfo, EndpointInfo, FpuCounters, MachineInfo, MemoryInfo, PowerAction, ProcessEntry,
+    ThreadInfo,
+};
 use abi::trace::TraceRecord;
 use proptest::prelude::*;
 use shell::session::{PROMPT, Session};
@@ -87,6 +90,50 @@ impl World for Facts {
                 name_bytes: 4000,
                 ..thread
             },
+            ThreadInfo {
+                thread: 8,
+                state: 3,
+                waits_for: 12,
+                ..thread
+            },
+        ])
+    }
+    fn processes(&self) -> Result<Vec<ProcessEntry>, String> {
+        let process = |id, state, name: &[u8]| {
+            let mut process = ProcessEntry {
+                id,
+                state,
+                threads: 2,
+                pages: 384,
+                handles: 9,
+                code: 7,
+                name_bytes: name.len() as u32,
+                ..ProcessEntry::default()
+            };
+            process.name[..name.len()].copy_from_slice(name);
+            process
+        };
+        Ok(vec![
+            process(3, 0, b"na\x1bmes"),
+            process(4, 1, b"gone"),
+            process(5, 88, b""),
+        ])
+    }
+    fn endpoints(&self) -> Result<Vec<EndpointInfo>, String> {
+        let endpoint = |id, server, servers| EndpointInfo {
+            id,
+            creator: 4,
+            server,
+            server_process: if server == 0 { 0 } else { 3 },
+            servers,
+            receive_handles: 1,
+            senders: 2,
+            receivers: 1,
+        };
+        Ok(vec![
+            endpoint(11, 7, 1),
+            endpoint(12, 0, 3),
+            endpoint(13, 0, 0),
         ])
     }
     fn pause(&mut self, time: Duration) {
@@ -222,6 +269,24 @@ fn tables_have_units_and_line_up() {
     );
     assert!(ps.contains("40 (16)"), "an inherited priority: {ps}");
     assert!(!ps.contains('\x1b'));
+    assert_eq!(
+        answer("ps -p"),
+        concat!(
+            "PROCESS  NAME    STATE      THREADS   MEMORY  HANDLES  ENDPOINTS  SERVES\n",
+            "      3  na\u{FFFD}mes  alive            2  1.5 MiB        9          0  11\n",
+            "      4  gone    exited, 7        2  1.5 MiB        9          3\n",
+            "      5          ?                2  1.5 MiB        9          0\n",
+        )
+    );
+    assert_eq!(
+        answer("ps -e"),
+        concat!(
+            "ENDPOINT  MADE BY  SERVED BY          RECEIVERS  SENDERS  WHO WAITS TO SEND\n",
+            "      11  gone     na\u{FFFD}mes (thread 7)          1        2\n",
+            "      12  gone     3 threads                  1        2  na\u{FFFD}mes\u{FFFD} (thread 8)\n",
+            "      13  gone     -                          1        2\n",
+        )
+    );
     let mem = answer("mem");
     assert!(
         mem.contains("total                           512.0 MiB  100.0 %\n"),

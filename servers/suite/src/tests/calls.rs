@@ -84,7 +84,7 @@ fn bad_pointers_are_refused_by_every_call(world: &'static World) -> Verdict {
         refused(Call::ProcessInfo, &[process, pointer], Error::BadPointer)?;
         refused(Call::LogWrite, &[log, pointer, 64], Error::BadPointer)?;
         refused(Call::LogRead, &[log, 0, pointer, 64], Error::BadPointer)?;
-        for query in 0..4 {
+        for query in 0..6 {
             refused(
                 Call::SystemQuery,
                 &[system, query, 0, pointer, 1024],
@@ -426,7 +426,7 @@ fn senseless_arguments_of_other_calls_are_refused(world: &'static World) -> Verd
     refused(Call::SystemPower, &[system, 7], Error::BadArgument)?;
     refused(
         Call::SystemQuery,
-        &[system, 4, 0, things.room.as_ptr() as u64, 64],
+        &[system, 6, 0, things.room.as_ptr() as u64, 64],
         Error::BadArgument,
     )?;
     refused(

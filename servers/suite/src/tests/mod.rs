@@ -24,6 +24,7 @@ mod killed_servers;
 mod landing;
 mod large;
 mod limits;
+mod listing;
 mod many;
 mod memory;
 mod messages;
@@ -88,6 +89,7 @@ pub const ALL: &[&[Test]] = &[
     large::TESTS,
     spaces::TESTS,
     limits::TESTS,
+    listing::TESTS,
     schedule::TESTS,
     priorities::TESTS,
     inheritance::TESTS,

@@ -156,6 +156,10 @@ mod tests {
                 };
                 cursor = next;
                 seen.extend(numbers(&found));
+                // Not for ever: what has gone is retired here and not destroyed, so each that comes has a slot of its own.
+                if seen.len() > 30 {
+                    continue;
+                }
                 let goes = all.iter().position(|thing| !stays(thing.0)).unwrap();
                 drop(all.remove(goes));
                 let comes = 100 + 3 * seen.len() as u64 + 1;

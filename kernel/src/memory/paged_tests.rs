@@ -15,7 +15,7 @@ const PAGES: u64 = 5;
 const BASE: u64 = 0x4000_0000;
 
 fn paged(account: &Ref<Account>) -> Ref<MemoryObject> {
-    let endpoint = Ref::try_new(Endpoint::new()).unwrap();
+    let endpoint = Ref::try_new(Endpoint::made_by(0)).unwrap();
     let pager = Listener::create(endpoint, Badge(7)).unwrap();
     MemoryObject::create_paged(PAGES * PAGE_BYTES, pager, Some(account.clone())).unwrap()
 }

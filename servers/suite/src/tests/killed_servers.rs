@@ -17,13 +17,17 @@ use rt::{AsHandle, Endpoint, Event, Message, Notification, Received, time};
 
 use super::contexts::prepared;
 use super::priorities::priority;
-use super::probe::{PATIENCE, soon, until};
+use super::probe::{soon, until};
 use super::tests;
 use crate::bare::Bare;
 use crate::clock::since;
 use crate::verdict::{Verdict, Why};
 use crate::world::World;
 use crate::{check, code, fail, must, same};
+
+/// How long the dead may take to be taken away, and how often the conversations are held before what does not go counts as left behind.
+const SETTLING: Duration = Duration::from_secs(10);
+const TRIES: u32 = 4;
 
 tests! {
     a_server_killed_at_any_point_of_a_conversation_leaves_nothing_behind: 60,
@@ -426,7 +430,7 @@ impl Count {
                 return Ok(());
             }
             check!(
-                since(start) < PATIENCE,
+                since(start) < SETTLING,
                 "{after}: something is left behind: {:?}, and before {:?}",
                 now.figures(),
                 self.figures()
@@ -459,7 +463,7 @@ fn a_server_killed_at_any_point_of_a_conversation_leaves_nothing_behind(
     let first = must!(Count::take(world));
     group(Way::Far, Kill::Process, 2)?;
     let grown = must!(Count::take(world));
-    let before = Count {
+    let mut before = Count {
         objects: first.objects,
         handles: first.handles,
         ..grown
@@ -471,8 +475,18 @@ fn a_server_killed_at_any_point_of_a_conversation_leaves_nothing_behind(
         (Way::Long, Kill::Process, 1),
         (Way::Long, Kill::Thread, 2),
     ] {
-        group(way, kill, turn)?;
-        before.comes_back(world, &format!("{way:?}, {kill:?}"))?;
+        // This program, or another, may touch a page of its heap for the first time meanwhile, and keeps it. What is left behind by a conversation
+        // is left behind each time.
+        let mut tries = TRIES;
+        loop {
+            group(way, kill, turn)?;
+            tries -= 1;
+            match before.comes_back(world, &format!("{way:?}, {kill:?}")) {
+                Err(why) if tries == 0 => return Err(why),
+                Err(_) => before.memory = must!(Count::take(world)).memory,
+                Ok(()) => break,
+            }
+        }
     }
     Ok(())
 }

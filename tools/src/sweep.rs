@@ -56,7 +56,7 @@ const ALL: [Event; 4] = [
 /// How long the machine may run without coming to an instruction that is waited for: so much of the host's CPU time, as a busy host gives it little in a
 /// minute; and so long by the clock in any case, for a machine that sleeps, and for hosts that don't tell.
 const QUIET: Duration = Duration::from_secs(15);
-const QUIET_AT_MOST: Duration = Duration::from_secs(120);
+const QUIET_AT_MOST: Duration = Duration::from_mins(2);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 

@@ -179,7 +179,7 @@ impl Endpoint {
     /// `endpoint` points to an endpoint's slot that was filled once.
     pub(crate) unsafe fn number_of(endpoint: *const Endpoint) -> u64 {
         // SAFETY: slots are never given back, and nothing but this kind of word is ever at that place of one.
-        unsafe { (*(&raw const (*endpoint).id)).load(Ordering::Relaxed) }
+        unsafe { (*endpoint).id.load(Ordering::Relaxed) }
     }
 
     /// A handle with the right to receive was made.

@@ -268,7 +268,7 @@ impl Thread {
     /// `thread` points to a thread's slot that was filled once.
     pub(crate) unsafe fn number_of(thread: *const Thread) -> u64 {
         // SAFETY: slots are never given back, and nothing but this kind of word is ever at that place of one.
-        unsafe { (*(&raw const (*thread).id)).load(Ordering::Relaxed) }
+        unsafe { (*thread).id.load(Ordering::Relaxed) }
     }
 
     /// Its process.

@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
+use core::fmt::Write as _;
 use core::time::Duration;
 
 use abi::info::{
@@ -237,7 +238,7 @@ fn some(list: &[String]) -> String {
     const SHOWN: usize = 4;
     let mut text = list[..list.len().min(SHOWN)].join(", ");
     if list.len() > SHOWN {
-        text.push_str(&format!(", and {} more", list.len() - SHOWN));
+        let _ = write!(text, ", and {} more", list.len() - SHOWN);
     }
     text
 }

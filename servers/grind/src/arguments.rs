@@ -49,9 +49,9 @@ impl Class {
         match call {
             Call::EndpointCreate | Call::EndpointMint => Self::Endpoint,
             Call::NotificationCreate => Self::Notification,
-            Call::MemoryCreate | Call::MemoryClone => Self::Memory,
+            Call::MemoryCreate | Call::MemoryClone | Call::MemoryCreatePaged => Self::Memory,
             Call::ProcessCreate | Call::ProcessSelf => Self::Process,
-            Call::ThreadCreate | Call::ThreadSelf => Self::Thread,
+            Call::ThreadCreate | Call::ThreadSelf | Call::ProcessThread => Self::Thread,
             Call::HandleDuplicate => source,
             _ => Self::Other,
         }
@@ -129,6 +129,11 @@ pub const fn shape(call: Call) -> [Kind; 6] {
         | Call::ThreadJoin
         | Call::ThreadSetBudget
         | Call::ThreadSetTls => [Of(Thread), Number, Number, Nothing, Nothing, Nothing],
+        Call::ReportTo => [Of(Thread), Number, Of(Endpoint), Number, Nothing, Nothing],
+        Call::ProcessRead | Call::ProcessWrite => {
+            [Of(Process), Pointer, Pointer, Bytes, Nothing, Nothing]
+        }
+        Call::ProcessThread => [Of(Process), Number, Nothing, Nothing, Nothing, Nothing],
         Call::ThreadInfo => [Of(Thread), Pointer, Nothing, Nothing, Nothing, Nothing],
         Call::ThreadSetAffinity | Call::ThreadGetAffinity => {
             [Of(Thread), Pointer, Bytes, Nothing, Nothing, Nothing]

@@ -63,6 +63,11 @@ impl Image {
 }
 
 impl World {
+    /// The suite's own program: its plan, and the file that this is of.
+    pub fn program(&self) -> (&Plan, &'static [u8]) {
+        (&self.program.plan, self.program.file)
+    }
+
     /// Takes what the start block brought: from `init` the whole archive, from the suite itself just its program.
     ///
     /// # Errors

@@ -69,6 +69,7 @@ fn all() -> Vec<Job> {
     jobs.extend(suite::x2apic_jobs());
     jobs.extend(suite::floating_point_jobs());
     jobs.extend(torture::jobs());
+    jobs.extend(grind::jobs());
     jobs.extend(entries::jobs());
     jobs.extend(nmi::jobs());
     jobs.extend(halt::jobs());

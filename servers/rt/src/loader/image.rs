@@ -2,6 +2,9 @@
 //!
 //! Read-only segments are memory objects that are filled once and mapped into each process; of the others each process has its own,
 //! which is made of the file's bytes.
+//!
+//! What is shared is mapped by handles without the right WRITE: a process may change how its mappings are protected as far as the handle allowed, and would write to
+//! what others execute. So no debugger writes to it either; a program that is to have breakpoints is started by [`Plan::load`].
 
 use alloc::vec::Vec;
 
@@ -32,7 +35,8 @@ impl<'a> Image<'a> {
             shared.push(if segment.protection.writable() {
                 None
             } else {
-                Some(plan.fill(segment, file)?)
+                let memory = plan.fill(segment, file)?;
+                Some(memory.duplicate(segment.protection.needs())?)
             });
         }
         Ok(Image { plan, file, shared })

@@ -3,7 +3,7 @@
 use abi::debug::MOST_BYTES;
 use abi::{Call, Error, Protection, Rights};
 use alloc::vec;
-use rt::{AsHandle, Memory, Process};
+use rt::{AsHandle, Memory, Priority, Process, loader};
 
 use super::contexts::prepared;
 use super::probe::{soon, until};
@@ -18,6 +18,7 @@ tests! {
     memory_of_another_process_is_read_and_written_in_bulk: 40,
     what_of_anothers_memory_cannot_be_copied_is_told: 40,
     memory_of_another_process_is_for_debuggers_only: 40,
+    programs_that_share_their_text_can_not_change_it: 40,
     threads_of_another_process_are_found_and_their_registers_read: 40,
 }
 
@@ -156,6 +157,29 @@ fn what_of_anothers_memory_cannot_be_copied_is_told(_: &'static World) -> Verdic
         bare.process.read_memory(STACK_BOTTOM, &mut page).err(),
         Some(Error::Ended)
     );
+    Ok(())
+}
+
+fn programs_that_share_their_text_can_not_change_it(world: &'static World) -> Verdict {
+    let (plan, file) = world.program();
+    let image = must!(loader::Image::new(plan, file));
+    let (first, second) = (
+        must!(image.process("first", Priority::LOWEST)).process,
+        must!(image.process("second", Priority::LOWEST)).process,
+    );
+    let text = plan.entry / PAGE * PAGE;
+    let (mut before, mut after) = ([0; 64], [0; 64]);
+    same!(must!(second.read_memory(plan.entry, &mut before)), 64);
+    for protection in [Protection::READ_WRITE, Protection(7)] {
+        // SAFETY: nothing runs there.
+        let changed = unsafe { first.protect(text, PAGE, protection) };
+        check!(changed.is_err(), "shared text was made writable");
+    }
+    // SAFETY: as above.
+    let written = unsafe { first.write_memory(plan.entry, &[0; 64]) };
+    same!(written.err(), Some(Error::NoRight));
+    same!(must!(second.read_memory(plan.entry, &mut after)), 64);
+    same!(after, before);
     Ok(())
 }
 

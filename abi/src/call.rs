@@ -181,9 +181,9 @@ calls! {
     /// Errors: BadArgument, OutOfRange.
     MemoryCreatePaged = 43, "memory_create_paged";
     /// `(memory, offset, pointer, bytes) -> rdi pages that were new`: supply pages of memory that has a pager, whole pages from an offset in whole pages on; what is behind the
-    /// last byte, up to the end of its page, is zeros. A page that is there already stays as it is. Other memory is [`Error::NotSupported`](crate::Error::NotSupported). Right MANAGE.
+    /// last byte, up to the end of its page, is zeros. A page that is there already stays as it is, as do those before an error. Other memory is [`Error::NotSupported`](crate::Error::NotSupported). Right MANAGE.
     ///
-    /// Errors: BadArgument, OutOfRange, NoMemory, QuotaExceeded, NotSupported.
+    /// Errors: BadArgument, OutOfRange, NoMemory, QuotaExceeded, NotSupported, NotSupplied.
     MemorySupply = 44, "memory_supply";
 
     /// `(name pointer, name bytes, highest priority, mode: 0 64-bit or 1 32-bit, 0 or pointer to info::Quota) -> rdi handle, rsi landing page's image or 0, rdx its

@@ -143,6 +143,8 @@ fn wait(thread: &Thread, flow: Result<Flow, Error>, section: &mut Section) -> Ou
 pub(crate) enum Asked {
     /// The access can be tried again: then it is seen whether the page is there. Or the thread ends on its way out.
     TryAgain,
+    /// Somebody wants it to [stand still](stand_still); then the access can be tried again.
+    StandStill,
     /// The pager has refused the page.
     Refused,
     /// Nobody is there to answer.
@@ -158,8 +160,7 @@ pub(crate) fn ask_pager(
     access: PageAccess,
 ) -> Asked {
     if thread.marks().is_suspended() {
-        stand_still(thread);
-        return Asked::TryAgain;
+        return Asked::StandStill;
     }
     // SAFETY: as in `send`.
     let mut section = unsafe { Section::enter() };
@@ -172,11 +173,7 @@ pub(crate) fn ask_pager(
         Outcome::Answered(Answer::End) => Asked::Refused,
         Outcome::Answered(_) => Asked::TryAgain,
         Outcome::Failed(_) if thread.marks().is_killed() => Asked::TryAgain,
-        Outcome::Failed(Error::Cancelled) => {
-            // If its registers are set meanwhile, it goes on with those.
-            stand_still(thread);
-            Asked::TryAgain
-        }
+        Outcome::Failed(Error::Cancelled) => Asked::StandStill,
         Outcome::Failed(_) => Asked::NoPager,
     }
 }

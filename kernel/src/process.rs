@@ -7,7 +7,7 @@
 mod end;
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use abi::info::{NAME_BYTES, ProcessEntry, ProcessInfo, ProcessState};
 use abi::{Error, Handle, Priority, UserContext};
@@ -91,6 +91,8 @@ pub struct Process {
     pub(crate) listeners: Listeners,
     /// The next one that is to be ended by who comes to it.
     next_to_end: AtomicPtr<Process>,
+    /// It is in that list. Under the list's lock.
+    is_doomed: AtomicBool,
 }
 
 struct Inner {
@@ -174,6 +176,7 @@ impl Process {
             ports: ProcessPorts::new(),
             listeners: Listeners::none(),
             next_to_end: AtomicPtr::new(ptr::null_mut()),
+            is_doomed: AtomicBool::new(false),
         })?;
         Ok(process)
     }
@@ -361,6 +364,13 @@ impl Process {
         inner.first = pointer;
         inner.threads += 1;
         Ok(())
+    }
+
+    /// Whether a thread is in the list: made, and not taken out yet.
+    pub(crate) fn lists(&self, thread: &Thread) -> bool {
+        let inner = self.inner.lock();
+        !thread.previous.load(Ordering::Relaxed).is_null()
+            || ptr::eq(inner.first, ptr::from_ref(thread))
     }
 
     /// Takes an ended thread out of the list; with the last one the process ends as well.

@@ -320,13 +320,26 @@ fn page_fault(context: &UserContext, of_user: bool) -> Mended {
 
 /// The running thread, in a fault of its own, asks for the page at an address that has a pager.
 fn supplied(thread: &Thread, address: u64, access: Access) -> Mended {
-    let page = address & !(PAGE_BYTES - 1);
+    match asked_for(thread, address & !(PAGE_BYTES - 1), access) {
+        Asked::TryAgain => Mended::Yes,
+        Asked::StandStill => {
+            // Here, where it holds nothing: it may be ended before it goes on. If its registers are set meanwhile, it goes on with those.
+            fault::stand_still(thread);
+            Mended::Yes
+        }
+        Asked::Refused => Mended::NoPage(PAGE_REFUSED),
+        Asked::NoPager => Mended::NoPage(NO_PAGER),
+    }
+}
+
+/// What comes of asking for the page. The object that it is of is held as long as that takes.
+fn asked_for(thread: &Thread, page: u64, access: Access) -> Asked {
     let Some((object, offset)) = thread.space().and_then(|space| space.mapped_at(page)) else {
         // Unmapped meanwhile: tried again, it faults for that.
-        return Mended::Yes;
+        return Asked::TryAgain;
     };
     let Some(pager) = object.pager() else {
-        return Mended::Yes;
+        return Asked::TryAgain;
     };
     let access = match access {
         Access::ReadWrite => PageAccess::Write,
@@ -335,11 +348,7 @@ fn supplied(thread: &Thread, address: u64, access: Access) -> Mended {
     };
     // SAFETY: the thread is the current one of this CPU.
     unsafe { arch::switch::complete_context(&thread.machine.state) };
-    match fault::ask_pager(thread, pager, offset, access) {
-        Asked::TryAgain => Mended::Yes,
-        Asked::Refused => Mended::NoPage(PAGE_REFUSED),
-        Asked::NoPager => Mended::NoPage(NO_PAGER),
-    }
+    fault::ask_pager(thread, pager, offset, access)
 }
 
 /// Gives a thread the debug trap that it caused in the kernel, if it did: by a breakpoint on memory that the kernel touched for it.

@@ -108,8 +108,11 @@ impl Account {
             lender: Some(lender.clone()),
         })?;
         for resource in Resource::ALL {
-            // What was taken before an error goes back with the account.
-            account.raise(resource, resource.of(part))?;
+            if let Err(error) = account.raise(resource, resource.of(part)) {
+                // What was taken goes back at once, and not only when the account does.
+                account.close();
+                return Err(error);
+            }
         }
         Ok(account)
     }

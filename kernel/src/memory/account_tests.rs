@@ -39,6 +39,15 @@ fn a_part_is_taken_from_the_lender_and_comes_back_with_the_account() {
         Account::divide(&lender, &part(41)).err(),
         Some(Error::QuotaExceeded)
     );
+    let too_many_handles = Quota {
+        handles: MOST,
+        ..part(40)
+    };
+    assert_eq!(
+        Account::divide(&lender, &too_many_handles).err(),
+        Some(Error::QuotaExceeded)
+    );
+    // At once, also if it had got a part of what it wanted.
     assert_eq!((lender.used(), lender.used_of(Resource::Handles)), (60, 1));
     assert_eq!(account.charge(61), Err(Error::QuotaExceeded));
     account.charge(50).unwrap();

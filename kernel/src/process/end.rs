@@ -44,11 +44,13 @@ static DOOMED: Mutex<{ level::DOOMED }, Doomed> = Mutex::new(Doomed {
 pub(super) fn later(process: Ref<Process>) {
     {
         let mut doomed = DOOMED.lock();
-        let pointer = process.into_raw().cast_mut();
-        // SAFETY: the reference was just given up to the list.
-        let process = unsafe { &*pointer };
+        if process.is_doomed.swap(true, Ordering::Relaxed) {
+            // It is in the list: somebody had a reference to it still, made something of it, and gave that up. Whoever ends it ends that as well.
+            drop(doomed);
+            return;
+        }
         process.next_to_end.store(doomed.first, Ordering::Relaxed);
-        doomed.first = pointer;
+        doomed.first = process.into_raw().cast_mut();
         if core::mem::replace(&mut doomed.is_worked_off, true) {
             return;
         }
@@ -64,6 +66,7 @@ pub(super) fn later(process: Ref<Process>) {
             // SAFETY: the list's reference, which is taken up once: the process is out of the list now.
             let process = unsafe { Ref::from_raw(first) };
             doomed.first = process.next_to_end.load(Ordering::Relaxed);
+            process.is_doomed.store(false, Ordering::Relaxed);
             process
         };
         process.end(Ending::Kill(0));
@@ -71,6 +74,24 @@ pub(super) fn later(process: Ref<Process>) {
             process.finish();
         }
     }
+}
+
+/// As if somebody were at it, or no more. Says how many are in the list, as far as a hundred.
+#[cfg(test)]
+pub(super) fn set_worked_off(on: bool) -> usize {
+    let mut doomed = DOOMED.lock();
+    doomed.is_worked_off = on;
+    let mut next = doomed.first;
+    let mut count = 0;
+    // SAFETY: the list's references, under its lock.
+    while let Some(process) = unsafe { next.as_ref() } {
+        next = process.next_to_end.load(Ordering::Relaxed);
+        count += 1;
+        if count == 100 {
+            break;
+        }
+    }
+    count
 }
 
 /// How a process ends.

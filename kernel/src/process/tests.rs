@@ -52,6 +52,28 @@ fn names_are_short_plain_text() {
 }
 
 #[test]
+fn a_process_that_is_to_be_ended_twice_is_ended_once() {
+    let (doomed, other, end) = (process("doomed"), process("other"), notification());
+    doomed.watch(end.clone(), 1).unwrap();
+    // Somebody is at another one's end, which takes its time.
+    assert_eq!(end::set_worked_off(true), 0);
+    end::later(doomed.clone());
+    end::later(doomed.clone());
+    assert_eq!(state(&doomed).0, ProcessState::Alive as u32);
+    assert_eq!(end::set_worked_off(false), 1);
+    end::later(other.clone());
+    for ended in [&doomed, &other] {
+        assert_eq!(state(ended), (ProcessState::Killed as u32, 0, 0));
+    }
+    assert_eq!(poll(&end), Ok(1));
+    assert_eq!(poll(&end), Err(Error::TimedOut));
+    // As late as that there is nothing more to do.
+    end::later(doomed.clone());
+    assert_eq!(poll(&end), Err(Error::TimedOut));
+    assert_eq!(end::set_worked_off(false), 0);
+}
+
+#[test]
 fn a_process_exits_with_its_last_thread() {
     let (process, end) = (process("exits"), notification());
     process.watch(end.clone(), 0b10).unwrap();

@@ -74,8 +74,8 @@ pub fn doze_for(block: &'static CpuBlock, current: &'static Thread, next: Thread
     // SAFETY: this is the CPU; the borrow ends with the statement.
     let ready = unsafe { cpu.run_queue() }.ready_from(thread.priority());
     let concerns = concerns(&current.machine.state, &thread.machine.state);
-    let fits = thread.dozes.get()
-        && thread.home.is(cpu.index())
+    let fits = thread.home.is(cpu.index())
+        && thread.dozes.get()
         // The timer is set for the end of the turn already if one of its own priority waits for that.
         && (ready == 0 || ready == 1 && current.priority() <= thread.priority())
         && concerns.are_few();

@@ -7,7 +7,7 @@ use abi::{Error, Rights};
 
 use super::Caller;
 use crate::memory::user::{Direction, UserSlice};
-use crate::object::{AnyObject, Borrowed, Ref, Section, Step, Walk};
+use crate::object::{AnyObject, Ref, Section, Step, Walk};
 use crate::process::Process;
 use crate::schedule;
 use crate::thread::Thread;
@@ -77,22 +77,25 @@ fn look_at_some(
 ) -> (Option<Ref<Thread>>, bool) {
     // SAFETY: all kernel code between two quiescent points is inside a section.
     let section = unsafe { Section::enter() };
-    let mut found: Option<Borrowed<'_, Thread>> = None;
+    let mut found: Option<Ref<Thread>> = None;
     for _ in 0..SLOTS_A_PIECE {
         match walk.next(&section) {
             Step::Object(thread) => {
                 let number = thread.id();
+                // One that is being made is not in the list yet, and must not be ended by whoever gets it.
                 if ptr::eq(&raw const **thread.process(), process)
                     && wanted(number)
+                    && found.as_ref().is_none_or(|found| number < found.id())
                     && !thread.has_ended()
-                    && found.is_none_or(|found| number < found.id())
+                    && process.lists(&thread)
+                    && let Some(thread) = thread.to_ref()
                 {
                     found = Some(thread);
                 }
             }
             Step::Free => {}
-            Step::End => return (found.and_then(Borrowed::to_ref), true),
+            Step::End => return (found, true),
         }
     }
-    (found.and_then(Borrowed::to_ref), false)
+    (found, false)
 }

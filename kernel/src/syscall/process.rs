@@ -29,12 +29,13 @@ pub(super) fn create(caller: Caller) -> Result<(), Error> {
         return Err(Error::NoRight);
     }
     let mode = Mode::from_number(caller.argument(3)).ok_or(Error::BadArgument)?;
+    let name = Name::new(name)?;
     let own = caller.process().account();
     let account = match caller.argument(4) {
         0 => Account::share(own)?,
         pointer => Account::divide(own, &user::read::<Quota>(pointer)?)?,
     };
-    let process = Process::create(Name::new(name)?, account, highest, mode)?;
+    let process = Process::create(name, account, highest, mode)?;
     let (image, vsyscall) = process.landing();
     caller.give(AnyObject::Process(process), Rights::ALL)?;
     caller.set_result(1, image);

@@ -9,7 +9,7 @@ use rt::{AsHandle, Badge, Endpoint, Memory, Message, Reply, process};
 
 use super::faults::faulted;
 use super::ipc::receive;
-use super::probe::until;
+use super::probe::{soon, until};
 use super::{quotas, tests};
 use crate::bare::{self, Bare, reg};
 use crate::kernel_calls::{call, refused};
@@ -24,6 +24,7 @@ tests! {
     a_page_that_its_pager_refuses_is_a_fault_that_says_so: 60,
     nobody_waits_for_a_pager_that_is_gone: 60,
     a_thread_that_waits_for_a_page_can_be_killed_and_cancelled: 60,
+    who_is_killed_while_it_stands_still_before_a_page_keeps_no_memory: 60,
     a_pager_sees_nothing_of_who_waits_for_it: 60,
     system_calls_do_not_wait_for_pages: 60,
     pages_are_supplied_with_good_arguments_only: 60,
@@ -267,6 +268,32 @@ fn a_thread_that_waits_for_a_page_can_be_killed_and_cancelled(_: &World) -> Verd
     same!(memory.supply(page.offset, &file()[..4096]), Ok(1));
     must!(reply.answer_report(Answer::Resume));
     exited(&other, word_at(8))
+}
+
+fn who_is_killed_while_it_stands_still_before_a_page_keeps_no_memory(world: &World) -> Verdict {
+    let there = || {
+        let objects = world.system.objects()?;
+        Ok::<_, Error>(objects.memories + objects.endpoints)
+    };
+    let before = must!(there());
+    for round in 0..8 {
+        let (memory, endpoint) = must!(mapped_file());
+        let program = must!(reader(&memory, 8, read()));
+        if round % 2 == 0 {
+            must!(program.thread.start());
+            let (_, _reply) = wanted(&endpoint)?;
+            // SAFETY: it is of another process.
+            must!(unsafe { program.thread.stop(soon()) });
+        } else {
+            // It is suspended before it comes to the page.
+            // SAFETY: as above.
+            must!(unsafe { program.thread.suspend(soon()) });
+            must!(program.thread.start());
+        }
+        must!(program.process.kill(3));
+        same!(must!(program.run_to_end()).code, 3);
+    }
+    until("the memory is gone", || Ok(there()? <= before))
 }
 
 fn a_pager_sees_nothing_of_who_waits_for_it(_: &World) -> Verdict {

@@ -107,7 +107,9 @@ pub const fn shape(call: Call) -> [Kind; 6] {
             [Of(Memory), Bytes, Pointer, Bytes, Nothing, Nothing]
         }
         Call::ProcessCreate => [Pointer, Number, Number, Number, Nothing, Nothing],
-        Call::ProcessKill => [Of(Process), Number, Nothing, Nothing, Nothing, Nothing],
+        Call::ProcessKill | Call::ProcessThread => {
+            [Of(Process), Number, Nothing, Nothing, Nothing, Nothing]
+        }
         Call::ProcessQuota | Call::ProcessSetQuota | Call::ProcessInfo => {
             [Of(Process), Pointer, Nothing, Nothing, Nothing, Nothing]
         }
@@ -133,7 +135,6 @@ pub const fn shape(call: Call) -> [Kind; 6] {
         Call::ProcessRead | Call::ProcessWrite => {
             [Of(Process), Pointer, Pointer, Bytes, Nothing, Nothing]
         }
-        Call::ProcessThread => [Of(Process), Number, Nothing, Nothing, Nothing, Nothing],
         Call::ThreadInfo => [Of(Thread), Pointer, Nothing, Nothing, Nothing, Nothing],
         Call::ThreadSetAffinity | Call::ThreadGetAffinity => {
             [Of(Thread), Pointer, Bytes, Nothing, Nothing, Nothing]

@@ -35,18 +35,6 @@ fn byte_at(found: Translation) -> *mut u8 {
     phys_to_virt(found.physical)
 }
 
-/// Destroys what was let go, until nothing is charged to `account`.
-fn settle(account: &Account) {
-    for _ in 0..10_000 {
-        quiescent::reclaim(64, &|_| {}, &mut |_| {});
-        if account.used() == 0 && quiescent::pending() == 0 {
-            return;
-        }
-        std::thread::yield_now();
-    }
-    panic!("{} frames stay charged", account.used());
-}
-
 /// Frames held but for those that slabs keep.
 fn frames_held() -> u64 {
     let held = frames::statistics().held;
@@ -142,7 +130,7 @@ proptest! {
     fn clones_agree_with_copies_and_give_everything_back(steps in prop::collection::vec(step(), 1..120)) {
         testing::kernel_machine();
         let account = Account::create(100_000).unwrap();
-        settle(&account);
+        testing::settle(&account);
         let before = frames_held();
         let spaces: Vec<Ref<Space>> =
             (0..SPACES).map(|_| Space::create(Some(account.clone()), Mode::Long).unwrap()).collect();
@@ -214,7 +202,7 @@ proptest! {
         }
         drop(slots);
         drop(spaces);
-        settle(&account);
+        testing::settle(&account);
         if is_alone() {
             prop_assert_eq!(frames_held(), before, "frames were lost");
         }
@@ -244,7 +232,7 @@ fn a_clone_shares_until_one_side_writes() {
     third.read(0, &mut bytes).unwrap();
     assert_eq!(&bytes, b"mine");
     drop((first, third));
-    settle(&account);
+    testing::settle(&account);
 }
 
 #[test]
@@ -274,7 +262,7 @@ fn a_clone_that_cannot_be_had_changes_nothing() {
             object.clone_for(Some(poor.clone())).map(drop),
             Err(Error::QuotaExceeded)
         );
-        settle(&poor);
+        testing::settle(&poor);
         // It is its own still, and can be mapped as ever.
         assert_eq!(
             space.handle_page_fault(place, Access::ReadWrite),
@@ -290,8 +278,8 @@ fn a_clone_that_cannot_be_had_changes_nothing() {
         clone.write(page * PAGE_BYTES, b"mine").unwrap();
     }
     drop((object, clone, space));
-    settle(&rich);
-    settle(&fits);
+    testing::settle(&rich);
+    testing::settle(&fits);
 }
 
 #[test]
@@ -349,5 +337,5 @@ fn as_many_spaces_as_are_allowed_map_what_can_be_cloned() {
         Fault::Resolved
     );
     drop((object, clone, late, spaces));
-    settle(&account);
+    testing::settle(&account);
 }

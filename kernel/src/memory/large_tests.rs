@@ -11,7 +11,6 @@ use super::object::MemoryObject;
 use super::regions::access_of;
 use super::space::{Fault, Mode, Space};
 use super::{Progress, frames, testing};
-use crate::object::quiescent;
 
 const LARGE: u64 = PageSize::Size2M.bytes();
 const BASE: u64 = 0x30_0000_0000;
@@ -19,17 +18,6 @@ const BASE: u64 = 0x30_0000_0000;
 fn translate(space: &Space, address: u64) -> Option<Translation> {
     // SAFETY: only looked at, by the one thread that uses the space.
     unsafe { PageTables::from_root(space.tlb().root()) }.translate(VirtAddr::new(address))
-}
-
-fn settle(account: &Account) {
-    for _ in 0..10_000 {
-        quiescent::reclaim(64, &|_| {}, &mut |_| {});
-        if account.used() == 0 {
-            return;
-        }
-        std::thread::yield_now();
-    }
-    panic!("{} frames stay charged", account.used());
 }
 
 fn touch(space: &Space, address: u64, access: Access) -> Fault {
@@ -74,7 +62,7 @@ fn memory_in_a_row_lies_where_it_was_asked_for_and_is_zero() {
         assert_eq!(byte, [0xA5]);
         assert_eq!(object.clone_for(None).map(drop), Err(Error::NotSupported));
         drop(object);
-        settle(&account);
+        testing::settle(&account);
     }
     for (bytes, alignment, limit, error) in [
         (0, 0, 0, Error::BadArgument),
@@ -207,7 +195,7 @@ fn a_large_page_breaks_where_a_part_is_changed() {
     unmap(&space, second + PAGE_BYTES, PAGE_BYTES);
     assert_eq!(size_at(second + PAGE_BYTES), None);
     drop((space, object));
-    settle(&account);
+    testing::settle(&account);
 }
 
 #[test]
@@ -241,7 +229,7 @@ fn without_two_mebibytes_there_are_small_pages() {
         Err(Error::BadArgument)
     );
     drop((space, object));
-    settle(&account);
+    testing::settle(&account);
 }
 
 /// Pieces that the tests below move: a quarter of a large page.
@@ -326,7 +314,7 @@ proptest! {
             }
         }
         drop((space, object));
-        settle(&account);
+        testing::settle(&account);
     }
 }
 
@@ -359,7 +347,7 @@ fn large_blocks_come_back_whole() {
             }
             assert!(held() >= before + 512);
             drop((object, space));
-            settle(&account);
+            testing::settle(&account);
         }
     }
     assert_eq!(held(), before, "frames were lost");

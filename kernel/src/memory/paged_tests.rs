@@ -9,7 +9,6 @@ use super::super::space::{Fault, Mode, Space};
 use super::super::testing;
 use super::*;
 use crate::ipc::Endpoint;
-use crate::object::quiescent;
 
 const PAGES: u64 = 5;
 const BASE: u64 = 0x4000_0000;
@@ -25,17 +24,6 @@ fn supply(object: &MemoryObject, page: u64, bytes: &[u8]) -> Result<bool, Error>
         page,
         UserSlice::new(bytes.as_ptr() as u64, bytes.len() as u64).unwrap(),
     )
-}
-
-fn settle(account: &Account) {
-    for _ in 0..10_000 {
-        if account.used() == 0 {
-            return;
-        }
-        quiescent::reclaim(64, &|_| {}, &mut |_| {});
-        std::thread::yield_now();
-    }
-    panic!("{} frames stay charged", account.used());
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +99,7 @@ proptest! {
         }
         drop(space);
         drop(object);
-        settle(&account);
+        testing::settle(&account);
     }
 }
 
@@ -134,5 +122,5 @@ fn what_cannot_be_supplied_changes_nothing() {
     let plain = MemoryObject::create(PAGE_BYTES, None).unwrap();
     assert_eq!(supply(&plain, 0, &[1]), Err(Error::NotSupported));
     drop(object);
-    settle(&account);
+    testing::settle(&account);
 }

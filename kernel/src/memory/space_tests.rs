@@ -11,7 +11,7 @@ use super::object::MemoryObject;
 use super::regions::access_of;
 use super::space::{Fault, Mode, Space, max_ipc_areas};
 use super::{Progress, testing};
-use crate::object::{Ref, quiescent};
+use crate::object::Ref;
 
 const PAGES: u64 = 128;
 /// Half of the pages lie below a border between tables of all levels but the highest.
@@ -29,18 +29,6 @@ fn translate(space: &Space, address: u64) -> Option<Translation> {
 fn unmap(space: &Space, address: u64, bytes: u64) -> Result<(), Error> {
     while space.unmap(address, bytes)? == Progress::More {}
     Ok(())
-}
-
-/// Destroys what was let go, until nothing is charged to `account`.
-fn settle(account: &Account) {
-    for _ in 0..10_000 {
-        if account.used() == 0 {
-            return;
-        }
-        quiescent::reclaim(64, &|_| {}, &mut |_| {});
-        std::thread::yield_now();
-    }
-    panic!("{} frames stay charged", account.used());
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -213,7 +201,7 @@ proptest! {
         drop(space);
         prop_assert_eq!(account.used(), objects.iter().map(|object| object.committed()).sum::<u64>());
         drop(objects);
-        settle(&account);
+        testing::settle(&account);
     }
 }
 
@@ -318,7 +306,7 @@ fn a_failure_for_want_of_memory_changes_nothing_and_leaks_nothing() {
         drop(space);
         assert_eq!(account.used(), object.committed());
         drop(object);
-        settle(&account);
+        testing::settle(&account);
     }
     assert!(complete, "the largest quota is enough");
 }
@@ -534,7 +522,7 @@ fn a_huge_object_costs_nothing_until_it_is_touched() {
         assert_eq!(MemoryObject::create(bytes, None).map(|_| ()), Err(error));
     }
     drop(object);
-    settle(&account);
+    testing::settle(&account);
 }
 
 #[test]

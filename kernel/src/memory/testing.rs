@@ -3,8 +3,10 @@
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use super::PAGE_BYTES;
+use super::account::Account;
 use super::frames;
 use super::map::{MemoryKind, MemoryRange};
+use crate::object::quiescent;
 
 /// The physical address at which the arena begins: 64 MiB below 4 GiB, so that there is memory on both sides.
 const ARENA_START: u64 = (4 << 30) - (64 << 20);
@@ -89,4 +91,19 @@ pub(crate) fn kernel_machine() {
         ];
         kernel_space::build(map.into_iter(), &image, true, true).unwrap();
     });
+}
+
+/// Destroys what was let go until nothing is charged to `account`.
+///
+/// # Panics
+/// If something stays charged: a leak.
+pub(crate) fn settle(account: &Account) {
+    for _ in 0..100_000 {
+        if account.used() == 0 {
+            return;
+        }
+        quiescent::reclaim(64, &|_| {}, &mut |_| {});
+        std::thread::yield_now();
+    }
+    panic!("{} frames stay charged", account.used());
 }

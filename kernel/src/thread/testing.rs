@@ -23,7 +23,8 @@ use crate::ipc::{Endpoint, Flow, Notification, WaitOn, cancel, close, reorder, r
 use crate::memory::account::{Account, Resource};
 use crate::memory::space::Mode;
 use crate::memory::testing;
-use crate::object::{AnyObject, Capability, Ref, Section, quiescent};
+pub(crate) use crate::memory::testing::settle;
+use crate::object::{AnyObject, Capability, Ref, Section};
 use crate::process::{Name, Process};
 use crate::schedule;
 
@@ -59,21 +60,6 @@ pub(crate) fn section() -> Section {
 /// The threads that were made ready since the last call, in this order.
 pub(crate) fn woken() -> Vec<ThreadPtr> {
     schedule::take_ready()
-}
-
-/// Destroys what was let go until nothing is charged to `account`.
-///
-/// # Panics
-/// If something stays charged: a leak.
-pub(crate) fn settle(account: &Account) {
-    for _ in 0..100_000 {
-        if account.used() == 0 {
-            return;
-        }
-        quiescent::reclaim(64, &|_| {}, &mut |_| {});
-        std::thread::yield_now();
-    }
-    panic!("{} frames stay charged", account.used());
 }
 
 /// A new endpoint.

@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt::Write;
 use core::time::Duration;
 
@@ -14,6 +15,12 @@ use crate::units;
 use crate::watch;
 use crate::world::World;
 
+/// A list by its numbers: the kernel has it in the order in which its memory lies.
+fn sorted<T, K: Ord>(mut list: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    list.sort_by_key(key);
+    list
+}
+
 /// Carries a command out; an error is a line for the user.
 ///
 /// # Errors
@@ -22,12 +29,16 @@ pub fn run(command: &Command, world: &mut impl World) -> Result<(), String> {
     let text = match command {
         Command::Help => help(),
         Command::Cpus => show::cpus(&world.cpus()?),
-        Command::Ps(Listing::Threads) => show::threads(&world.threads()?),
+        Command::Ps(Listing::Threads) => {
+            show::threads(&sorted(world.threads()?, |one| (one.process, one.thread)))
+        }
         Command::Ps(Listing::Processes) => {
-            show::processes(&world.processes()?, &world.endpoints()?)
+            let processes = sorted(world.processes()?, |one| one.id);
+            show::processes(&processes, &world.endpoints()?)
         }
         Command::Ps(Listing::Endpoints) => {
-            show::endpoints(&world.endpoints()?, &world.processes()?, &world.threads()?)
+            let endpoints = sorted(world.endpoints()?, |one| one.id);
+            show::endpoints(&endpoints, &world.processes()?, &world.threads()?)
         }
         Command::Top(milliseconds) => {
             let before = (world.cpus()?, world.threads()?);

@@ -1,7 +1,7 @@
 //! Messages that go straight from one thread to the other, because it waits for them on the same CPU: all registers of both sides, what
 //! comes in between, and what becomes of the right to answer, which the receiver then holds by itself.
 
-use abi::info::{ObjectKind, ThreadState};
+use abi::info::ObjectKind;
 use abi::{Call, CpuSet, Deadline, Error, Handle, Rights, Tag};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -22,8 +22,6 @@ tests! {
     direct_messages_carry_words_and_keep_all_other_registers: 60,
     a_direct_call_that_fails_keeps_all_registers: 40,
     direct_partners_may_be_moved_to_other_cpus: 60,
-    a_wait_keeps_all_registers_whoever_ends_it: 60,
-    those_who_wait_for_signals_may_be_moved_to_other_cpus: 60,
     replies_that_are_not_given_at_once_stay_good: 40,
     a_held_reply_is_good_in_all_threads_of_the_process_once: 40,
     a_plain_message_takes_no_handles_whatever_was_taken_before: 40,
@@ -55,7 +53,7 @@ fn with_message(registers: Registers, tag: u64, words: [u64; 6]) -> Registers {
 }
 
 /// Something large is destroyed, in many pieces: for a while each way out of the kernel on this CPU has something to do first.
-fn leave_work_behind() -> rt::Result<()> {
+pub(super) fn leave_work_behind() -> rt::Result<()> {
     let memory = Memory::create(0x40_0000)?;
     memory.write(0, &alloc::vec![1; 0x8_0000])
 }
@@ -112,193 +110,6 @@ pub(super) fn answer_all(endpoint: Handle, seed: u64) -> Verdict {
         same!(after, with_message(came, Tag::new(5).0, words(first)));
     }
     Ok(())
-}
-
-/// A wait for `bits`, with all registers looked at.
-pub(super) fn wait(notification: Handle, bits: u64, seed: u64, deadline: u64) -> Verdict {
-    wait_by(
-        Registers {
-            rax: Call::Wait as u64,
-            rdi: notification.0,
-            r14: deadline,
-            flags: BASE_FLAGS | ARITHMETIC | DIRECTION,
-            ..pattern(seed)
-        },
-        bits,
-    )
-}
-
-/// A signal of the same `bits` and a wait for them, in one call.
-fn signal_wait(signalled: Handle, awaited: Handle, bits: u64, seed: u64, deadline: u64) -> Verdict {
-    wait_by(
-        Registers {
-            rax: Call::SignalWait as u64,
-            rdi: signalled.0,
-            rsi: bits,
-            rdx: awaited.0,
-            r14: deadline,
-            flags: BASE_FLAGS | ARITHMETIC | DIRECTION,
-            ..pattern(seed)
-        },
-        bits,
-    )
-}
-
-fn wait_by(before: Registers, bits: u64) -> Verdict {
-    let mut after = before;
-    // SAFETY: it waits, and that is all.
-    unsafe { through_syscall(&mut after) };
-    same!(
-        after,
-        Registers {
-            rax: 0,
-            rdx: bits,
-            rcx: after.rcx,
-            r11: before.flags,
-            ..before
-        }
-    );
-    Ok(())
-}
-
-/// Two notifications: one side waits for the first and signals the second, the other the other way round.
-pub(super) struct Bells(Notification, Notification);
-
-impl Bells {
-    pub(super) fn new() -> rt::Result<Bells> {
-        Ok(Bells(Notification::create()?, Notification::create()?))
-    }
-
-    /// Answers each signal with the same bits, until one has the highest.
-    pub(super) fn answer_all(&self, seed: u64) -> Verdict {
-        let mut bits = must!(self.0.wait(Deadline::NEVER));
-        for round in 1_u64.. {
-            if bits >> 63 != 0 {
-                break;
-            }
-            if round % 3 == 0 {
-                must!(self.1.signal(bits));
-                bits = must!(self.0.wait(Deadline::NEVER));
-            } else {
-                bits = must!(self.1.signal_and_wait(bits, &self.0, Deadline::NEVER));
-            }
-            // Its own bits are there at once.
-            if round % 8 == 3 {
-                must!(self.1.signal(0));
-                let own = must!(Notification::create());
-                must!(own.signal(round));
-                wait(own.handle(), round, seed ^ round, NEVER)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// There and back, `count` times.
-    pub(super) fn ring(&self, count: u64, seed: u64) -> Verdict {
-        for round in 1..=count {
-            if round % 32 == 9 {
-                must!(leave_work_behind());
-            }
-            // Two long ways one after the other: the partner leaves for one that does not doze, and is left for by it.
-            let deadline = if matches!(round % 16, 5..=7) {
-                time::after(core::time::Duration::from_mins(10)).0
-            } else {
-                NEVER
-            };
-            let seed = seed ^ round;
-            if matches!(round % 16, 7 | 10..16) {
-                signal_wait(self.0.handle(), self.1.handle(), round, seed, deadline)?;
-            } else {
-                must!(self.0.signal(round));
-                wait(self.1.handle(), round, seed, deadline)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends [`answer_all`](Self::answer_all).
-    pub(super) fn end(&self) -> rt::Result<()> {
-        self.0.signal(1 << 63)
-    }
-}
-
-/// By a partner on the same CPU and on others, and by the handle's end.
-fn a_wait_keeps_all_registers_whoever_ends_it(world: &'static World) -> Verdict {
-    for cpu in 0..world.cpus {
-        let bells = Arc::new(must!(Bells::new()));
-        let other = Arc::clone(&bells);
-        let partner = must!(
-            thread::Builder::new()
-                .cpu(cpu)
-                .spawn(move || other.answer_all(u64::from(cpu)))
-        );
-        let own = Arc::clone(&bells);
-        let ringer = thread::Builder::new()
-            .cpu(0)
-            .spawn(move || own.ring(500, u64::from(cpu) << 32));
-        must!(must!(ringer).join(soon()))?;
-        must!(bells.end());
-        must!(partner.join(soon()))?;
-    }
-    let notification = must!(Notification::create());
-    let handle = notification.handle();
-    let waiter = must!(thread::Builder::new().cpu(0).spawn(move || {
-        let before = Registers {
-            rax: Call::Wait as u64,
-            rdi: handle.0,
-            r14: NEVER,
-            flags: BASE_FLAGS | ARITHMETIC,
-            ..pattern(5)
-        };
-        let mut after = before;
-        // SAFETY: it waits, and that is all.
-        unsafe { through_syscall(&mut after) };
-        same!(
-            after,
-            Registers {
-                rax: Error::PeerClosed as u64,
-                rcx: after.rcx,
-                r11: before.flags,
-                ..before
-            }
-        );
-        Ok(())
-    }));
-    super::probe::until("it waits", || {
-        Ok(waiter.thread().info()?.state == ThreadState::Waiting as u32)
-    })?;
-    drop(notification);
-    must!(waiter.join(soon()))
-}
-
-/// Both are moved about while they wait, are ready, and run.
-fn those_who_wait_for_signals_may_be_moved_to_other_cpus(world: &'static World) -> Verdict {
-    let bells = Arc::new(must!(Bells::new()));
-    let (first, second) = (Arc::clone(&bells), Arc::clone(&bells));
-    let partner = must!(thread::spawn(move || first.answer_all(3)));
-    let stop = Arc::new(AtomicU64::new(0));
-    let stopped = Arc::clone(&stop);
-    let ringer = must!(thread::spawn(move || -> Verdict {
-        while stopped.load(Ordering::Relaxed) == 0 {
-            second.ring(40, 9)?;
-        }
-        Ok(())
-    }));
-    for round in 0..40 {
-        let cpu = round % world.cpus;
-        must!(partner.thread().set_affinity(&CpuSet::only(cpu)));
-        if round % 3 != 0 {
-            must!(ringer.thread().set_affinity(&CpuSet::only(cpu)));
-        }
-        let before = must!(partner.thread().info()).switches;
-        super::probe::until("it is woken again", || {
-            Ok(partner.thread().info()?.switches > before + 4)
-        })?;
-    }
-    stop.store(1, Ordering::Relaxed);
-    must!(ringer.join(soon()))?;
-    must!(bells.end());
-    must!(partner.join(soon()))
 }
 
 /// A call, with all registers looked at.

@@ -151,7 +151,7 @@ struct Traveller {
     /// A server whose partner goes straight to it and back.
     direct: Endpoint,
     /// The same for signals.
-    bells: Arc<super::direct::Bells>,
+    bells: Arc<super::direct_waits::Bells>,
 }
 
 impl Traveller {
@@ -175,7 +175,7 @@ impl Traveller {
             drop(straight);
             answered
         })?;
-        let bells = Arc::new(super::direct::Bells::new()?);
+        let bells = Arc::new(super::direct_waits::Bells::new()?);
         let other = Arc::clone(&bells);
         thread::Builder::new()
             .cpu(cpu)

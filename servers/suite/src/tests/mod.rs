@@ -10,6 +10,7 @@ mod contexts;
 mod deadlocks;
 mod debugging;
 mod direct;
+mod direct_waits;
 mod exhaustion;
 mod faults;
 mod fpu;
@@ -78,6 +79,7 @@ pub const ALL: &[&[Test]] = &[
     messages::TESTS,
     ipc::TESTS,
     direct::TESTS,
+    direct_waits::TESTS,
     notifications::TESTS,
     processes::TESTS,
     quotas::TESTS,
@@ -129,6 +131,7 @@ pub const HARDWARE: &[&[Test]] = &[
     ports::TESTS,
     interrupts::TESTS,
     direct::TESTS,
+    direct_waits::TESTS,
     spaces::TESTS,
     schedule::TESTS,
     suspended_registers::TESTS,

@@ -15,6 +15,7 @@
 )]
 
 pub mod boot;
+pub mod compat;
 pub mod counter;
 pub mod io_ports;
 pub mod ipc;

@@ -1,34 +1,22 @@
 //! System calls of 32-bit code: brought into the 64-bit register map, run, and brought back.
 //!
-//! `abi::compat` lays down the two forms. Everything here happens in the thread's own context at the top of its kernel stack, so that
+//! `abi::compat` lays down the two forms, `kernel/src/compat.rs` does them. Everything here happens in the thread's own context at the top of its kernel stack, so that
 //! the rest of the kernel (a partner that puts a message into a waiting thread's registers, say) sees one map only. What
 //! the way back needs is kept on the kernel stack meanwhile, where the thread will find it on whatever CPU it goes on.
 //!
 //! What may go wrong: a register that carries a 64-bit value of somebody else's into 32-bit code. So the context is cut down on
 //! the way in, before anything is believed, and again on the way out.
 
-use abi::compat::{BLOCK_FORM, BLOCK_WORDS, block};
-use abi::{Error, UserContext};
+use abi::Error;
 use arch::context::{USER_CODE64, VECTOR_SYSCALL32, VECTOR_SYSENTER, cut_to_32_bits};
 
+use crate::compat::{self, Form};
 use crate::memory::user;
 use crate::thread::{Thread, ThreadPtr};
 use crate::{cpu, trap};
 
 /// Vector of a `sysenter` that nobody may make, as the program is told: a general protection fault.
 const PROTECTION: u64 = 13;
-
-/// Six registers as three 64-bit numbers: `ecx:ebx`, `esi:edx`, `ebp:edi`.
-type Pairs = [u64; 3];
-
-/// How the arguments of a call came, and what the way back needs of it.
-#[derive(Clone, Copy)]
-enum Form {
-    /// In the registers.
-    Registers,
-    /// In the IPC area; the registers as they were.
-    Block(Pairs),
-}
 
 /// Runs the system call of 32-bit code in the registers of the current thread, and does what is due on the way out.
 pub fn enter() {
@@ -115,74 +103,15 @@ fn pop(thread: &Thread) -> Result<u64, Refusal> {
 
 /// Puts the arguments where 64-bit code would have put them.
 fn take_in(thread: &Thread) -> Form {
-    let registers = thread.registers_mut();
-    let number = registers.rax as u32;
-    registers.call_number = u64::from(number & !BLOCK_FORM);
-    let pairs = pairs_of(registers);
-    if number & BLOCK_FORM == 0 {
-        [registers.rdi, registers.rsi, registers.rdx] = pairs;
-        // The rest is zero since the registers were cut; a deadline that nobody gave is none.
-        registers.r14 = u64::MAX;
-        return Form::Registers;
-    }
-    for (index, place) in block_of(registers).into_iter().enumerate() {
-        *place = thread.area.register(index);
-    }
-    Form::Block(pairs)
+    compat::take_in(thread.registers_mut(), |index| thread.area.register(index))
 }
 
 /// Puts the results where 32-bit code looks for them. On an error they are what the arguments were.
 fn give_back(current: ThreadPtr, form: Form) {
     let thread = current.get();
-    let registers = thread.registers_mut();
-    let pairs = match form {
-        Form::Registers => [registers.rdi, registers.rsi, registers.rdx],
-        Form::Block(before) => {
-            for (index, place) in block_of(registers).into_iter().enumerate() {
-                thread.area.set_register(index, *place);
-            }
-            before
-        }
-    };
-    set_pairs(registers, pairs);
-    cut_to_32_bits(registers);
-}
-
-/// The pairs of registers that were cut.
-fn pairs_of(registers: &UserContext) -> Pairs {
-    [
-        registers.rbx | registers.rcx << 32,
-        registers.rdx | registers.rsi << 32,
-        registers.rdi | registers.rbp << 32,
-    ]
-}
-
-/// Takes pairs apart again; upper halves are still to be cut.
-fn set_pairs(registers: &mut UserContext, [first, second, third]: Pairs) {
-    (registers.rbx, registers.rcx) = (first, first >> 32);
-    (registers.rdx, registers.rsi) = (second, second >> 32);
-    (registers.rdi, registers.rbp) = (third, third >> 32);
-}
-
-/// The registers of a block, in its order.
-fn block_of(registers: &mut UserContext) -> [&mut u64; BLOCK_WORDS] {
-    const {
-        assert!(block::RDI == 0 && block::RSI == 1 && block::RDX == 2 && block::R10 == 3);
-        assert!(block::R8 == 4 && block::R9 == 5 && block::R12 == 6 && block::R13 == 7);
-        assert!(block::R14 == 8 && block::R15 == 9);
-    }
-    [
-        &mut registers.rdi,
-        &mut registers.rsi,
-        &mut registers.rdx,
-        &mut registers.r10,
-        &mut registers.r8,
-        &mut registers.r9,
-        &mut registers.r12,
-        &mut registers.r13,
-        &mut registers.r14,
-        &mut registers.r15,
-    ]
+    compat::give_back(thread.registers_mut(), form, |index, word| {
+        thread.area.set_register(index, word);
+    });
 }
 
 /// A `sysenter` of a process that has no place to return to: 64-bit code on an Intel CPU. Where it was nobody knows.

@@ -8,7 +8,7 @@ use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
+use core::fmt::{self, Write as _};
 use core::time::Duration;
 
 use abi::info::Quota;
@@ -146,13 +146,18 @@ pub enum ManifestError {
 impl fmt::Display for ManifestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ManifestError::Syntax { line, message } => write!(f, "line {line}: {message}"),
-            ManifestError::File { field, problem } => write!(f, "{field}: {problem}"),
+            ManifestError::Syntax { line, message } => {
+                write!(f, "line {line}: {}", OneLine(message))
+            }
+            ManifestError::File { field, problem } => {
+                write!(f, "{}: {}", OneLine(field), OneLine(problem))
+            }
             ManifestError::Service {
                 service,
                 field,
                 problem,
             } => {
+                let [service, field, problem] = [service, field, problem].map(|text| OneLine(text));
                 write!(f, "service '{service}': {field}: {problem}")
             }
         }
@@ -160,6 +165,22 @@ impl fmt::Display for ManifestError {
 }
 
 impl core::error::Error for ManifestError {}
+
+/// A text that may have come out of the file: control characters are escaped, since a log line is one, and steers no terminal.
+struct OneLine<'a>(&'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
+            if character.is_control() {
+                write!(f, "{}", character.escape_default())?;
+            } else {
+                f.write_char(character)?;
+            }
+        }
+        Ok(())
+    }
+}
 
 /// A manifest that was read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -319,6 +319,23 @@ fn each_makes_an_instance_and_endpoints_for_each_cpu() {
     );
 }
 
+/// What a mistake says goes to the log, where a line is one.
+#[test]
+fn a_mistake_is_one_line_whatever_the_file_has_in_its_names() {
+    let file = b"[[service]]\nname = \"a\\n\\u001B[2J\"\n\"b\\nc\" = 1\n[d]\n[\"e\\nf\"]\n";
+    let manifest = Manifest::parse(file).unwrap();
+    let problems: Vec<_> = manifest.problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            r"service 'a\n\u{1b}[2J': name: 'a\n\u{1b}[2J' may have lower-case letters, digits, '-' and '_' only",
+            "d: is not a field of this table",
+        ]
+    );
+    let problem = &Manifest::parse(b"[\"e\\nf\"]\n").unwrap().problems[0];
+    assert_eq!(problem.to_string(), r"e\nf: is not a field of this table");
+}
+
 proptest! {
     #[test]
     fn any_bytes_give_a_manifest_or_a_named_error(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {

@@ -106,6 +106,10 @@ bench-stretches: _machine
 grind *words: _machine
     @{{tools}} grind {{words}} < /dev/null
 
+# Look for inputs that the readers of ELF files, manifests, archives, limine.conf or calls can't bear (target=NAME seconds=60)
+fuzz *words: _tools
+    @{{tools}} fuzz {{words}} < /dev/null
+
 # Time what runs in a Linux process (a round trip to user code, the register switch) beside its peers
 bench-native: _tools
     cargo bench --quiet --package bench-native --bench native -- --noplot < /dev/null

@@ -13,7 +13,7 @@
 //! | the machine | [`firmware`], [`accel`], [`machine`], [`qmp`], [`gdb`], [`bochs`], [`ending`] |
 //! | what a machine says | [`ansi`], [`transcript`], [`noise`], [`play`] |
 //! | a person at the machine | [`feeder`], [`keys`], [`terminal`], [`run`], [`screenshot`] |
-//! | tests and figures | [`report`], [`entry_text`], [`sweep`], [`host_tests`], [`machine_tests`], [`qemu10`], [`bench`], [`lint`] |
+//! | tests and figures | [`report`], [`entry_text`], [`sweep`], [`host_tests`], [`machine_tests`], [`qemu10`], [`bench`], [`grind`], [`fuzz`], [`lint`] |
 //! | getting ready | [`setup`] |
 
 pub mod accel;
@@ -30,6 +30,7 @@ pub mod entry_text;
 pub mod esp;
 pub mod feeder;
 pub mod firmware;
+pub mod fuzz;
 pub mod gdb;
 pub mod grind;
 pub mod host_tests;

@@ -10,7 +10,7 @@ use tools::report::{Counts, Outcome};
 use tools::run::{Options, bios_name, plan};
 use tools::workspace::{Archive, Workspace};
 use tools::{
-    bench, grind, host_tests, image, lint, machine_tests, reference, run, screenshot, setup,
+    bench, fuzz, grind, host_tests, image, lint, machine_tests, reference, run, screenshot, setup,
 };
 
 /// Builds, runs, tests and measures Switchyard
@@ -87,6 +87,11 @@ enum Command {
         /// `seed=N`, `calls=N`, `cpus=N`
         words: Vec<String>,
     },
+    /// Look for inputs that a reader can't bear
+    Fuzz {
+        /// `target=NAME`, `seconds=N`
+        words: Vec<String>,
+    },
     /// Make the tables of the system calls' reference
     Calls,
     /// Run clippy on every package for its own target
@@ -144,6 +149,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::BenchStretches => bench::stretches::run()?,
         Command::Screenshot { path, options } => screenshot::run(&options, &path)?,
         Command::Grind { words } => return grind::run(&words),
+        Command::Fuzz { words } => return fuzz::run(&words),
         Command::Calls => reference::run()?,
         Command::Lint => lint::run()?,
     }

@@ -87,7 +87,7 @@ fn cited(text: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn every_test_that_is_cited_exists() {
     let sources: String = [
-        "abi", "arch", "boot", "kernel", "sched", "screen", "servers", "tools",
+        "abi", "arch", "boot", "fuzz", "kernel", "sched", "screen", "servers", "tools",
     ]
     .iter()
     .flat_map(|room| files(&root().join(room), "rs"))

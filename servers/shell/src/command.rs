@@ -29,6 +29,15 @@ pub enum Listing {
     Endpoints,
 }
 
+/// Whom `top` shows beside the CPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Share {
+    /// Threads, each by itself.
+    Threads,
+    /// Processes, each with all of its threads.
+    Processes,
+}
+
 /// A command with its arguments.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
@@ -39,7 +48,7 @@ pub enum Command {
     /// Lists the threads, the processes, or the endpoints.
     Ps(Listing),
     /// Shows who has the CPUs for so many milliseconds.
-    Top(u32),
+    Top(Share, u32),
     /// Shows what the CPUs do for so many milliseconds.
     Trace(u32),
     /// Shows the memory in use.
@@ -81,7 +90,11 @@ pub const COMMANDS: [(&str, &str, &str); 19] = [
         "[-p | -e]",
         "threads: CPU, state, priority, CPU time; -p: processes, -e: endpoints and who waits there",
     ),
-    ("top", "[MS]", "who has the CPUs, for MS milliseconds (500)"),
+    (
+        "top",
+        "[-p] [MS]",
+        "who has the CPUs, for MS milliseconds (500): threads; -p: processes, and their memory",
+    ),
     (
         "trace",
         "[MS]",
@@ -130,13 +143,13 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
             Err(format!("{name}: takes no arguments"))
         }
     };
-    let milliseconds = |unless_said: u32| match rest {
+    let milliseconds = |said: &str, unless_said: u32| match said {
         "" => Ok(unless_said),
-        _ => match rest.parse() {
+        _ => match said.parse() {
             Ok(count @ 1..=MOST_MS) => Ok(count),
             _ => Err(format!(
                 "{name}: '{}' is not a number from 1 to {MOST_MS}",
-                short(rest)
+                short(said)
             )),
         },
     };
@@ -153,8 +166,11 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
                 short(rest)
             )),
         },
-        "top" => Ok(Some(Command::Top(milliseconds(TOP_MS)?))),
-        "trace" => Ok(Some(Command::Trace(milliseconds(TRACE_MS)?))),
+        "top" => {
+            let (share, said) = top_of(rest);
+            Ok(Some(Command::Top(share, milliseconds(said, TOP_MS)?)))
+        }
+        "trace" => Ok(Some(Command::Trace(milliseconds(rest, TRACE_MS)?))),
         "mem" => alone(Command::Mem),
         "ls" => alone(Command::Ls),
         "uptime" => alone(Command::Uptime),
@@ -197,6 +213,16 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
             ),
             None => format!("unknown command '{}' ('help' lists all)", short(unknown)),
         }),
+    }
+}
+
+/// What the arguments of `top` say: whom it shows, and what is left of them.
+fn top_of(rest: &str) -> (Share, &str) {
+    match rest.strip_prefix("-p") {
+        Some(more) if more.is_empty() || more.starts_with(char::is_whitespace) => {
+            (Share::Processes, more.trim_start())
+        }
+        _ => (Share::Threads, rest),
     }
 }
 
@@ -281,7 +307,11 @@ mod tests {
         assert_eq!(parse(" ps  "), Ok(Some(Command::Ps(Listing::Threads))));
         assert_eq!(parse("ps -p"), Ok(Some(Command::Ps(Listing::Processes))));
         assert_eq!(parse("ps  -e"), Ok(Some(Command::Ps(Listing::Endpoints))));
-        assert_eq!(parse("top"), Ok(Some(Command::Top(500))));
+        let top = |share, milliseconds| Ok(Some(Command::Top(share, milliseconds)));
+        assert_eq!(parse("top"), top(Share::Threads, 500));
+        assert_eq!(parse("top 20"), top(Share::Threads, 20));
+        assert_eq!(parse("top -p"), top(Share::Processes, 500));
+        assert_eq!(parse("top  -p  20 "), top(Share::Processes, 20));
         assert_eq!(parse("trace 7"), Ok(Some(Command::Trace(7))));
         assert_eq!(parse("ping"), Ok(Some(Command::Ping(1000))));
         assert_eq!(parse("ping 7"), Ok(Some(Command::Ping(7))));
@@ -334,6 +364,14 @@ mod tests {
             "trace: '10001' is not a number from 1 to 10000"
         );
         assert_eq!(error("top x"), "top: 'x' is not a number from 1 to 10000");
+        assert_eq!(
+            error("top -p 0"),
+            "top: '0' is not a number from 1 to 10000"
+        );
+        assert_eq!(
+            error("top -px"),
+            "top: '-px' is not a number from 1 to 10000"
+        );
         assert_eq!(
             error("ps aux"),
             "ps: 'aux' is neither -p (processes) nor -e (endpoints)"

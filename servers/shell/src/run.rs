@@ -8,7 +8,7 @@ use core::time::Duration;
 
 use abi::info::PowerAction;
 
-use crate::command::{COMMANDS, Command, Listing};
+use crate::command::{COMMANDS, Command, Listing, Share};
 use crate::show;
 use crate::table::{Align, Table};
 use crate::units;
@@ -40,10 +40,14 @@ pub fn run(command: &Command, world: &mut impl World) -> Result<(), String> {
             let endpoints = sorted(world.endpoints()?, |one| one.id);
             show::endpoints(&endpoints, &world.processes()?, &world.threads()?)
         }
-        Command::Top(milliseconds) => {
+        Command::Top(share, milliseconds) => {
             let before = (world.cpus()?, world.threads()?);
             world.pause(Duration::from_millis(u64::from(*milliseconds)));
-            watch::top(&before, &(world.cpus()?, world.threads()?))
+            let after = (world.cpus()?, world.threads()?);
+            match share {
+                Share::Threads => watch::top(&before, &after),
+                Share::Processes => watch::top_processes(&before, &after, &world.processes()?),
+            }
         }
         Command::Trace(milliseconds) => {
             let trace = world.trace(Duration::from_millis(u64::from(*milliseconds)))?;

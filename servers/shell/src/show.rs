@@ -132,6 +132,17 @@ pub fn name(thread: &ThreadInfo) -> String {
     name_of(&thread.name, thread.name_bytes)
 }
 
+/// A process's name, in the same way.
+pub fn process_name(process: &ProcessEntry) -> String {
+    name_of(&process.name, process.name_bytes)
+}
+
+/// Memory that is counted in pages.
+pub fn pages(count: u64) -> String {
+    const PAGE_BYTES: u64 = 4096;
+    units::bytes(count.saturating_mul(PAGE_BYTES))
+}
+
 fn name_of(name: &[u8], bytes: u32) -> String {
     let bytes = &name[..(bytes as usize).min(name.len())];
     printable(&String::from_utf8_lossy(bytes))
@@ -139,7 +150,6 @@ fn name_of(name: &[u8], bytes: u32) -> String {
 
 /// Processes, with the endpoints that each has made and those that its threads serve alone.
 pub fn processes(list: &[ProcessEntry], endpoints: &[EndpointInfo]) -> String {
-    const PAGE_BYTES: u64 = 4096;
     let mut table = Table::new(&[
         ("PROCESS", Align::Right),
         ("NAME", Align::Left),
@@ -159,10 +169,10 @@ pub fn processes(list: &[ProcessEntry], endpoints: &[EndpointInfo]) -> String {
             .collect();
         table.row([
             process.id.to_string(),
-            name_of(&process.name, process.name_bytes),
+            process_name(process),
             state(process),
             process.threads.to_string(),
-            units::bytes(process.pages * PAGE_BYTES),
+            pages(process.pages),
             process.handles.to_string(),
             made.count().to_string(),
             some(&served),
@@ -204,10 +214,7 @@ pub fn endpoints(
     for endpoint in list {
         let process = |id: u64| {
             let found = processes.iter().find(|process| process.id == id);
-            found.map_or_else(
-                || "-".into(),
-                |process| name_of(&process.name, process.name_bytes),
-            )
+            found.map_or_else(|| "-".into(), process_name)
         };
         let server = match (endpoint.server, endpoint.servers) {
             (0, 0) => "-".into(),

@@ -3,8 +3,9 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 
-use abi::info::{CpuInfo, ThreadInfo, ThreadState};
+use abi::info::{CpuInfo, ProcessEntry, ThreadInfo, ThreadState};
 use abi::trace::{TraceKind, TraceRecord};
 use abi::{Call, FaultKind};
 
@@ -13,8 +14,8 @@ use crate::table::{Align, Table};
 use crate::units;
 use crate::world::Trace;
 
-/// Threads that [`top`] shows.
-const SHOWN_THREADS: usize = 15;
+/// Threads that [`top`] shows, and processes that [`top_processes`] shows.
+const SHOWN: usize = 15;
 /// Records that [`trace`] shows: the last ones.
 const SHOWN_RECORDS: usize = 40;
 
@@ -23,39 +24,10 @@ pub type Moment = (Vec<CpuInfo>, Vec<ThreadInfo>);
 
 /// What the CPUs, and those threads that had most of them, did from one moment to another.
 pub fn top(before: &Moment, after: &Moment) -> String {
-    let mut cpus = Table::new(&[
-        ("CPU", Align::Right),
-        ("BUSY", Align::Right),
-        ("SWITCHES", Align::Right),
-        ("INTERRUPTS", Align::Right),
-        ("READY", Align::Right),
-    ]);
-    let mut passed = 0;
-    for now in &after.0 {
-        let Some(then) = before.0.iter().find(|then| then.index == now.index) else {
-            continue;
-        };
-        let up = now.up_ns.saturating_sub(then.up_ns);
-        passed = up.max(passed);
-        cpus.row([
-            now.index.to_string(),
-            units::percent(now.busy_ns.saturating_sub(then.busy_ns), up),
-            now.switches.saturating_sub(then.switches).to_string(),
-            now.interrupts.saturating_sub(then.interrupts).to_string(),
-            now.runnable.to_string(),
-        ]);
-    }
-    let mut busy: Vec<(u64, &ThreadInfo)> = after
-        .1
-        .iter()
-        .map(|now| {
-            let then = before.1.iter().find(|then| then.thread == now.thread);
-            let before = then.map_or(0, |then| then.cpu_ns);
-            (now.cpu_ns.saturating_sub(before), now)
-        })
-        .filter(|(ran, _)| *ran > 0)
-        .collect();
-    busy.sort_by_key(|(ran, thread)| (core::cmp::Reverse(*ran), thread.thread));
+    let (cpus, passed) = cpus(before, after);
+    let mut busy = ran(before, after);
+    busy.retain(|(ran, _)| *ran > 0);
+    busy.sort_by_key(|(ran, thread)| (Reverse(*ran), thread.thread));
     let mut threads = Table::new(&[
         ("PROCESS", Align::Right),
         ("NAME", Align::Left),
@@ -66,7 +38,7 @@ pub fn top(before: &Moment, after: &Moment) -> String {
         ("RAN", Align::Right),
         ("OF A CPU", Align::Right),
     ]);
-    for (ran, thread) in busy.iter().take(SHOWN_THREADS) {
+    for (ran, thread) in busy.iter().take(SHOWN) {
         threads.row([
             thread.process.to_string(),
             show::name(thread),
@@ -80,7 +52,95 @@ pub fn top(before: &Moment, after: &Moment) -> String {
             units::percent(*ran, passed),
         ]);
     }
-    format!("{}\n{}", cpus.finish(), threads.finish())
+    format!("{cpus}\n{}", threads.finish())
+}
+
+/// The same with processes: those that had most of the CPUs, and of those that had none, those with most memory.
+///
+/// What a process did is what its threads did that are there now; one that has ended since takes its part with it.
+pub fn top_processes(before: &Moment, after: &Moment, processes: &[ProcessEntry]) -> String {
+    let (cpus, passed) = cpus(before, after);
+    let by_thread = ran(before, after);
+    let mut shares: Vec<(u64, u64, &ProcessEntry)> = processes
+        .iter()
+        .map(|process| {
+            let own = by_thread
+                .iter()
+                .filter(|(_, thread)| thread.process == process.id);
+            let (ran, total) = own.fold((0_u64, 0_u64), |(ran, total), (more, thread)| {
+                (
+                    ran.saturating_add(*more),
+                    total.saturating_add(thread.cpu_ns),
+                )
+            });
+            (ran, total, process)
+        })
+        .collect();
+    // What has ended and is only remembered is no user of anything.
+    shares.retain(|(ran, _, process)| *ran > 0 || process.threads > 0 || process.pages > 0);
+    shares.sort_by_key(|(ran, _, process)| (Reverse(*ran), Reverse(process.pages), process.id));
+    let mut table = Table::new(&[
+        ("PROCESS", Align::Right),
+        ("NAME", Align::Left),
+        ("THREADS", Align::Right),
+        ("MEMORY", Align::Right),
+        ("CPU TIME", Align::Right),
+        ("RAN", Align::Right),
+        ("OF A CPU", Align::Right),
+    ]);
+    for (ran, total, process) in shares.iter().take(SHOWN) {
+        table.row([
+            process.id.to_string(),
+            show::process_name(process),
+            process.threads.to_string(),
+            show::pages(process.pages),
+            units::nanoseconds(*total),
+            units::nanoseconds(*ran),
+            units::percent(*ran, passed),
+        ]);
+    }
+    let more = match shares.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!("and {more} more\n"),
+    };
+    format!("{cpus}\n{}{more}", table.finish())
+}
+
+/// What the CPUs did from one moment to another, and how long that was in nanoseconds.
+fn cpus(before: &Moment, after: &Moment) -> (String, u64) {
+    let mut table = Table::new(&[
+        ("CPU", Align::Right),
+        ("BUSY", Align::Right),
+        ("SWITCHES", Align::Right),
+        ("INTERRUPTS", Align::Right),
+        ("READY", Align::Right),
+    ]);
+    let mut passed = 0;
+    for now in &after.0 {
+        let Some(then) = before.0.iter().find(|then| then.index == now.index) else {
+            continue;
+        };
+        let up = now.up_ns.saturating_sub(then.up_ns);
+        passed = up.max(passed);
+        table.row([
+            now.index.to_string(),
+            units::percent(now.busy_ns.saturating_sub(then.busy_ns), up),
+            now.switches.saturating_sub(then.switches).to_string(),
+            now.interrupts.saturating_sub(then.interrupts).to_string(),
+            now.runnable.to_string(),
+        ]);
+    }
+    (table.finish(), passed)
+}
+
+/// The threads that are there now, and for how many nanoseconds each ran since.
+fn ran<'a>(before: &Moment, after: &'a Moment) -> Vec<(u64, &'a ThreadInfo)> {
+    let since = |now: &'a ThreadInfo| {
+        let then = before.1.iter().find(|then| then.thread == now.thread);
+        let before = then.map_or(0, |then| then.cpu_ns);
+        (now.cpu_ns.saturating_sub(before), now)
+    };
+    after.1.iter().map(since).collect()
 }
 
 /// What was noted: how many of each kind, and the last ones.
@@ -212,6 +272,66 @@ mod tests {
                 "      3  name       4    0  running        20    2 ns     0.2 %\n",
             )
         );
+    }
+
+    fn process(id: u64, pages: u64, threads: u32) -> ProcessEntry {
+        let mut process = ProcessEntry {
+            id,
+            pages,
+            threads,
+            ..ProcessEntry::default()
+        };
+        process.name[..4].copy_from_slice(b"na\x1Be");
+        process.name_bytes = 4;
+        process
+    }
+
+    #[test]
+    fn top_of_processes_sums_their_threads_and_shows_memory() {
+        let of = |process, number, cpu_ns| ThreadInfo {
+            process,
+            ..thread(number, cpu_ns)
+        };
+        let before = (
+            alloc::vec![cpu(0, 100, 1000), cpu(1, 0, 1000)],
+            alloc::vec![of(3, 1, 100), of(3, 2, 50), of(4, 3, 7000)],
+        );
+        // Threads 2 and 3 went on, 1 has ended, 4 is new.
+        let after = (
+            alloc::vec![cpu(0, 1100, 2000), cpu(1, 900, 2000)],
+            alloc::vec![of(3, 2, 950), of(4, 3, 7100), of(3, 4, 600)],
+        );
+        let processes = [
+            process(1, 2, 1),
+            process(2, 256, 1),
+            process(3, 384, 2),
+            process(4, 1, 1),
+            process(5, 0, 0),
+        ];
+        assert_eq!(
+            top_processes(&before, &after, &processes),
+            concat!(
+                "CPU     BUSY  SWITCHES  INTERRUPTS  READY\n",
+                "  0  100.0 %       100           0      0\n",
+                "  1   90.0 %       100           0      0\n",
+                "\n",
+                "PROCESS  NAME  THREADS   MEMORY  CPU TIME     RAN  OF A CPU\n",
+                "      3  na\u{FFFD}e        2  1.5 MiB    1.6 us  1.5 us   150.0 %\n",
+                "      4  na\u{FFFD}e        1  4.0 KiB    7.1 us  100 ns    10.0 %\n",
+                "      2  na\u{FFFD}e        1  1.0 MiB      0 ns    0 ns     0.0 %\n",
+                "      1  na\u{FFFD}e        1  8.0 KiB      0 ns    0 ns     0.0 %\n",
+            )
+        );
+    }
+
+    #[test]
+    fn top_of_many_processes_says_how_many_it_does_not_show() {
+        let moment = (Vec::new(), Vec::new());
+        let processes: Vec<_> = (1..=20).map(|id| process(id, id, 1)).collect();
+        let text = top_processes(&moment, &moment, &processes);
+        assert!(text.ends_with("and 5 more\n"), "{text}");
+        assert!(text.contains("     20  na"), "{text}");
+        assert!(!text.contains("\n      5  na"), "{text}");
     }
 
     #[test]

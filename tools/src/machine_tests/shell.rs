@@ -37,6 +37,12 @@ const SCRIPT: [(&str, Check); 18] = [
         all_of(a, &["init", "console", "names", "shell"])
     }),
     ("top 50", |a, _| all_of(a, &["BUSY", "OF A CPU"])),
+    ("top -p 50", |a, _| {
+        all_of(
+            a,
+            &["MEMORY", "OF A CPU", "init", "console", "shell", "KiB"],
+        )
+    }),
     ("trace 20", |a, _| {
         all_of(a, &["switch ", "interrupt", "lost"])
     }),

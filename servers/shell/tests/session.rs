@@ -387,10 +387,8 @@ fn very_long_line_does_no_harm() {
 #[test]
 fn top_and_trace_look_for_as_long_as_they_are_told() {
     let top = answer("top -p 30");
-    assert!(
-        top.contains("      3  na\u{FFFD}mes        2  1.5 MiB    4.5 us    0 ns     0.0 %\n"),
-        "{top}"
-    );
+    let row = "      3  na\u{FFFD}mes        2  1.5 MiB    4.5 us  0 ns         -\n";
+    assert!(top.contains(row), "{top}");
     let world = session([&b"top 250\ntrace\n"[..]]);
     assert_eq!(world.paused, Duration::from_millis(260));
     let text = world.output;

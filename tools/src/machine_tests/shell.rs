@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_mins(3);
 type Check = fn(&[String], u32) -> Option<String>;
 
 /// Each command, and what its answer must be.
-const SCRIPT: [(&str, Check); 18] = [
+const SCRIPT: [(&str, Check); 19] = [
     ("help", |a, _| {
         all_of(
             a,

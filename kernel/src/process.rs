@@ -4,6 +4,7 @@
 //! work of whoever takes the last thread out of its list: handles are closed, the space is given up, watchers are told. The
 //! object itself stays as long as somebody has a handle to it, so that its fate can be asked.
 
+mod doomed;
 mod end;
 
 use core::ptr;
@@ -17,9 +18,12 @@ use crate::ipc::{Listeners, Notification};
 use crate::landing;
 use crate::memory::account::Account;
 use crate::memory::space::{Mode, Space, max_ipc_areas};
-use crate::object::{AnyObject, Capability, HandleTable, Object, Ref, Slab};
+use crate::object::{AnyObject, Capability, HandleTable, Object, Ref, Slab, Waking};
 use crate::sync::{Mutex, level};
 use crate::thread::Thread;
+pub(crate) use doomed::Doomed;
+#[cfg(target_os = "none")]
+pub(crate) use doomed::{has_orphans, settle, work_off_a_piece};
 pub use end::Ending;
 
 /// Handles that a process may have.
@@ -85,13 +89,15 @@ pub struct Process {
     handles: AtomicU32,
     /// Slots of the table that its destruction has emptied.
     closed_until: u32,
+    /// Those who waited for what the last one of them kept open.
+    waking: Option<Waking>,
     /// The ports that it may use, from the first time that some were enabled.
     ports: ProcessPorts,
     /// Who listens to the reports of its threads.
     pub(crate) listeners: Listeners,
-    /// The next one that is to be ended by who comes to it.
+    /// The next one that the same thread is to end.
     next_to_end: AtomicPtr<Process>,
-    /// It is in that list. Under the list's lock.
+    /// It is in such a list.
     is_doomed: AtomicBool,
 }
 
@@ -114,7 +120,9 @@ struct Inner {
     next_area: u32,
     free_areas: [u32; FREE_AREAS],
     free_area_count: usize,
-    /// Its end was worked off.
+    /// Somebody works off the last of its end.
+    is_finishing: bool,
+    /// That is done.
     finished: bool,
 }
 
@@ -169,10 +177,12 @@ impl Process {
                 next_area: 0,
                 free_areas: [0; FREE_AREAS],
                 free_area_count: 0,
+                is_finishing: false,
                 finished: false,
             }),
             handles: AtomicU32::new(0),
             closed_until: 0,
+            waking: None,
             ports: ProcessPorts::new(),
             listeners: Listeners::none(),
             next_to_end: AtomicPtr::new(ptr::null_mut()),
@@ -226,19 +236,35 @@ impl Process {
     /// # Errors
     /// Gives the capability back with [`Error::Ended`], [`Error::QuotaExceeded`] or [`Error::NoMemory`].
     pub fn grant(&self, capability: Capability) -> Result<Handle, (Error, Capability)> {
-        // Under the process's lock, so that nothing is put into a table that has been emptied for good.
-        let mut inner = self.inner.lock();
-        if inner.state != ProcessState::Alive {
-            return Err((Error::Ended, capability));
-        }
         let own = match capability.object() {
-            AnyObject::Process(process) => ptr::eq(&raw const **process, self),
-            AnyObject::Thread(thread) => ptr::eq(&raw const **thread.process(), self),
-            _ => false,
+            AnyObject::Process(process) => Some(process),
+            AnyObject::Thread(thread) => Some(thread.process()),
+            _ => None,
         };
-        let handle = self.table.lock().insert(capability)?;
-        if own && !inner.started {
-            inner.own_handles += 1;
+        let own = own
+            .filter(|process| ptr::eq(&raw const ***process, self))
+            .cloned();
+        let (handle, unreachable) = {
+            // Under the process's lock, so that nothing is put into a table that has been emptied for good.
+            let mut inner = self.inner.lock();
+            if inner.state != ProcessState::Alive {
+                return Err((Error::Ended, capability));
+            }
+            let handle = self.table.lock().insert(capability)?;
+            let counts = own.is_some() && !inner.started;
+            if counts {
+                inner.own_handles += 1;
+            }
+            // The last handle outside may have been closed while this one was on its way in, and so was not its own yet.
+            (
+                handle,
+                counts && self.handles.load(Ordering::Acquire) == inner.own_handles,
+            )
+        };
+        if let Some(process) = own
+            && unreachable
+        {
+            doomed::later(process);
         }
         Ok(handle)
     }
@@ -249,18 +275,15 @@ impl Process {
     }
 
     /// A handle to it, or to a thread of it, is gone. If none of its threads was started, and all handles that are left are in its own
-    /// table, nobody can ever reach it: it ends.
+    /// table, if any is, nobody can ever reach it: it ends.
     pub(crate) fn handle_removed(process: &Ref<Process>) {
         let left = process.handles.fetch_sub(1, Ordering::AcqRel) - 1;
         let unreachable = {
             let inner = process.inner.lock();
-            left == inner.own_handles
-                && left != 0
-                && !inner.started
-                && inner.state == ProcessState::Alive
+            left == inner.own_handles && !inner.started && inner.state == ProcessState::Alive
         };
         if unreachable {
-            end::later(process.clone());
+            doomed::later(process.clone());
         }
     }
 
@@ -389,7 +412,7 @@ impl Process {
         if let Some((reference, last)) = process.take_out(thread) {
             drop(reference);
             if last {
-                end::later(process.clone());
+                doomed::later(process.clone());
             }
         }
     }

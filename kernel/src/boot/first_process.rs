@@ -79,6 +79,8 @@ pub(super) fn start(
         Priority::HIGHEST,
         Mode::Long,
     )?;
+    // Until it is started it is in our hands: one that only its own handles name would end.
+    let ours = Capability::new(AnyObject::Process(process.clone()), Rights::NONE, Badge(0));
     let space = process.space()?;
     for segment in image.segments() {
         let memory = MemoryObject::create(segment.bytes, Some(process.account().clone()))?;
@@ -113,6 +115,7 @@ pub(super) fn start(
     FIRST.store(process.id(), Ordering::Relaxed);
     machine::set_first_user_ns(arch::time::now_ns());
     schedule::start(&thread)?;
+    drop(ours);
     Ok(())
 }
 

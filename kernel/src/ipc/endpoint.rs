@@ -189,19 +189,14 @@ impl Endpoint {
 
     /// A handle with the right to receive is gone. The last one's end is an error for all who wait.
     pub(crate) fn receiver_removed(&self) {
-        if self.receivers.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.receiver_leaves() {
             self.wake_all();
         }
     }
 
-    /// The same where others may have the CPU in between, as any number may wait. The caller has no lock, and counts this endpoint.
-    pub(crate) fn receiver_leaves(&self) {
-        if self.receivers.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // From now on nobody comes.
-            while self.wake_some() {
-                schedule::preemption_point();
-            }
-        }
+    /// The same for one who wakes those who wait by himself, if this was the last: true. From then on nobody comes.
+    pub(crate) fn receiver_leaves(&self) -> bool {
+        self.receivers.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// Sends the message in `current`'s registers, and waits for an answer if `wants_reply`.
@@ -534,7 +529,7 @@ impl Endpoint {
     }
 
     /// Tells a few of those who wait that nobody is there any more; true if there may be others.
-    fn wake_some(&self) -> bool {
+    pub(crate) fn wake_some(&self) -> bool {
         for _ in 0..WOKEN_AT_ONCE {
             let mut queues = self.lock();
             let Some(thread) = queues

@@ -2,6 +2,11 @@
 //!
 //! A signal never blocks and is never lost: bits that nobody waits for stay set. A notification can be bound to one
 //! thread, whose `recv` then waits for messages and for the bits at once.
+//!
+//! Who waits does so by a handle. When the last one is closed, by another thread of the same process, nobody can wait any more, and who does
+//! is told. That is so whoever else refers to it: an interrupt or the end of a process may still signal it, to the thread that it is bound to.
+
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::{Deadline, Error};
 
@@ -16,12 +21,14 @@ use crate::thread::{Thread, ThreadPtr, WOKEN_AT_ONCE};
 /// A notification.
 pub struct Notification {
     state: Mutex<{ level::NOTIFICATION }, State>,
+    /// Handles to it, in all processes.
+    handles: AtomicU32,
 }
 
 /// What the lock protects.
 pub(super) struct State {
     bits: u64,
-    /// The last reference is gone.
+    /// The last handle is gone.
     closed: bool,
     waiters: sched::WaitQueue<ThreadPtr>,
     bound: Option<ThreadPtr>,
@@ -82,7 +89,8 @@ impl Object for Notification {
     }
 
     fn last_reference(&self) {
-        self.state.lock().closed = true;
+        // Its last handle's end has told them already, but of one that never had any.
+        self.close();
         while self.wake_some() {}
     }
 }
@@ -97,10 +105,37 @@ impl Notification {
                 waiters: sched::WaitQueue::new(),
                 bound: None,
             }),
+            handles: AtomicU32::new(0),
         }
     }
 
-    /// Tells a few of those who wait that nobody can signal any more; true if there may be others.
+    /// A handle to it was made.
+    pub(crate) fn handle_added(&self) {
+        self.handles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A handle to it is gone. The last one's end is an error for all who wait.
+    pub(crate) fn handle_removed(&self) {
+        if self.handle_leaves() {
+            while self.wake_some() {}
+        }
+    }
+
+    /// The same for one who [wakes](Self::wake_some) those who wait by himself, if this was the last: true. From then on nobody comes.
+    pub(crate) fn handle_leaves(&self) -> bool {
+        let was_last = self.handles.fetch_sub(1, Ordering::AcqRel) == 1;
+        if was_last {
+            self.close();
+        }
+        was_last
+    }
+
+    /// Lets nobody begin to wait.
+    fn close(&self) {
+        self.state.lock().closed = true;
+    }
+
+    /// Tells a few of those who wait that it is closed; true if there may be others.
     pub(crate) fn wake_some(&self) -> bool {
         for _ in 0..WOKEN_AT_ONCE {
             let mut state = self.state.lock();

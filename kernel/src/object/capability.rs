@@ -81,7 +81,8 @@ impl Object {
 /// An object with the rights and the badge of one handle to it.
 ///
 /// While it exists, an endpoint counts the handles with the right to receive: when the last is gone, callers get an error
-/// and don't hang. Threads and processes count all of their handles: what was never started and can't be named any more ends.
+/// and don't hang. Notifications count all of their handles in the same way, for those who wait. Threads and processes do so as well: what was
+/// never started and can't be named any more ends.
 pub struct Capability {
     object: Object,
     rights: Rights,
@@ -95,6 +96,7 @@ impl Capability {
             Object::Endpoint(endpoint) if rights.contains(Rights::RECEIVE) => {
                 endpoint.receiver_added();
             }
+            Object::Notification(notification) => notification.handle_added(),
             Object::Thread(thread) => thread.handle_added(),
             Object::Process(process) => process.handle_added(),
             _ => {}
@@ -156,25 +158,51 @@ impl Capability {
     }
 }
 
+/// Those who wait for something that can't come any more, as a handle was given up: any number of threads.
+pub(crate) enum Waking {
+    /// For an endpoint that nobody receives at.
+    Endpoint(Ref<Endpoint>),
+    /// For a notification that nobody has a handle to.
+    Notification(Ref<Notification>),
+}
+
+impl Waking {
+    /// Tells a few of them; true if there may be others.
+    pub(crate) fn wake_some(&self) -> bool {
+        match self {
+            Waking::Endpoint(endpoint) => endpoint.wake_some(),
+            Waking::Notification(notification) => notification.wake_some(),
+        }
+    }
+}
+
 impl Capability {
-    /// Gives it up where others may have the CPU in between: any number of threads may wait for what ends with it, and are woken a few at a time.
+    /// Gives it up, but for the waking of those who waited for what ends with it. No lock may be held.
+    pub(crate) fn give_up(mut self) -> Option<Waking> {
+        let is_receiver = self.rights.contains(Rights::RECEIVE);
+        // What its drop would do for these is done here.
+        match core::mem::replace(&mut self.object, Object::Log) {
+            Object::Endpoint(endpoint) if is_receiver => endpoint
+                .receiver_leaves()
+                .then_some(Waking::Endpoint(endpoint)),
+            Object::Notification(notification) => notification
+                .handle_leaves()
+                .then_some(Waking::Notification(notification)),
+            other => {
+                self.object = other;
+                None
+            }
+        }
+    }
+
+    /// Gives it up where others may have the CPU in between: those who waited are woken a few at a time.
     ///
     /// The caller has no lock, and holds counted references only.
-    pub(crate) fn end(mut self) {
-        match &self.object {
-            Object::Endpoint(endpoint) if self.rights.contains(Rights::RECEIVE) => {
-                // What its drop would do is done here.
-                self.rights = self.rights - Rights::RECEIVE;
-                endpoint.receiver_leaves();
+    pub(crate) fn end(self) {
+        if let Some(waking) = self.give_up() {
+            while waking.wake_some() {
+                schedule::preemption_point();
             }
-            // Nobody has a handle any more. Somebody may still take a reference, who has looked a handle up just before: those who wait are none
-            // of his.
-            Object::Notification(notification) => {
-                while notification.is_only_reference() && notification.wake_some() {
-                    schedule::preemption_point();
-                }
-            }
-            _ => {}
         }
     }
 }
@@ -185,6 +213,7 @@ impl Drop for Capability {
             Object::Endpoint(endpoint) if self.rights.contains(Rights::RECEIVE) => {
                 endpoint.receiver_removed();
             }
+            Object::Notification(notification) => notification.handle_removed(),
             Object::Reply(target) => target.dropped(),
             Object::Thread(thread) => thread.handle_removed(),
             Object::Process(process) => Process::handle_removed(process),

@@ -7,6 +7,7 @@ mod slab;
 pub(crate) mod table;
 mod walk;
 
+pub(crate) use capability::Waking;
 pub use capability::{Capability, Object as AnyObject};
 pub use quiescent::Section;
 pub use reference::{Borrowed, Ref, Vacant, stamp_of};

@@ -93,15 +93,6 @@ impl<T: Object> Ref<T> {
         unsafe { self.slot.as_ref().value.get() as *const T }
     }
 
-    /// Whether nobody else counts. Somebody who has [borrowed](Borrowed) the object may do so right after.
-    pub(crate) fn is_only_reference(&self) -> bool {
-        // SAFETY: as we count, the slot is valid.
-        unsafe { self.slot.as_ref() }
-            .references
-            .load(Ordering::Acquire)
-            == 1
-    }
-
     /// Gives up this reference without counting it down; [`from_raw`](Self::from_raw) takes it up again.
     pub fn into_raw(self) -> *const T {
         let pointer = self.as_ptr();

@@ -1,7 +1,8 @@
 //! The end of a process: its threads are told, and when the last is gone, or none ever began, what the process held is given up.
 //!
-//! All of it is done in pieces, with preemption points between, as there may be thousands of threads and handles. Whoever does it
-//! holds the process by a counted reference and no lock.
+//! All of it is done in pieces ([`End`]), with preemption points between, as there may be thousands of threads and handles, and any number of threads
+//! that wait for what one handle keeps open. Whoever does it holds the process by a counted reference and no lock. That is who kills
+//! it, its last thread, or, if it never ran, who gave up the last way to it ([`doomed`](super::doomed)).
 
 use core::ptr;
 use core::sync::atomic::Ordering;
@@ -10,89 +11,17 @@ use abi::UserContext;
 use abi::info::{ProcessState, ThreadEnd};
 
 use super::{MAX_WATCHERS, Process};
-use crate::object::Ref;
+use crate::memory::space::Space;
+use crate::object::{Ref, Waking};
 use crate::schedule;
-use crate::sync::{Mutex, level};
 use crate::thread::{Thread, ThreadPtr, ask};
 
-/// Handles that one piece of a process's destruction closes.
+/// Handles that one piece of a process's end closes.
 const HANDLES_A_PIECE: usize = 32;
 /// Slots that are looked at for them.
 const LOOKS_A_PIECE: u32 = 256;
 /// Threads that are told of their process's end between two preemption points.
 const ENDED_AT_ONCE: usize = 32;
-
-/// Processes that are to be ended, by whoever has begun with it. The end of one may close the last handle to another, and so
-/// on: a row of them must not be worked off one inside the other, as a kernel stack is short.
-struct Doomed {
-    /// Linked through `next_to_end`; each has a counted reference here.
-    first: *mut Process,
-    /// Somebody is at it, and goes on until there is none.
-    is_worked_off: bool,
-}
-
-// SAFETY: the pointers are counted references; the lock hands them on.
-unsafe impl Send for Doomed {}
-
-static DOOMED: Mutex<{ level::DOOMED }, Doomed> = Mutex::new(Doomed {
-    first: ptr::null_mut(),
-    is_worked_off: false,
-});
-
-/// Ends a process that nobody can reach, or whose last thread ended before it was started: now, or when who is at such work
-/// comes to it. No lock may be held.
-pub(super) fn later(process: Ref<Process>) {
-    {
-        let mut doomed = DOOMED.lock();
-        if process.is_doomed.swap(true, Ordering::Relaxed) {
-            // It is in the list: somebody had a reference to it still, made something of it, and gave that up. Whoever ends it ends that as well.
-            drop(doomed);
-            return;
-        }
-        process.next_to_end.store(doomed.first, Ordering::Relaxed);
-        doomed.first = process.into_raw().cast_mut();
-        if core::mem::replace(&mut doomed.is_worked_off, true) {
-            return;
-        }
-    }
-    loop {
-        let process = {
-            let mut doomed = DOOMED.lock();
-            let first = doomed.first;
-            if first.is_null() {
-                doomed.is_worked_off = false;
-                return;
-            }
-            // SAFETY: the list's reference, which is taken up once: the process is out of the list now.
-            let process = unsafe { Ref::from_raw(first) };
-            doomed.first = process.next_to_end.load(Ordering::Relaxed);
-            process.is_doomed.store(false, Ordering::Relaxed);
-            process
-        };
-        process.end(Ending::Kill(0));
-        if process.inner.lock().threads == 0 {
-            process.finish();
-        }
-    }
-}
-
-/// As if somebody were at it, or no more. Says how many are in the list, as far as a hundred.
-#[cfg(test)]
-pub(super) fn set_worked_off(on: bool) -> usize {
-    let mut doomed = DOOMED.lock();
-    doomed.is_worked_off = on;
-    let mut next = doomed.first;
-    let mut count = 0;
-    // SAFETY: the list's references, under its lock.
-    while let Some(process) = unsafe { next.as_ref() } {
-        next = process.next_to_end.load(Ordering::Relaxed);
-        count += 1;
-        if count == 100 {
-            break;
-        }
-    }
-    count
-}
 
 /// How a process ends.
 #[derive(Clone, Copy)]
@@ -106,32 +35,34 @@ pub enum Ending<'a> {
 }
 
 impl Process {
-    /// Begins the process's end: all threads are told, unstarted ones end at once. The first ending counts.
+    /// Ends the process: all threads are told, unstarted ones end at once. The first ending counts.
     pub fn end(&self, ending: Ending<'_>) {
-        let code = {
-            let mut inner = self.inner.lock();
-            if inner.state != ProcessState::Alive {
-                return;
-            }
-            (inner.state, inner.code) = match ending {
-                Ending::Exit(code) => (ProcessState::Exited, code),
-                Ending::Kill(code) => (ProcessState::Killed, code),
-                Ending::Fault(context) => {
-                    inner.context = *context;
-                    (ProcessState::Faulted, context.vector)
-                }
-            };
-            inner.to_end = inner.first;
-            inner.code
+        let Some(code) = self.begin_end(ending) else {
+            return;
         };
         // From here on no thread is added.
-        while self.end_some_threads(code) {
+        let mut end = End(Stage::Threads(code));
+        while end.piece(self) {
             schedule::preemption_point();
         }
-        let none_left = self.inner.lock().threads == 0;
-        if none_left {
-            self.finish();
+    }
+
+    /// Begins the process's end, if nobody has before. Gives the code of its threads.
+    fn begin_end(&self, ending: Ending<'_>) -> Option<u64> {
+        let mut inner = self.inner.lock();
+        if inner.state != ProcessState::Alive {
+            return None;
         }
+        (inner.state, inner.code) = match ending {
+            Ending::Exit(code) => (ProcessState::Exited, code),
+            Ending::Kill(code) => (ProcessState::Killed, code),
+            Ending::Fault(context) => {
+                inner.context = *context;
+                (ProcessState::Faulted, context.vector)
+            }
+        };
+        inner.to_end = inner.first;
+        Some(inner.code)
     }
 
     /// Ends the next few threads, from where the last call stopped; false if there are no more. For the one who ends the process.
@@ -149,7 +80,7 @@ impl Process {
             if thread.end_unstarted() {
                 drop(inner);
                 // It is still in the list, as only we take an unstarted one out.
-                drop(self.remove_thread(thread));
+                drop(self.take_out(thread));
             } else {
                 thread.marks().kill();
                 schedule::ask(ThreadPtr::new(thread), ask::LOOK);
@@ -182,34 +113,23 @@ impl Process {
 
     /// Works off the end of a process without threads: handles, space, watchers.
     pub(super) fn finish(&self) {
-        let (space, watchers) = {
-            let mut inner = self.inner.lock();
-            if core::mem::replace(&mut inner.finished, true) {
-                return;
-            }
-            (
-                inner.space.take(),
-                core::mem::replace(&mut inner.watchers, [const { None }; MAX_WATCHERS]),
-            )
-        };
-        let mut from = 0;
-        loop {
-            // Each is dropped when the table is open again, as its end may take other locks.
-            let mut looks = LOOKS_A_PIECE;
-            let capability = self.table.lock().remove_any(&mut from, &mut looks);
-            if capability.is_none() && looks > 0 {
-                break;
-            }
-            // A table may be large. Whoever works off the end holds the process by a counted reference and has no lock.
-            if let Some(capability) = capability {
-                capability.end();
-            }
+        let mut end = End(Stage::Threadless);
+        while end.piece(self) {
             schedule::preemption_point();
         }
+    }
+
+    /// The last of its end: it is over.
+    fn is_over(&self, space: Option<Ref<Space>>) {
         self.listeners.clear();
         crate::log_owner::process_ended(self.id);
         drop(space);
         self.account.close();
+        let watchers = {
+            let mut inner = self.inner.lock();
+            inner.finished = true;
+            core::mem::replace(&mut inner.watchers, [const { None }; MAX_WATCHERS])
+        };
         for (notification, bits) in watchers.into_iter().flatten() {
             notification.signal(bits);
         }
@@ -224,8 +144,15 @@ impl Process {
     }
 
     /// Gives up a piece of what a process held that nobody refers to any more; false if something is left.
+    ///
+    /// It has ended before, unless there was never a handle to it.
     pub(super) fn tear_down_a_piece(&mut self) -> bool {
-        // If it never ran, nobody has worked off its end yet.
+        if let Some(waking) = &self.waking {
+            if waking.wake_some() {
+                return false;
+            }
+            self.waking = None;
+        }
         for (notification, bits) in self
             .inner
             .get_mut()
@@ -240,10 +167,91 @@ impl Process {
         for _ in 0..HANDLES_A_PIECE {
             let table = self.table.get_mut();
             match table.remove_any(&mut self.closed_until, &mut looks) {
-                Some(capability) => drop(capability),
+                Some(capability) => {
+                    self.waking = capability.give_up();
+                    if self.waking.is_some() {
+                        return false;
+                    }
+                }
                 None => return looks > 0,
             }
         }
         false
+    }
+}
+
+/// How far somebody is with a process's end.
+pub(super) struct End(Stage);
+
+enum Stage {
+    /// Nobody can reach it, and nobody may have ended it.
+    Unreachable,
+    /// Its threads are told; they end with this code.
+    Threads(u64),
+    /// If it has no thread, and nobody else is at it, what it held is to be given up.
+    Threadless,
+    /// Its handles are closed, from this slot on.
+    Handles {
+        from: u32,
+        /// Those who waited for what the last one kept open.
+        waking: Option<Waking>,
+        space: Option<Ref<Space>>,
+    },
+    Over,
+}
+
+impl End {
+    /// The whole end of a process that nobody can reach.
+    pub(super) const fn of_unreachable() -> End {
+        End(Stage::Unreachable)
+    }
+
+    /// Does the next piece; false if there is none. No lock may be held. To be called with the same process each time.
+    pub(super) fn piece(&mut self, process: &Process) -> bool {
+        match &mut self.0 {
+            Stage::Unreachable => {
+                self.0 = process
+                    .begin_end(Ending::Kill(0))
+                    .map_or(Stage::Threadless, Stage::Threads);
+            }
+            Stage::Threads(code) => {
+                if !process.end_some_threads(*code) {
+                    self.0 = Stage::Threadless;
+                }
+            }
+            Stage::Threadless => {
+                let mut inner = process.inner.lock();
+                if inner.threads != 0 || core::mem::replace(&mut inner.is_finishing, true) {
+                    self.0 = Stage::Over;
+                } else {
+                    self.0 = Stage::Handles {
+                        from: 0,
+                        waking: None,
+                        space: inner.space.take(),
+                    };
+                }
+            }
+            Stage::Handles {
+                from,
+                waking,
+                space,
+            } => {
+                if waking.as_ref().is_some_and(Waking::wake_some) {
+                    return true;
+                }
+                *waking = None;
+                // A table may be large. Each is given up when the table is open again, as its end may take other locks.
+                let mut looks = LOOKS_A_PIECE;
+                let capability = process.table.lock().remove_any(from, &mut looks);
+                if let Some(capability) = capability {
+                    *waking = capability.give_up();
+                } else if looks > 0 {
+                    process.is_over(space.take());
+                    self.0 = Stage::Over;
+                }
+            }
+            Stage::Over => {}
+        }
+        !matches!(self.0, Stage::Over)
     }
 }

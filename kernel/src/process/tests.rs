@@ -4,9 +4,10 @@ use abi::info::{NAME_BYTES, ProcessState, ThreadState};
 use abi::{Badge, Deadline, Error, Rights, Tag, UserContext};
 
 use super::*;
-use crate::object::{AnyObject, Section, Step, Walk};
-use crate::thread::ask;
+use crate::object::{AnyObject, Section, Step, Walk, quiescent};
+use crate::schedule;
 use crate::thread::testing::*;
+use crate::thread::{WOKEN_AT_ONCE, ask};
 
 fn log() -> Capability {
     Capability::new(AnyObject::Log, Rights::ALL, Badge(77))
@@ -55,22 +56,49 @@ fn names_are_short_plain_text() {
 fn a_process_that_is_to_be_ended_twice_is_ended_once() {
     let (doomed, other, end) = (process("doomed"), process("other"), notification());
     doomed.watch(end.clone(), 1).unwrap();
-    // Somebody is at another one's end, which takes its time.
-    assert_eq!(end::set_worked_off(true), 0);
-    end::later(doomed.clone());
-    end::later(doomed.clone());
+    for process in [&doomed, &doomed, &other] {
+        doomed::later(process.clone());
+    }
+    // That is the work of whoever gave it up, on his way out.
     assert_eq!(state(&doomed).0, ProcessState::Alive as u32);
-    assert_eq!(end::set_worked_off(false), 1);
-    end::later(other.clone());
+    doomed::work_off();
     for ended in [&doomed, &other] {
         assert_eq!(state(ended), (ProcessState::Killed as u32, 0, 0));
     }
     assert_eq!(poll(&end), Ok(1));
     assert_eq!(poll(&end), Err(Error::TimedOut));
     // As late as that there is nothing more to do.
-    end::later(doomed.clone());
+    doomed::later(doomed.clone());
+    doomed::work_off();
     assert_eq!(poll(&end), Err(Error::TimedOut));
-    assert_eq!(end::set_worked_off(false), 0);
+    assert!(!doomed::work_off_a_piece());
+}
+
+#[test]
+fn what_one_has_given_up_is_ended_a_piece_at_a_time_beside_others() {
+    let (large, end) = (process("large"), notification());
+    large.watch(end.clone(), 1).unwrap();
+    let outside = all(AnyObject::Process(large.clone()));
+    for _ in 0..100 {
+        large.grant(log()).map_err(|(error, _)| error).unwrap();
+    }
+    drop(outside);
+    let mut pieces = 0;
+    while poll(&end).is_err() {
+        let before = large.info().handles;
+        assert!(doomed::work_off_a_piece(), "the end of a process is lost");
+        assert!(before - large.info().handles <= 1);
+        pieces += 1;
+        // Somebody else's comes in between, and is ended beside it.
+        if pieces == 50 {
+            let other = process("other");
+            let mut end = end::End::of_unreachable();
+            while end.piece(&other) {}
+            assert_eq!(state(&other), (ProcessState::Killed as u32, 0, 0));
+            assert_eq!(state(&large).0, ProcessState::Killed as u32);
+        }
+    }
+    assert!(pieces > 100);
 }
 
 #[test]
@@ -471,8 +499,86 @@ fn a_process_that_was_never_started_ends_when_only_its_own_handles_name_it_or_it
         }
         assert_eq!(state(&process).0, ProcessState::Alive as u32);
         drop(outside);
+        doomed::work_off();
         assert_eq!(state(&process).0, ProcessState::Killed as u32);
         drop(process);
+        settle(&account);
+    }
+}
+
+#[test]
+fn a_process_that_was_never_started_ends_with_the_last_handle_to_it() {
+    let (process, end) = (process("forgotten"), notification());
+    process.watch(end.clone(), 2).unwrap();
+    let (first, second) = (
+        all(AnyObject::Process(process.clone())),
+        all(AnyObject::Process(process.clone())),
+    );
+    drop(first);
+    doomed::work_off();
+    assert_eq!(state(&process).0, ProcessState::Alive as u32);
+    drop(second);
+    doomed::work_off();
+    // Somebody still refers to it, who looked it up before: he makes nothing of it any more.
+    assert_eq!(state(&process).0, ProcessState::Killed as u32);
+    assert_eq!(poll(&end), Ok(2));
+    let late = process.grant(log()).map_err(|(error, _)| error);
+    assert_eq!(late.err(), Some(Error::Ended));
+}
+
+#[test]
+fn a_handle_of_its_own_that_comes_as_the_last_one_outside_goes_keeps_no_process_alive() {
+    let process = process("overlapping");
+    let outside = all(AnyObject::Process(process.clone()));
+    // A grant has made the second handle; before it is in the table the first one is closed.
+    let own = outside.duplicate(Rights::ALL).unwrap();
+    drop(outside);
+    doomed::work_off();
+    assert_eq!(state(&process).0, ProcessState::Alive as u32);
+    process.grant(own).map_err(|(error, _)| error).unwrap();
+    doomed::work_off();
+    assert_eq!(state(&process).0, ProcessState::Killed as u32);
+}
+
+#[test]
+fn the_many_who_wait_for_what_a_forgotten_process_held_are_woken_a_few_at_a_time() {
+    for was_reachable in [false, true] {
+        let process = process("holder");
+        let account = process.account().clone();
+        let (endpoint, notification) = (endpoint(), notification());
+        let outside = was_reachable.then(|| all(AnyObject::Process(process.clone())));
+        given(&process, AnyObject::Endpoint(endpoint.clone()));
+        given(&process, AnyObject::Notification(notification.clone()));
+        let waiters: Vec<Program> = (0..100).map(|_| Program::alone("waiter")).collect();
+        for (number, waiter) in waiters.iter().enumerate() {
+            waiter.load(Tag::new(0), [0; 6]);
+            let went = match number % 2 {
+                0 => waiter.send(&endpoint, 0, Deadline::NEVER),
+                _ => waiter.wait(&notification, Deadline::NEVER),
+            };
+            assert_eq!(went, Ok(Went::Blocked));
+        }
+        drop((process, outside));
+        let mut woken = 0;
+        for _ in 0..10_000 {
+            schedule::longest_stretch();
+            doomed::work_off();
+            if !was_reachable {
+                // Each call does a piece.
+                quiescent::reclaim(1, &|_| {}, &mut |_| {});
+            }
+            let step = schedule::longest_stretch();
+            assert!(step <= WOKEN_AT_ONCE, "{step} are woken in one go");
+            woken += schedule::take_ready().len();
+            if woken == waiters.len() {
+                break;
+            }
+        }
+        assert_eq!(woken, waiters.len());
+        for waiter in waiters {
+            assert_eq!(waiter.resume(), Err(Error::PeerClosed));
+            waiter.leave();
+        }
         settle(&account);
     }
 }
@@ -484,6 +590,7 @@ fn a_started_process_goes_on_with_no_handles_but_its_own() {
     let outside = all(AnyObject::Process(process.clone()));
     thread.give(AnyObject::Process(process.clone()), Rights::ALL);
     drop(outside);
+    doomed::work_off();
     assert_eq!(state(&process).0, ProcessState::Alive as u32);
     thread.leave();
 }
@@ -511,7 +618,11 @@ fn a_long_row_of_processes_each_with_the_last_handle_to_the_next_ends_without_a_
     drop(first);
     // As much as a kernel stack has, or thereabouts: the host's checked code takes more.
     let small = std::thread::Builder::new().stack_size(128 * 1024);
-    let end = small.spawn(move || drop(outside)).unwrap();
+    let end = small.spawn(move || {
+        drop(outside);
+        doomed::work_off();
+    });
+    let end = end.unwrap();
     end.join().unwrap();
     for account in &accounts {
         settle(account);

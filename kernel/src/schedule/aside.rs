@@ -168,7 +168,7 @@ pub(super) fn take_over_budget(cpu: &Cpu, thread: ThreadPtr) {
 #[cold]
 pub(super) fn come(cpu: &Cpu, thread: &Thread, now: u64) {
     let marks = thread.marks();
-    if marks.is_killed() || marks.is_suspended() || marks.is_misplaced() {
+    if marks.is_killed() || marks.is_suspended() || marks.is_misplaced() || marks.is_owing() {
         cpu.block().request(Pending::THREAD);
     }
     if marks.is_budgeted() {

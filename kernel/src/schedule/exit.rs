@@ -1,6 +1,6 @@
 //! What is due on the way out of the kernel.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::info::ThreadState;
 use arch::cpu::Pending;
@@ -13,13 +13,17 @@ use super::wake::{drain_inbox, nudge};
 use crate::cpu::{self, Cpu};
 use crate::log_owner;
 use crate::object::quiescent;
+use crate::process;
 use crate::sync;
+use crate::thread::{Thread, ThreadPtr};
 use crate::trap;
 
 /// Retired objects (or pieces) that one way out destroys.
 const RECLAIM_BUDGET: usize = 2;
 /// From so many retired objects on, CPUs that hold their end up are interrupted.
 const NUDGE_FROM: usize = 32;
+/// After so many tries in vain they are, however few objects wait.
+const PATIENCE: u32 = 64;
 
 /// Does all that is asked of this CPU, then declares a quiescent point. The last thing before user mode.
 pub fn exit_work() {
@@ -67,6 +71,17 @@ pub fn exit_work() {
     }
 }
 
+/// The running thread; `None` on a CPU that is idle.
+pub fn current() -> Option<&'static Thread> {
+    cpu::this().current().map(ThreadPtr::get)
+}
+
+/// The running thread is to end processes on its way out of the kernel.
+pub fn owe(thread: &Thread) {
+    thread.marks().owe(true);
+    cpu::this().block().request(Pending::THREAD);
+}
+
 /// Whether the next entry from user mode begins at the top of the current thread's stack.
 fn entry_stack_is_the_threads_own() -> bool {
     let cpu = cpu::this();
@@ -87,11 +102,15 @@ fn attend_thread() -> bool {
     let Some(current) = cpu::this().current() else {
         return true;
     };
+    let before = current.get().switches.get();
+    if current.get().marks().is_owing() {
+        // Also if it is killed or suspended: nobody else would do it.
+        process::settle(current.get());
+    }
     trap::deliver_debug_trap(current.get());
     if current.get().marks().is_killed() {
         leave_thread();
     }
-    let before = current.get().switches.get();
     at_border(step_aside_if_due);
     current.get().switches.get() == before
 }
@@ -152,7 +171,8 @@ fn wake_an_idle_cpu() -> bool {
 /// Destroys retired objects whose time has come, a bounded number. Returns whether there is more to do at once.
 pub(super) fn reclaim() -> bool {
     let this = cpu::this().index();
-    let nudging = quiescent::pending() >= NUDGE_FROM;
+    let many = quiescent::pending() >= NUDGE_FROM;
+    let mut nudging = None;
     quiescent::reclaim(
         RECLAIM_BUDGET,
         &|visit| cpu::all().for_each(|cpu| visit(cpu.index() as usize, &cpu.seen)),
@@ -164,11 +184,21 @@ pub(super) fn reclaim() -> bool {
             cpu::by_index(straggler as u32)
                 .block()
                 .request_from_afar(Pending::PASS);
-            if nudging {
+            if *nudging.get_or_insert_with(|| many || is_patience_over()) {
                 nudge(straggler as u32);
             }
         },
     )
+}
+
+/// Counts the tries that came to nothing, as some CPU stays in user mode. Few objects can wait for that, but not for ever: whoever waits for what they
+/// have may look for it again and again, with no CPU idle.
+fn is_patience_over() -> bool {
+    static TRIES: AtomicU32 = AtomicU32::new(0);
+    // One that is lost by a race is one more.
+    let tries = TRIES.load(Ordering::Relaxed).wrapping_add(1);
+    TRIES.store(tries, Ordering::Relaxed);
+    tries.is_multiple_of(PATIENCE)
 }
 
 /// Ends the running thread.
@@ -191,7 +221,10 @@ pub fn leave_thread() -> ! {
     unsafe { arch::fpu::forget_current() };
     // The list's reference may be the last; the thread's memory then stays until this CPU has left it.
     thread.set_state(ThreadState::Ended);
-    drop(process.remove_thread(thread));
+    let reference = process.remove_thread(thread);
+    // What it has given up, or its process just now. The process's list has let go of it, but we not yet: others may run in between.
+    process::settle(thread);
+    drop(reference);
     // Again, as the end of a process may have been preempted and the thread been ready meanwhile.
     thread.set_state(ThreadState::Ended);
     abandon()

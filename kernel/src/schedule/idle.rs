@@ -16,6 +16,7 @@ use crate::cpu::{self, Cpu};
 use crate::log_owner;
 use crate::memory::zeroed;
 use crate::object::quiescent;
+use crate::process;
 
 /// Runs this CPU's threads for ever. The caller is the CPU's idle thread.
 pub fn run_idle() -> ! {
@@ -30,7 +31,8 @@ pub fn run_idle() -> ! {
         expire(cpu);
         // Before a thread comes, which may run for ever: the timer has come for one deadline, and the next is to be kept as well.
         arm_for_deadline(cpu);
-        let more = quiescent::pending() != 0 && reclaim();
+        let more = (quiescent::pending() != 0 && reclaim())
+            | (process::has_orphans() && process::work_off_a_piece());
         // SAFETY: this is the CPU; the borrow ends with the statement.
         if let Some(next) = unsafe { cpu.run_queue() }.pop_highest() {
             switch_from_idle(cpu, next);

@@ -31,7 +31,7 @@ pub use clock::{open_gates_at, retime, timer_interrupt};
 #[cfg(target_os = "none")]
 pub use doze::{doze, doze_for};
 #[cfg(target_os = "none")]
-pub use exit::{exit_work, leave_thread, preemption_point};
+pub use exit::{current, exit_work, leave_thread, owe, preemption_point};
 #[cfg(target_os = "none")]
 pub use idle::run_idle;
 #[cfg(target_os = "none")]
@@ -45,7 +45,8 @@ pub use wake::{RESCHEDULE_VECTOR, SERVE_VECTOR, ask, look_again, make_ready, nud
 mod hosted;
 #[cfg(not(target_os = "none"))]
 pub use hosted::{
-    ask, compare_running, is_running, look_again, make_ready, preemption_point, reconsider,
+    ask, compare_running, current, is_running, look_again, make_ready, owe, preemption_point,
+    reconsider,
 };
 #[cfg(test)]
 pub use hosted::{longest_stretch, take_ready};

@@ -198,7 +198,7 @@ impl Caller {
                 Ok(())
             }
             Err((error, refused)) => {
-                drop(refused);
+                refused.end();
                 Err(error)
             }
         }

@@ -77,7 +77,7 @@ pub(super) fn grant(caller: Caller, section: &mut Section) -> Result<(), Error> 
             Ok(())
         }
         Err((error, refused)) => {
-            drop(refused);
+            refused.end();
             Err(error)
         }
     }

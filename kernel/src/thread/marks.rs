@@ -21,6 +21,8 @@ const BUDGETED: u32 = 1 << 4;
 const TRACED: u32 = 1 << 5;
 /// Its effective priority is above its own, so it takes the long ways. Its home's.
 const RAISED: u32 = 1 << 6;
+/// It is to end processes that it has given up the last way to. Its own.
+const OWING: u32 = 1 << 7;
 const ERROR_SHIFT: u32 = 16;
 const ERROR: u32 = u32::MAX << ERROR_SHIFT;
 
@@ -108,6 +110,19 @@ impl Marks<'_> {
     /// Whether its effective priority may be above its own.
     pub(crate) fn is_raised(self) -> bool {
         self.has(RAISED)
+    }
+
+    /// It is to end processes before it goes back, or has done so. For the running thread itself.
+    pub(crate) fn owe(self, on: bool) {
+        if self.has(OWING) != on {
+            self.set(OWING, on);
+        }
+    }
+
+    /// Whether it is to do that.
+    #[cfg(target_os = "none")]
+    pub(crate) fn is_owing(self) -> bool {
+        self.has(OWING)
     }
 
     /// Whether there is anything but that its priority is raised.

@@ -45,7 +45,7 @@ use crate::ipc::{Listeners, Notification, Wait, WaitOn};
 use crate::memory::account::Resource;
 use crate::memory::space::Space;
 use crate::object::{Object, Ref, Slab};
-use crate::process::Process;
+use crate::process::{Doomed, Process};
 use crate::schedule;
 
 /// What is asked of a thread's home. Bits of [`Thread::asked`].
@@ -150,6 +150,8 @@ pub struct Thread {
     pub(crate) switches: Counter,
     /// How often it changed its home. Its home's.
     pub(crate) migrations: Counter,
+    /// Processes that it is to end on its way out of the kernel. Its own.
+    pub(crate) doomed: Doomed,
     /// The notification that its `recv` also waits for. Its own.
     bound: UnsafeCell<Option<Ref<Notification>>>,
     /// Neighbours in its process's list, under the process's lock.
@@ -189,6 +191,7 @@ impl Object for Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
+        debug_assert!(self.doomed.is_empty(), "it has ended what it was to end");
         if let Some((space, number)) = &self.space {
             // SAFETY: nobody can reach the thread any more, so the kernel does not use its area. It fails only if the space is
             // being torn down, which frees the area as well.
@@ -251,6 +254,7 @@ impl Thread {
             run_time: Lasting::new(),
             switches: Counter::new(),
             migrations: Counter::new(),
+            doomed: Doomed::none(),
             bound: UnsafeCell::new(None),
             next: AtomicPtr::new(core::ptr::null_mut()),
             previous: AtomicPtr::new(core::ptr::null_mut()),

@@ -233,7 +233,7 @@ fn many_who_wait_for_what_is_closed_are_woken_a_few_at_a_time() {
     ];
     for by_end in [false, true] {
         for (name, wait) in waits {
-            let owner = Program::alone("owner");
+            let (owner, bound) = (Program::alone("owner"), Program::alone("bound"));
             let process = process("many");
             let (endpoint, notification) = (endpoint(), notification());
             let handles = [
@@ -245,8 +245,8 @@ fn many_who_wait_for_what_is_closed_are_woken_a_few_at_a_time() {
                 let went = wait(waiter, &endpoint, &notification);
                 assert_eq!(went, Ok(Went::Blocked), "{name}");
             }
-            // Nobody else counts it.
-            drop(notification);
+            // Who refers to it otherwise keeps nobody waiting.
+            assert_eq!(bound.bind(&notification), Ok(()), "{name}");
             longest_stretch();
             if by_end {
                 owner.leave();
@@ -259,6 +259,7 @@ fn many_who_wait_for_what_is_closed_are_woken_a_few_at_a_time() {
             for waiter in &waiters {
                 assert_eq!(waiter.resume(), Err(Error::PeerClosed), "{name}");
             }
+            bound.leave();
         }
     }
 }

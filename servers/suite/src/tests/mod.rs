@@ -13,6 +13,7 @@ mod direct;
 mod direct_waits;
 mod exhaustion;
 mod faults;
+mod forgotten;
 mod fpu;
 mod fpu_cost;
 mod grinder;
@@ -82,6 +83,7 @@ pub const ALL: &[&[Test]] = &[
     direct_waits::TESTS,
     notifications::TESTS,
     processes::TESTS,
+    forgotten::TESTS,
     quotas::TESTS,
     exhaustion::TESTS,
     pagers::TESTS,

@@ -1,0 +1,104 @@
+//! Processes that end because nobody can reach them: by whom, beside whom, and that it is certain.
+
+use abi::info::ThreadState;
+use abi::{CpuSet, Error, Rights};
+use alloc::vec::Vec;
+use rt::{AsHandle, Badge, Endpoint, Message, Notification, Process, thread};
+
+use super::priorities::priority;
+use super::probe::{PATIENCE, soon, until};
+use super::tests;
+use crate::bare::{self, Bare};
+use crate::clock::since;
+use crate::verdict::Verdict;
+use crate::world::World;
+use crate::{check, code, must, same};
+
+tests! {
+    who_gives_up_a_process_ends_it_and_holds_up_nobody_elses: 40,
+    a_forgotten_process_is_taken_away_though_no_other_cpu_enters_the_kernel: 40,
+}
+
+/// More handles than are closed between two preemption points.
+const HANDLES: u32 = 100;
+/// Who gives up the first process, and who comes in between.
+const LOW: u64 = 3;
+const HIGH: u64 = 20;
+
+/// A process without threads, with a handle that is closed first and others after it, and what its end signals.
+fn forgotten(first: &impl AsHandle, rights: Rights) -> rt::Result<(Process, Notification)> {
+    let (process, ended) = (Process::create("forgotten")?, Notification::create()?);
+    process.grant(first, rights)?;
+    for _ in 0..HANDLES {
+        process.grant(&ended, Rights::SIGNAL)?;
+    }
+    process.watch(&ended, 1)?;
+    Ok((process, ended))
+}
+
+fn who_gives_up_a_process_ends_it_and_holds_up_nobody_elses(world: &'static World) -> Verdict {
+    let cpu = world.cpus - 1;
+    let endpoint = must!(Endpoint::create());
+    let (large, ended) = must!(forgotten(&endpoint, Rights::RECEIVE));
+    let first_ended = must!(ended.duplicate(Rights::WAIT));
+    // From now on the first process has the only handle to receive. Who waits there is woken as the process's end begins, and has the CPU.
+    let sender = must!(endpoint.mint(Badge(1), Rights::SEND));
+    drop(endpoint);
+    let builder = thread::Builder::new().cpu(cpu).priority(priority(HIGH));
+    let between = must!(builder.spawn(move || -> Verdict {
+        let called = sender.call(Message::new(1), 0, soon());
+        same!(called.map(drop), Err(Error::PeerClosed));
+        same!(first_ended.poll(), Ok(0));
+        // Another process is given up while that end is under way, by one that can't wait for it.
+        let (small, ended) = must!(forgotten(&must!(Notification::create()), Rights::SIGNAL));
+        drop(small);
+        same!(ended.poll(), Ok(1));
+        same!(first_ended.poll(), Ok(0));
+        Ok(())
+    }));
+    until("waiting for the first process", || {
+        Ok(between.thread().info()?.state == ThreadState::Sending as u32)
+    })?;
+    let builder = thread::Builder::new().cpu(cpu).priority(priority(LOW));
+    let closer = must!(builder.spawn(move || drop(large)));
+    must!(between.join(soon()))?;
+    same!(ended.wait(soon()), Ok(1));
+    must!(closer.join(soon()));
+    Ok(())
+}
+
+fn a_forgotten_process_is_taken_away_though_no_other_cpu_enters_the_kernel(
+    world: &'static World,
+) -> Verdict {
+    let circle = code!("2:", "pause", "jmp 2b");
+    let spinners = (1..world.cpus).map(|cpu| {
+        let bare = Bare::new(circle, &bare::pattern())?;
+        bare.thread.set_affinity(&CpuSet::only(cpu))?;
+        Ok(bare)
+    });
+    let spinners: Vec<Bare> = must!(spinners.collect::<rt::Result<_>>());
+    let worker = thread::Builder::new().cpu(0);
+    let worker = must!(worker.spawn(move || -> Verdict {
+        let (process, ended) = must!(forgotten(&must!(Notification::create()), Rights::SIGNAL));
+        for spinner in &spinners {
+            must!(spinner.thread.start());
+            // It has begun, and nothing that it does ever ends.
+            until("running", || {
+                Ok(spinner.thread.info()?.state == ThreadState::Running as u32)
+            })?;
+        }
+        let before = must!(world.system.objects()).spaces;
+        drop(process);
+        same!(ended.poll(), Ok(1));
+        // Nobody waits here, as an idle CPU would see to it.
+        let start = rt::time::now();
+        while must!(world.system.objects()).spaces >= before {
+            check!(
+                since(start) < PATIENCE,
+                "its address space is not taken away"
+            );
+        }
+        Ok(())
+    }));
+    must!(worker.join(soon()))
+}

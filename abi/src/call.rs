@@ -208,7 +208,7 @@ calls! {
     /// `(process or 0, pointer to info::QuotaInfo)`: what it may use, and does. Right QUERY.
     ProcessQuota = 54, "process_quota";
     /// `(process, pointer to info::Quota)`: give it another part of the caller's quota than it has: the difference is taken, or comes
-    /// back. Refused to all but those whose quota it is a part of (`NoRight`), to a process without a part of its own (`WrongState`),
+    /// back. Refused to all but those whose quota it is a part of, or is now that its maker has ended (`NoRight`), to a process without a part of its own (`WrongState`),
     /// and if more is in use or not so much is left (`QuotaExceeded`). Right MANAGE.
     ///
     /// Errors: WrongState, QuotaExceeded.

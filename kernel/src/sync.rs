@@ -27,6 +27,8 @@ pub mod level {
     pub const ENDPOINT: u8 = 5;
     /// A process's handle table. After the endpoint's: handles are taken out only when a partner is there for certain.
     pub const TABLE: u8 = 6;
+    /// Who changes the parts of quotas that were given away.
+    pub const PARTS: u8 = 7;
     /// Whether a thread is at rest, and who waits for that. After the process's: its end asks threads to look under its lock.
     pub const REST: u8 = 8;
     /// Who changes what a memory object shares with its clones. Before the space's: every space that maps it is asked to let go.

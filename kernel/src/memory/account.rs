@@ -11,14 +11,20 @@
 //! Each resource is one word, changed by one atomic operation: what is used, the limit, and whether the lender is charged as well.
 //! No lock is taken. What may go wrong is a charge while the account is closed: either it is in what is used, and so it is kept back, or
 //! it finds the mark and goes to the lender.
+//!
+//! What is charged to a closed account is counted there and where it is paid, and at no closed one between. So these can be left out: a row
+//! of processes, each of which makes the next with a part of its own and ends, would else leave an ever longer way to whoever pays. Whenever a part
+//! is given, all accounts on the way from there up get the next one for a lender that pays by itself; and such a way may have [`MOST_LEVELS`].
+//! A closed account shows more in use than there is, if what others have of it was given back without it.
 
 use core::ptr;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, Ordering::Relaxed};
 
 use abi::Error;
 use abi::info::Quota;
 
-use crate::object::{Object, Ref, Slab};
+use crate::object::{Borrowed, Object, Ref, Section, Slab};
+use crate::sync::{Mutex, level};
 
 /// What is counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +51,8 @@ impl Resource {
     }
 }
 
+/// The most accounts, each with a part of the next one's quota, that can be in a row.
+pub const MOST_LEVELS: usize = 32;
 /// The most that a limit can be: eight terabytes of memory.
 pub const MOST: u64 = USED;
 /// In a word: what is used.
@@ -71,7 +79,46 @@ const fn limit_of(word: u64) -> u64 {
 pub struct Account {
     words: [AtomicU64; 3],
     /// Whose quota this one is a part of, or who pays.
-    lender: Option<Ref<Account>>,
+    lender: Lender,
+}
+
+/// Whoever changes the parts of quotas does so after another: two that did it at once would add their differences.
+static SETTING: Mutex<{ level::PARTS }, ()> = Mutex::new(());
+
+/// A counted reference to an account, or to none, which may be exchanged for one to an account further up. What it was is retired.
+struct Lender(AtomicPtr<Account>);
+
+impl Lender {
+    const fn none() -> Lender {
+        Lender(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    fn of(account: Ref<Account>) -> Lender {
+        Lender(AtomicPtr::new(account.into_raw().cast_mut()))
+    }
+
+    /// For the rest of the kernel entry at most: there is no preemption point in this file.
+    fn get(&self) -> Option<&Account> {
+        // SAFETY: it is counted here, or was and is retired, so that it lives as long as this section: all kernel code between two quiescent
+        // points is inside one.
+        unsafe { self.0.load(Ordering::Acquire).as_ref() }
+    }
+
+    fn set(&self, account: Ref<Account>) {
+        let former = self.0.swap(account.into_raw().cast_mut(), Ordering::AcqRel);
+        drop(Self::reference(former));
+    }
+
+    fn reference(former: *mut Account) -> Option<Ref<Account>> {
+        // SAFETY: it came from `into_raw`, and was taken out of the word by one alone.
+        (!former.is_null()).then(|| unsafe { Ref::from_raw(former) })
+    }
+}
+
+impl Drop for Lender {
+    fn drop(&mut self) {
+        drop(Self::reference(*self.0.get_mut()));
+    }
 }
 
 impl Account {
@@ -82,7 +129,7 @@ impl Account {
     pub fn create(limit: u64) -> Result<Ref<Account>, Error> {
         Ref::try_new(Account {
             words: [limit, MOST, MOST].map(|limit| AtomicU64::new(word(0, limit))),
-            lender: None,
+            lender: Lender::none(),
         })
     }
 
@@ -93,19 +140,23 @@ impl Account {
     pub fn share(lender: &Ref<Account>) -> Result<Ref<Account>, Error> {
         Ref::try_new(Account {
             words: [const { AtomicU64::new(FORWARD | MOST << LIMIT_SHIFT) }; 3],
-            lender: Some(Account::payer(lender).clone()),
+            lender: Lender::of(lender.payer_counted()),
         })
     }
 
     /// An account with a part of the quota of `lender`.
     ///
     /// # Errors
-    /// [`Error::QuotaExceeded`] if there is not so much left; [`Error::NoMemory`]. Nothing is taken then.
+    /// [`Error::QuotaExceeded`] if there is not so much left, or the account would be the end of too long a row; [`Error::NoMemory`]. Nothing is taken
+    /// then.
     pub fn divide(lender: &Ref<Account>, part: &Quota) -> Result<Ref<Account>, Error> {
-        let lender = Account::payer(lender);
+        let lender = lender.payer_counted();
+        if lender.shorten_way() >= MOST_LEVELS {
+            return Err(Error::QuotaExceeded);
+        }
         let account = Ref::try_new(Account {
             words: [const { AtomicU64::new(0) }; 3],
-            lender: Some(lender.clone()),
+            lender: Lender::of(lender),
         })?;
         for resource in Resource::ALL {
             if let Err(error) = account.raise(resource, resource.of(part)) {
@@ -117,15 +168,60 @@ impl Account {
         Ok(account)
     }
 
-    /// `account` itself, or the next on the way to lenders that pays.
-    fn payer(account: &Ref<Account>) -> &Ref<Account> {
-        let mut account = account;
+    /// It itself, or the next on the way to lenders that pays.
+    fn payer(&self) -> &Account {
+        let mut account = self;
         while account.words[0].load(Relaxed) & FORWARD != 0
-            && let Some(lender) = &account.lender
+            && let Some(lender) = account.lender.get()
         {
             account = lender;
         }
         account
+    }
+
+    /// The same, counted.
+    fn payer_counted(&self) -> Ref<Account> {
+        loop {
+            // If nobody counts it any more, the way to it is another by now.
+            if let Some(payer) = self.payer().counted() {
+                return payer;
+            }
+        }
+    }
+
+    fn counted(&self) -> Option<Ref<Account>> {
+        // SAFETY: all kernel code between two quiescent points is inside a section.
+        let section = unsafe { Section::enter() };
+        // SAFETY: it is counted, or was so in this section.
+        unsafe { Borrowed::from_ptr(self, &section) }.to_ref()
+    }
+
+    /// Whether all that is charged to it is charged to its lender as well.
+    fn is_closed(&self) -> bool {
+        let is = |word: &AtomicU64| word.load(Relaxed) & FORWARD != 0;
+        self.words.iter().all(is)
+    }
+
+    /// Leaves closed accounts out of the way from here up. Returns how many are left.
+    fn shorten_way(&self) -> usize {
+        let mut account = self;
+        let mut levels = 0;
+        while let Some(lender) = account.lender.get() {
+            let mut next = lender;
+            while next.is_closed()
+                && let Some(further) = next.lender.get()
+            {
+                next = further;
+            }
+            if !ptr::eq(next, lender)
+                && let Some(next) = next.counted()
+            {
+                account.lender.set(next);
+            }
+            account = next;
+            levels += 1;
+        }
+        levels
     }
 
     /// What it has in use.
@@ -138,7 +234,7 @@ impl Account {
         let mut account = self;
         loop {
             let word = account.words[resource as usize].load(Relaxed);
-            match &account.lender {
+            match account.lender.get() {
                 Some(lender) if word & FORWARD != 0 => account = lender,
                 _ => return limit_of(word),
             }
@@ -170,7 +266,10 @@ impl Account {
 
     /// Sets the limit of frames of an account without a lender. What is charged already stays, also above it.
     pub fn set_limit(&self, frames: u64) {
-        debug_assert!(self.lender.is_none(), "a part is changed with its lender");
+        debug_assert!(
+            self.lender.get().is_none(),
+            "a part is changed with its lender"
+        );
         let set = |before| Some(word(used_of(before), frames));
         let _ = self.words[0].fetch_update(Relaxed, Relaxed, set);
     }
@@ -198,25 +297,21 @@ impl Account {
         if count > MOST {
             return Err(Error::QuotaExceeded);
         }
-        // First who pays, as he may refuse; then those on the way, of whom nobody asks anything.
+        // First who pays, as he may refuse.
         let mut payer = self;
         loop {
             let charged = payer.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {
                 let sum = used_of(before) + count;
                 (before & FORWARD == 0 && sum <= limit_of(before)).then_some(before + count)
             });
-            match (charged, &payer.lender) {
+            match (charged, payer.lender.get()) {
                 (Ok(_), _) => break,
                 (Err(word), Some(lender)) if word & FORWARD != 0 => payer = lender,
                 _ => return Err(Error::QuotaExceeded),
             }
         }
-        let mut account = self;
-        while !ptr::eq(account, payer)
-            && let Some(lender) = &account.lender
-        {
-            account.words[resource as usize].fetch_add(count, Relaxed);
-            account = lender;
+        if !ptr::eq(self, payer) {
+            self.words[resource as usize].fetch_add(count, Relaxed);
         }
         Ok(())
     }
@@ -232,23 +327,36 @@ impl Account {
 
     /// Takes a charge back.
     pub fn uncharge_of(&self, resource: Resource, count: u64) {
-        let mut account = self;
-        loop {
-            let before = account.words[resource as usize].fetch_sub(count, Relaxed);
-            debug_assert!(
-                used_of(before) >= count,
-                "more is given back than was charged"
-            );
-            match &account.lender {
-                Some(lender) if before & FORWARD != 0 => account = lender,
-                _ => return,
+        let before = self.words[resource as usize].fetch_sub(count, Relaxed);
+        debug_assert!(
+            used_of(before) >= count,
+            "more is given back than was charged"
+        );
+        let (mut word, mut account) = (before, self);
+        // One that is closed has kept it back for its lender, and is so for ever.
+        while word & FORWARD != 0
+            && let Some(payer) = account.lender.get()
+        {
+            let uncharged =
+                payer.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {
+                    (before & FORWARD == 0).then(|| before.wrapping_sub(count))
+                });
+            match uncharged {
+                Ok(before) => {
+                    debug_assert!(
+                        used_of(before) >= count,
+                        "more is given back than was charged"
+                    );
+                    return;
+                }
+                Err(forwards) => (word, account) = (forwards, payer),
             }
         }
     }
 
     /// Takes `count` more from the lender.
     fn raise(&self, resource: Resource, count: u64) -> Result<(), Error> {
-        let lender = self.lender.as_ref().ok_or(Error::WrongState)?;
+        let lender = self.lender.get().ok_or(Error::WrongState)?;
         lender.charge_of(resource, count)?;
         let raised = self.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {
             (before & FORWARD == 0 && limit_of(before) + count <= MOST)
@@ -262,7 +370,7 @@ impl Account {
 
     /// Gives `count` of the limit back to the lender.
     fn lower(&self, resource: Resource, count: u64) -> Result<(), Error> {
-        let lender = self.lender.as_ref().ok_or(Error::WrongState)?;
+        let lender = self.lender.get().ok_or(Error::WrongState)?;
         let lowered = self.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {
             let left = limit_of(before).checked_sub(count)?;
             (before & FORWARD == 0 && used_of(before) <= left)
@@ -281,15 +389,14 @@ impl Account {
     /// Gives it another part of its lender's quota. All or nothing.
     ///
     /// # Errors
-    /// [`Error::NoRight`] if `by` is not the lender's own or paid for by the lender; [`Error::WrongState`] if it has no part, or its process
+    /// [`Error::NoRight`] if what `by` is charged is not paid by who pays for the lender; [`Error::WrongState`] if it has no part, or its process
     /// has ended; [`Error::QuotaExceeded`] if the lender has not so much left, or more is in use than it shall have.
     pub fn set_part(&self, by: &Ref<Account>, part: &Quota) -> Result<(), Error> {
-        let Some(lender) = &self.lender else {
-            return Err(Error::WrongState);
-        };
-        if !Account::payer(by).is(lender) {
+        let lender = self.lender.get().ok_or(Error::WrongState)?;
+        if !ptr::eq(by.payer(), lender.payer()) {
             return Err(Error::NoRight);
         }
+        let _one_after_another = SETTING.lock();
         let mut before = [0; 3];
         for (index, resource) in Resource::ALL.into_iter().enumerate() {
             before[index] = limit_of(self.words[resource as usize].load(Relaxed));
@@ -316,10 +423,15 @@ impl Account {
 
     /// Its process has ended: what of its part is not in use goes back to the lender, who pays for the rest from now on.
     pub fn close(&self) {
-        let Some(lender) = &self.lender else { return };
+        if self.lender.get().is_none() {
+            return;
+        }
         for resource in Resource::ALL {
             let before = self.words[resource as usize].fetch_or(FORWARD, Relaxed);
-            if before & FORWARD == 0 {
+            // Looked up only now: whoever has raised the limit before has taken that from this one, or from one below it that is left out by now.
+            if before & FORWARD == 0
+                && let Some(lender) = self.lender.get()
+            {
                 lender.uncharge_of(resource, limit_of(before) - used_of(before));
             }
         }

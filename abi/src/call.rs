@@ -65,10 +65,12 @@ calls! {
     MemoryUnmap = 5, "memory_unmap";
     /// `(handle)`: close it.
     HandleClose = 6, "handle_close";
-    /// `(thread)`: let it run. Right MANAGE.
+    /// `(process or 0, entry, stack pointer, argument, flags: 1 to start it) -> rdi handle`: a thread, which runs at once or is still to be started.
+    /// It starts at `entry` with `rdi` = argument, `rsi` = its IPC area, FS base = its IPC area (32-bit: null selector). Where that is,
+    /// [`ThreadInfo`](crate::info::ThreadInfo) says as well. Right MANAGE.
     ///
-    /// Errors: WrongState, Ended.
-    ThreadStart = 7, "thread_start";
+    /// Errors: BadArgument, Ended.
+    ThreadCreate = 7, "thread_create";
 
     /// `message map (endpoint)`, `r14` deadline: send a message and wait for the reply. Right SEND, TRANSFER on what it carries.
     ///
@@ -214,11 +216,10 @@ calls! {
     /// Errors: WrongState, QuotaExceeded.
     ProcessSetQuota = 55, "process_set_quota";
 
-    /// `(process or 0, entry, stack pointer, argument) -> rdi handle, rsi address of its IPC area`: a thread, not yet started.
-    /// It starts at `entry` with `rdi` = argument, `rsi` = its IPC area, FS base = its IPC area (32-bit: null selector). Right MANAGE.
+    /// `(thread)`: let it run. Right MANAGE.
     ///
-    /// Errors: BadArgument, Ended.
-    ThreadCreate = 56, "thread_create";
+    /// Errors: WrongState, Ended.
+    ThreadStart = 56, "thread_start";
     /// `(exit code)`: end the calling thread; with the last one the process ends with code 0. Does not return.
     ThreadExit = 58, "thread_exit";
     /// `(thread)`: end it. Right MANAGE.

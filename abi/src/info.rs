@@ -325,6 +325,8 @@ pub struct ThreadInfo {
     /// What it waits for: the number of an endpoint (in the states `Sending` and `Receiving`), of the thread that is to answer (`AwaitingReply`; 0 if that is not
     /// known), or of another thread (`Joining`); else 0. All that name an endpoint are its queue.
     pub waits_for: u64,
+    /// The address of its IPC area in its process.
+    pub area: u64,
 }
 
 /// One process in a list.
@@ -504,7 +506,7 @@ const _: () = {
     assert!(size_of::<UserContext>() == 28 * 8);
     assert!(size_of::<HandleInfo>() == 24);
     assert!(size_of::<CpuInfo>() == 160);
-    assert!(size_of::<ThreadInfo>() == 104);
+    assert!(size_of::<ThreadInfo>() == 112);
     assert!(size_of::<ProcessEntry>() == 80);
     assert!(size_of::<EndpointInfo>() == 48);
     assert!(size_of::<MemoryInfo>() == 48);

@@ -20,7 +20,7 @@ use crate::memory::account::Account;
 use crate::memory::space::{Mode, Space, max_ipc_areas};
 use crate::object::{AnyObject, Capability, HandleTable, Object, Ref, Slab, Waking};
 use crate::sync::{Mutex, level};
-use crate::thread::Thread;
+use crate::thread::{Spare, Spares, Thread};
 pub(crate) use doomed::Doomed;
 #[cfg(target_os = "none")]
 pub(crate) use doomed::{has_orphans, settle, work_off_a_piece};
@@ -120,6 +120,8 @@ struct Inner {
     next_area: u32,
     free_areas: [u32; FREE_AREAS],
     free_area_count: usize,
+    /// What ended threads have left to the next ones.
+    spares: Spares,
     /// Somebody works off the last of its end.
     is_finishing: bool,
     /// That is done.
@@ -177,6 +179,7 @@ impl Process {
                 next_area: 0,
                 free_areas: [0; FREE_AREAS],
                 free_area_count: 0,
+                spares: Spares::none(),
                 is_finishing: false,
                 finished: false,
             }),
@@ -293,6 +296,36 @@ impl Process {
     /// [`Error::Ended`].
     pub fn space(&self) -> Result<Ref<Space>, Error> {
         self.inner.lock().space.clone().ok_or(Error::Ended)
+    }
+
+    /// Whether what an ended thread leaves is kept for the next one.
+    pub(crate) fn keeps_spares(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.state == ProcessState::Alive && !inner.spares.is_full()
+    }
+
+    /// Keeps what an ended thread has left.
+    ///
+    /// # Errors
+    /// Gives it back, if there is enough of it or the process has ended.
+    pub(crate) fn keep_spare(&self, spare: Spare) -> Result<(), Spare> {
+        let mut inner = self.inner.lock();
+        if inner.state != ProcessState::Alive || inner.spares.is_full() {
+            return Err(spare);
+        }
+        inner.spares.keep(spare);
+        Ok(())
+    }
+
+    /// Its address space, for a new thread, and what an ended one may have left to it.
+    ///
+    /// # Errors
+    /// [`Error::Ended`].
+    #[inline]
+    pub(crate) fn space_and_spare(&self) -> Result<(Ref<Space>, Option<Spare>), Error> {
+        let mut inner = self.inner.lock();
+        let space = inner.space.clone().ok_or(Error::Ended)?;
+        Ok((space, inner.spares.take()))
     }
 
     /// A number for an IPC area that no thread of the process uses.

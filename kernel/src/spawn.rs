@@ -8,62 +8,114 @@ use arch::memory::phys_to_virt;
 
 use crate::memory::account::Resource;
 use crate::memory::space::{Mode, Space, max_ipc_areas};
+use crate::memory::stacks;
 use crate::object::{Ref, Vacant};
 use crate::process::Process;
 use crate::reported::are_reported;
-use crate::thread::{IpcArea, Machine, Thread};
+use crate::thread::{IpcArea, Machine, Spare, Thread};
 
 /// How many numbers of IPC areas are tried when the numbers have wrapped and the first ones are in use.
 const AREA_TRIES: u32 = 1024;
 
-/// Makes a thread of `process` that will begin at `entry`.
+/// Where a thread begins, and with what.
+#[derive(Clone, Copy)]
+pub struct Begin {
+    /// The address of its first instruction.
+    pub entry: u64,
+    /// Its stack pointer.
+    pub stack: u64,
+    /// What it gets.
+    pub argument: u64,
+    /// Its base priority.
+    pub priority: Priority,
+}
+
+/// Makes a thread of `process` that will begin so.
 ///
 /// # Errors
 /// [`Error::BadArgument`] for an entry or stack that is not the user's; [`Error::NoMemory`], [`Error::QuotaExceeded`],
 /// [`Error::Ended`]. Nothing is left of it then.
-pub fn thread(
-    process: &Ref<Process>,
-    entry: u64,
-    stack: u64,
-    argument: u64,
-    priority: Priority,
-) -> Result<Ref<Thread>, Error> {
+pub fn thread(process: Ref<Process>, begin: Begin) -> Result<Ref<Thread>, Error> {
     let mode = process.mode();
-    let is_good = context::check_fresh(entry, stack, mode == Mode::Long);
+    let is_good = context::check_fresh(begin.entry, begin.stack, mode == Mode::Long);
     is_good.map_err(|_| Error::BadArgument)?;
-    let space = process.space()?;
     process.account().charge_of(Resource::Threads, 1)?;
-    let uncharge = || process.account().uncharge_of(Resource::Threads, 1);
-    let (number, area) = map_area(process, &space).inspect_err(|_| uncharge())?;
-    let give_up = |error| {
-        // SAFETY: nobody but this function knows the area.
-        let _ = unsafe { space.unmap_ipc_area(number) };
-        process.give_area_number(number);
-        uncharge();
+    let uncharge = |error| {
+        process.account().uncharge_of(Resource::Threads, 1);
         error
     };
+    let (space, spare) = process.space_and_spare().map_err(uncharge)?;
+    let Spare {
+        number,
+        area,
+        stack,
+    } = match spare {
+        Some(spare) => {
+            // The program may have written over it.
+            spare.area.write_address();
+            spare
+        }
+        None => make_parts(&process, &space).map_err(uncharge)?,
+    };
+    let vacant = Vacant::take().map_err(|error| {
+        give_up(&process, &space, number);
+        uncharge(error)
+    })?;
+    let address = area.user_address();
+    let Begin {
+        entry,
+        stack: pointer,
+        argument,
+        priority,
+    } = begin;
     let registers = match mode {
-        Mode::Long => context::fresh(entry, stack, argument, area.address, area.address),
-        Mode::Compat => context::fresh32(entry, stack, argument, area.address),
+        Mode::Long => context::fresh(entry, pointer, argument, address, address),
+        Mode::Compat => context::fresh32(entry, pointer, argument, address),
     };
     // SAFETY: the context was checked, and the thread holds the space.
-    let machine = unsafe { Machine::new(space.tlb(), registers) }.map_err(give_up)?;
-    let [header, buffer] = area.frames.map(phys_to_virt).map(NonNull::new);
-    let (Some(header), Some(buffer)) = (header, buffer) else {
-        return Err(give_up(Error::NoMemory));
-    };
-    // SAFETY: the space pins both pages until the thread's end.
-    let area = unsafe { IpcArea::new(header, buffer, area.address) };
+    let machine = unsafe { Machine::new(stack, space.tlb(), registers) };
     // From here on the thread's own end gives the area back, and its place in the account.
-    let vacant = Vacant::take().map_err(give_up)?;
-    let space = Some((space.clone(), number));
-    let thread = vacant.fill(Thread::new(process.clone(), space, machine, area, priority));
+    let thread = vacant.fill(Thread::new(
+        process,
+        Some((space, number)),
+        machine,
+        area,
+        priority,
+    ));
+    let process = thread.process();
     // Together with its entry into the list, so that whoever finds no thread there and sets a personality then has every thread's calls.
     process.add_thread(thread.clone(), || {
         // SAFETY: it does not run yet.
         unsafe { thread.machine.state.report_calls(are_reported(process)) };
     })?;
     Ok(thread)
+}
+
+/// An area and a stack for a thread.
+#[cold]
+#[inline(never)]
+fn make_parts(process: &Process, space: &Space) -> Result<Spare, Error> {
+    let stack = stacks::allocate()?;
+    let (number, mapped) = map_area(process, space)?;
+    let [header, buffer] = mapped.frames.map(phys_to_virt).map(NonNull::new);
+    let (Some(header), Some(buffer)) = (header, buffer) else {
+        give_up(process, space, number);
+        return Err(Error::NoMemory);
+    };
+    // SAFETY: the space pins both pages until they are unmapped, which is after the thread's end.
+    let area = unsafe { IpcArea::new(header, buffer, mapped.address) };
+    Ok(Spare {
+        number,
+        area,
+        stack,
+    })
+}
+
+/// Gives an area back that no thread has.
+fn give_up(process: &Process, space: &Space, number: u32) {
+    // SAFETY: nobody but the caller knows the area.
+    let _ = unsafe { space.unmap_ipc_area(number) };
+    process.give_area_number(number);
 }
 
 fn map_area(

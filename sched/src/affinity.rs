@@ -74,6 +74,7 @@ pub struct SharedAffinity {
 impl SharedAffinity {
     /// All CPUs.
     #[cfg(not(test))]
+    #[inline(always)]
     pub const fn any() -> SharedAffinity {
         SharedAffinity {
             words: [const { AtomicU64::new(u64::MAX) }; WORDS],

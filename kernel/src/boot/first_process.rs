@@ -18,7 +18,8 @@ use crate::memory::object::MemoryObject;
 use crate::memory::space::{Mode, Space};
 use crate::object::{AnyObject, Capability, Ref};
 use crate::process::{Name, Process};
-use crate::{machine, schedule, spawn};
+use crate::spawn::{self, Begin};
+use crate::{machine, schedule};
 
 /// Bytes of its stack, given on demand.
 const STACK_BYTES: u64 = 256 * 1024;
@@ -105,14 +106,14 @@ pub(super) fn start(
         Protection::READ_WRITE,
     )?;
     map_start_block(&process, &space, initrd, line)?;
-    let thread = spawn::thread(
-        &process,
-        image.entry(),
-        STACK_TOP,
-        START_BLOCK,
-        Priority::NORMAL,
-    )?;
-    FIRST.store(process.id(), Ordering::Relaxed);
+    let begin = Begin {
+        entry: image.entry(),
+        stack: STACK_TOP,
+        argument: START_BLOCK,
+        priority: Priority::NORMAL,
+    };
+    let thread = spawn::thread(process, begin)?;
+    FIRST.store(thread.process().id(), Ordering::Relaxed);
     machine::set_first_user_ns(arch::time::now_ns());
     schedule::start(&thread)?;
     drop(ours);

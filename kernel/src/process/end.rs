@@ -14,7 +14,7 @@ use super::{MAX_WATCHERS, Process};
 use crate::memory::space::Space;
 use crate::object::{Ref, Waking};
 use crate::schedule;
-use crate::thread::{Thread, ThreadPtr, ask};
+use crate::thread::{Spares, Thread, ThreadPtr, ask};
 
 /// Handles that one piece of a process's end closes.
 const HANDLES_A_PIECE: usize = 32;
@@ -224,6 +224,8 @@ impl End {
                 if inner.threads != 0 || core::mem::replace(&mut inner.is_finishing, true) {
                     self.0 = Stage::Over;
                 } else {
+                    // Their stacks; their areas go with the space.
+                    inner.spares = Spares::none();
                     self.0 = Stage::Handles {
                         from: 0,
                         waking: None,

@@ -97,7 +97,7 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         | Call::MemoryMap
         | Call::MemoryUnmap
         | Call::HandleClose
-        | Call::ThreadStart => return Ok(short::by_context(caller)),
+        | Call::ThreadCreate => return Ok(short::by_context(caller)),
         Call::Call => return ipc::call(caller, section),
         Call::Send => return ipc::send(caller, section),
         Call::Recv => return ipc::recv(caller, section),
@@ -136,7 +136,7 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::ProcessQuota => process::quota(caller)?,
         Call::ProcessSetQuota => process::set_quota(caller)?,
 
-        Call::ThreadCreate => thread::create(caller)?,
+        Call::ThreadStart => thread::start(caller)?,
         Call::ThreadExit => thread::exit(caller),
         Call::ThreadKill => thread::kill(caller)?,
         Call::ThreadSetPriority => thread::set_priority(caller)?,

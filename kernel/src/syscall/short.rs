@@ -28,7 +28,7 @@ static SHORT: [ShortCall; SHORT_CALLS as usize] = [
     memory_map,
     memory::unmap,
     handle_close,
-    thread_start,
+    thread_create,
 ];
 
 const _: () = {
@@ -39,7 +39,7 @@ const _: () = {
     assert!(Call::MemoryMap as u64 == 4);
     assert!(Call::MemoryUnmap as u64 == 5);
     assert!(Call::HandleClose as u64 == 6);
-    assert!(Call::ThreadStart as u64 == 7);
+    assert!(Call::ThreadCreate as u64 == 7);
 };
 
 extern "C" fn null(_: u64, _: u64, _: u64) -> ShortResult {
@@ -105,15 +105,14 @@ short_call_of_six! {
     memory_map => memory::map
 }
 
+short_call_of_six! {
+    thread_create => thread::create
+}
+
 extern "C" fn handle_close(closed: u64, _: u64, _: u64) -> ShortResult {
     let closing = handle::close(Caller::of_short_call(), Handle(closed));
     see_to_the_dead();
     result(closing.map(|()| 0))
-}
-
-extern "C" fn thread_start(thread: u64, _: u64, _: u64) -> ShortResult {
-    let started = thread::start(Caller::of_short_call(), Handle(thread));
-    result(started.map(|()| 0))
 }
 
 /// Has objects that wait for their end be looked at on the way out, which a short call does not do by itself.
@@ -136,15 +135,20 @@ fn failed(error: Error) -> ShortResult {
 pub(super) fn by_context(caller: Caller) -> Outcome {
     const CLOCK_NOW: u64 = Call::ClockNow as u64;
     const MEMORY_MAP: u64 = Call::MemoryMap as u64;
+    const THREAD_CREATE: u64 = Call::ThreadCreate as u64;
     let registers = caller.thread().registers();
-    let has_result = matches!(registers.call_number, CLOCK_NOW | MEMORY_MAP);
+    let has_result = matches!(
+        registers.call_number,
+        CLOCK_NOW | MEMORY_MAP | THREAD_CREATE
+    );
     // 32-bit code has a register map of its own, which keeps what is no result.
     let is_64_bit = registers.cs == u64::from(arch::context::USER_CODE64);
     let [a, b, c] = [registers.rdi, registers.rsi, registers.rdx];
-    let result = if registers.call_number == MEMORY_MAP {
-        memory::map(a, b, c, registers.r10, registers.r8, registers.r9)
-    } else {
-        SHORT[registers.call_number as usize](a, b, c)
+    let [d, e, f] = [registers.r10, registers.r8, registers.r9];
+    let result = match registers.call_number {
+        MEMORY_MAP => memory::map(a, b, c, d, e, f),
+        THREAD_CREATE => thread::create(a, b, c, d, e, f),
+        number => SHORT[number as usize](a, b, c),
     };
     let registers = caller.thread().registers_mut();
     registers.rax = result.status();

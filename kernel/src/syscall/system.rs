@@ -252,6 +252,7 @@ pub(super) fn thread_info(thread: &Thread) -> ThreadInfo {
         base_priority: u32::from(thread.priority.base().level()),
         reserved: 0,
         waits_for: thread.wait.shown_subject(),
+        area: thread.area.user_address(),
     }
 }
 

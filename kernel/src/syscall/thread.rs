@@ -6,48 +6,76 @@ use core::ptr;
 use abi::info::ThreadEnd;
 use abi::{Badge, CpuSet, Deadline, Error, Handle, Priority, Rights};
 use arch::context::is_canonical;
+use arch::hooks::ShortResult;
 
 use sched::{Affinity, Allowance};
 
-use super::{Caller, Outcome, system};
+use super::{Caller, Outcome, short, system};
 use crate::cpu;
 use crate::ipc::{Flow, WaitOn};
 use crate::memory::user;
 use crate::object::{AnyObject, Capability, Ref, Section};
+use crate::process::Process;
 use crate::schedule;
-use crate::spawn;
+use crate::spawn::{self, Begin};
 use crate::thread::{Thread, ThreadPtr, Until, ask};
 
-/// `thread_create`.
-pub(super) fn create(caller: Caller) -> Result<(), Error> {
-    let process = caller.process_by(caller.handle(0))?;
+/// Flag of `thread_create`: start it at once.
+const START: u64 = 1;
+
+/// `thread_create`. A short call.
+pub(super) extern "C" fn create(
+    process: u64,
+    entry: u64,
+    stack: u64,
+    argument: u64,
+    flags: u64,
+    _: u64,
+) -> ShortResult {
+    let caller = Caller::of_short_call();
+    let made = caller.process_by(Handle(process)).and_then(|process| {
+        if flags & !START != 0 {
+            return Err(Error::BadArgument);
+        }
+        let begin = Begin {
+            entry,
+            stack,
+            argument,
+            priority: Priority::NORMAL.min(process.highest_priority()),
+        };
+        make(caller, process, begin, flags == START)
+    });
+    short::result(made.map(|handle| handle.0))
+}
+
+/// The rest of [`create`].
+fn make(
+    caller: Caller,
+    process: Ref<Process>,
+    begin: Begin,
+    is_started: bool,
+) -> Result<Handle, Error> {
+    let table = &caller.process().table;
     // The handle's place first: a thread that nobody could name must not be made, nor its end be the end of its process.
-    caller.process().table.lock().reserve(1)?;
-    let made = spawn::thread(
-        &process,
-        caller.argument(1),
-        caller.argument(2),
-        caller.argument(3),
-        Priority::NORMAL.min(process.highest_priority()),
-    );
-    let thread = match made {
-        Ok(thread) => thread,
-        Err(error) => {
-            caller.process().table.lock().release(1);
+    table.lock().reserve(1)?;
+    let made = spawn::thread(process, begin).inspect_err(|_| table.lock().release(1))?;
+    let pointer = ThreadPtr::new(&made);
+    let capability = Capability::new(AnyObject::Thread(made), Rights::ALL, Badge(0));
+    if is_started {
+        // The capability keeps it alive.
+        if let Err(error) = schedule::start(pointer.get()) {
+            table.lock().release(1);
+            // With its only handle the thread, which was not started, ends as well.
+            drop(capability);
             return Err(error);
         }
-    };
-    let area = thread.area.user_address();
-    let capability = Capability::new(AnyObject::Thread(thread), Rights::ALL, Badge(0));
-    let handle = caller.process().table.lock().insert_reserved(capability);
-    caller.set_result(0, handle.0);
-    caller.set_result(1, area);
-    Ok(())
+    }
+    Ok(table.lock().insert_reserved(capability))
 }
 
 /// `thread_start`.
-pub(super) fn start(caller: Caller, thread: Handle) -> Result<(), Error> {
-    let thread = caller.hold::<Thread>(thread, Rights::MANAGE)?;
+pub(super) fn start(caller: Caller) -> Result<(), Error> {
+    let thread = caller.hold::<Thread>(caller.handle(0), Rights::MANAGE)?;
     if thread.has_ended() {
         return Err(Error::Ended);
     }

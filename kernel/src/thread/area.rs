@@ -7,10 +7,11 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use abi::compat::BLOCK_WORDS;
 use abi::ipc_area::{IpcHeader, MAX_HANDLES};
 
-/// The two pages of an area.
+/// The two pages of an area. A copy is another pointer to them.
 ///
 /// The header is writable by the program at any time, so each read of it is one read of one word, and what it says
 /// is an allegation.
+#[derive(Clone, Copy)]
 pub struct IpcArea {
     header: NonNull<IpcHeader>,
     buffer: NonNull<u8>,
@@ -34,9 +35,26 @@ impl IpcArea {
             buffer,
             user_address,
         };
-        area.word(<*mut IpcHeader>::cast)
-            .store(user_address, Ordering::Relaxed);
+        area.write_address();
         area
+    }
+
+    /// Makes it as a new one is: zeros, but for its own address. For whoever gives it on, when nobody else in the kernel uses it.
+    pub fn wipe(&self) {
+        const PAGE: usize = arch::paging::PAGE_BYTES as usize;
+        // SAFETY: both are whole pages, which live as long as the area. The program may write to them meanwhile, as at any time.
+        unsafe {
+            self.header.cast::<u8>().write_bytes(0, PAGE);
+            self.buffer.write_bytes(0, PAGE);
+        }
+        self.write_address();
+    }
+
+    /// Has the header say where the program sees it.
+    #[inline]
+    pub fn write_address(&self) {
+        self.word(<*mut IpcHeader>::cast)
+            .store(self.user_address, Ordering::Relaxed);
     }
 
     /// Where the program sees it.

@@ -15,7 +15,7 @@ mod bare {
     use arch::tlb::Space;
 
     use crate::memory::fpu_areas;
-    use crate::memory::stacks::{self, KernelStack};
+    use crate::memory::stacks::KernelStack;
 
     /// Stack, switch state and FPU state.
     #[repr(C)]
@@ -27,24 +27,25 @@ mod bare {
     const _: () = assert!(core::mem::offset_of!(Machine, state) == 0);
 
     impl Machine {
-        /// The machine part of a thread that begins with `context` in the address space `space`.
-        ///
-        /// # Errors
-        /// [`Error::NoMemory`]; nothing is held then.
+        /// The machine part of a thread that begins with `context` in the address space `space`, on a stack that is its alone.
         ///
         /// # Safety
         /// The context was checked (`arch::context::sanitise`), and the address space lives as long as the thread.
         #[inline(always)]
-        pub unsafe fn new(space: &Space, context: UserContext) -> Result<Machine, Error> {
-            let stack = stacks::allocate()?;
-            // SAFETY: the stack is fresh and this thread's alone; the rest is the caller's promise.
+        pub unsafe fn new(stack: KernelStack, space: &Space, context: UserContext) -> Machine {
+            // SAFETY: the stack is nobody else's and this thread's alone; the rest is the caller's promise.
             let state = unsafe {
                 ThreadState::for_user(stack.top().as_u64(), space, FpuState::new(), context)
             };
-            Ok(Machine {
+            Machine {
                 state,
                 stack: Some(stack),
-            })
+            }
+        }
+
+        /// Its stack, for another thread. For whoever drops it.
+        pub(crate) fn take_stack(&mut self) -> Option<KernelStack> {
+            self.stack.take()
         }
 
         /// Gives the thread the memory that its floating-point state needs, at its first use of the FPU.
@@ -126,9 +127,6 @@ mod bare {
                 if let Some(area) = fpu::take_area(&self.state) {
                     fpu_areas::free(area);
                 }
-            }
-            if let Some(stack) = self.stack.take() {
-                stacks::free(stack);
             }
         }
     }

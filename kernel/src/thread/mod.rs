@@ -13,6 +13,7 @@ mod marks;
 mod pointer;
 mod reporting;
 mod rest;
+mod spare;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub(crate) use marks::Marks;
 pub use pointer::ThreadPtr;
 pub(crate) use reporting::{Outcome, Reporting};
 pub(crate) use rest::{Rest, Until, UntilCell, WOKEN_AT_ONCE};
+pub(crate) use spare::{Spare, Spares};
 
 use crate::counter::{Counter, Lasting};
 #[cfg(target_os = "none")]
@@ -192,13 +194,21 @@ impl Object for Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         debug_assert!(self.doomed.is_empty(), "it has ended what it was to end");
-        if let Some((space, number)) = &self.space {
-            // SAFETY: nobody can reach the thread any more, so the kernel does not use its area. It fails only if the space is
-            // being torn down, which frees the area as well.
-            let _ = unsafe { space.unmap_ipc_area(*number) };
-            self.process.give_area_number(*number);
-            self.process.account().uncharge_of(Resource::Threads, 1);
+        let Some((space, number)) = self.space.take() else {
+            return;
+        };
+        self.process.account().uncharge_of(Resource::Threads, 1);
+        if self.process.keeps_spares() {
+            self.area.wipe();
+            let spare = Spare::new(number, self.area, &mut self.machine);
+            if spare.is_some_and(|spare| self.process.keep_spare(spare).is_ok()) {
+                return;
+            }
         }
+        // SAFETY: nobody can reach the thread any more, so the kernel does not use its area. It fails only if the space is
+        // being torn down, which frees the area as well.
+        let _ = unsafe { space.unmap_ipc_area(number) };
+        self.process.give_area_number(number);
     }
 }
 

@@ -46,9 +46,7 @@ pub fn thread_create() -> rt::Result<Cost> {
         let entry = entry(followed, stamp_and_exit);
         let begin = begin(followed);
         // SAFETY: the code uses no stack but for one word at which the stack pointer stands, which lives until the thread has ended.
-        let (thread, _) =
-            unsafe { process::current().create_thread(entry, stack.as_ptr() as u64, 0) }?;
-        thread.start()?;
+        let thread = unsafe { process::current().start_thread(entry, stack.as_ptr() as u64, 0) }?;
         thread::yield_now();
         let (end, _) = thread.join(Deadline::NEVER)?;
         drop(thread);
@@ -70,10 +68,9 @@ pub fn thread_create_cold() -> rt::Result<Cost> {
         stamp.clear();
         let begin = begin(followed);
         // SAFETY: as above; the thread writes to the stamp, once, before this function goes on.
-        let (thread, _) = unsafe {
-            process::current().create_thread(entry, stack.as_ptr() as u64, stamp.0.get() as u64)
+        let thread = unsafe {
+            process::current().start_thread(entry, stack.as_ptr() as u64, stamp.0.get() as u64)
         }?;
-        thread.start()?;
         while stamp.get() == 0 {
             thread::yield_now();
         }

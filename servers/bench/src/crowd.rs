@@ -67,8 +67,7 @@ impl Crowd {
 fn receiver(endpoint: &Endpoint) -> rt::Result<()> {
     let entry = receive as *const () as u64;
     // SAFETY: the code uses no stack, and no memory but its IPC area.
-    let (thread, _) = unsafe { process::current().create_thread(entry, 0, endpoint.handle().0) }?;
-    thread.start()
+    unsafe { process::current().start_thread(entry, 0, endpoint.handle().0) }.map(drop)
 }
 
 /// Receives for ever from the endpoint in `rdi`. Uses no stack. Out: never. Clobbers what a message call does.

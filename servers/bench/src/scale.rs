@@ -92,7 +92,7 @@ fn cost_of_a_turn(crowd: u64) -> u64 {
 fn start_partner(cpus: &CpuSet) -> rt::Result<()> {
     let entry = partner as *const () as u64;
     // SAFETY: the code uses no stack and no memory at all.
-    let (thread, _) = unsafe { process::current().create_thread(entry, 0, 0) }?;
+    let thread = unsafe { process::current().create_thread(entry, 0, 0) }?;
     thread.set_priority(Priority::NORMAL)?;
     thread.set_affinity(cpus)?;
     thread.start()

@@ -121,7 +121,7 @@ pub const fn shape(call: Call) -> [Kind; 6] {
             Nothing,
             Nothing,
         ],
-        Call::ThreadCreate => [Of(Process), Code, Pointer, Number, Nothing, Nothing],
+        Call::ThreadCreate => [Of(Process), Code, Pointer, Number, Number, Nothing],
         Call::ThreadStart
         | Call::ThreadKill
         | Call::ThreadSetPriority

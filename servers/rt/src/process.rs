@@ -161,19 +161,41 @@ macro_rules! space_operations {
                 unsafe { sys::call(Call::MemoryProtect, arguments) }.map(|_| ())
             }
 
-            /// A thread in it, not yet started, and the address of its IPC area there. It will begin at `entry` with
-            /// `rdi` = `argument`, `rsi` = its IPC area and the stack pointer given.
+            /// A thread in it, not yet started. It will begin at `entry` with `rdi` = `argument`, `rsi` = its IPC area and the
+            /// stack pointer given.
             ///
             /// # Safety
             /// If this is the calling process, `entry` is code that can run on that stack with that argument.
             ///
             /// # Errors
             /// `BadArgument`, `NoRight`, `NoMemory`, `QuotaExceeded`, `Ended`.
-            pub unsafe fn create_thread(&self, entry: u64, stack: u64, argument: u64) -> Result<(Thread, u64)> {
-                let arguments = [self.named(), entry, stack, argument, 0, 0];
+            #[inline]
+            pub unsafe fn create_thread(&self, entry: u64, stack: u64, argument: u64) -> Result<Thread> {
                 // SAFETY: the caller's promise.
-                let values = unsafe { sys::call(Call::ThreadCreate, arguments) }?;
-                Ok((Thread::from_handle(OwnedHandle::from_raw(Handle(values[0]))), values[1]))
+                unsafe { self.make_thread(entry, stack, argument, 0) }
+            }
+
+            /// The same of a thread that runs at once.
+            ///
+            /// # Safety
+            /// As for [`create_thread`](Self::create_thread).
+            ///
+            /// # Errors
+            /// As for [`create_thread`](Self::create_thread); then there is no thread.
+            #[inline]
+            pub unsafe fn start_thread(&self, entry: u64, stack: u64, argument: u64) -> Result<Thread> {
+                const START: u64 = 1;
+                // SAFETY: the caller's promise.
+                unsafe { self.make_thread(entry, stack, argument, START) }
+            }
+
+            #[inline]
+            unsafe fn make_thread(&self, entry: u64, stack: u64, argument: u64, flags: u64) -> Result<Thread> {
+                let arguments = [self.named(), entry, stack, argument, flags];
+                // SAFETY: the caller's promise.
+                let (status, handle) = unsafe { sys::short_with_five(Call::ThreadCreate, arguments) };
+                sys::check(status)?;
+                Ok(Thread::from_handle(OwnedHandle::from_raw(Handle(handle))))
             }
 
             /// Copies from its memory at `address` to `bytes`, wherever something is mapped there. Returns how many bytes were copied: fewer if something

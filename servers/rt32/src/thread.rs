@@ -10,10 +10,13 @@ use crate::{call, tls};
 /// What a thread runs; it gets the argument that it was started with.
 pub type Body = extern "C" fn(u32);
 
+/// Flag of `thread_create`: it runs at once.
+const START: u64 = 1;
+
 /// Starts a thread that runs `body(argument)` on the stack that ends at `stack_top`. Returns the thread's handle.
 ///
 /// # Errors
-/// Those of `thread_create` and `thread_start`.
+/// Those of `thread_create`.
 ///
 /// # Safety
 /// The stack is nobody else's, and stays as long as the thread runs.
@@ -27,12 +30,10 @@ pub unsafe fn spawn(stack_top: *mut u8, body: Body, argument: u32) -> Result<u64
     words[block::RSI] = begin as *const () as u64;
     words[block::RDX] = u64::from(top);
     words[block::R10] = u64::from(top);
+    words[block::R8] = START;
     // SAFETY: the thread begins at code of ours, on its own stack.
     unsafe { call::block(Call::ThreadCreate, &mut words)? };
-    let thread = words[block::RDI];
-    // SAFETY: as above.
-    unsafe { call::plain(Call::ThreadStart, [thread, 0, 0])? };
-    Ok(thread)
+    Ok(words[block::RDI])
 }
 
 /// Ends the calling thread.

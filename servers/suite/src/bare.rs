@@ -191,7 +191,7 @@ impl Bare {
         let done = Notification::create()?;
         process.watch(&done, 1)?;
         // SAFETY: the process is not this one.
-        let (thread, _) = unsafe { process.create_thread(CODE, STACK_TOP, 0) }?;
+        let thread = unsafe { process.create_thread(CODE, STACK_TOP, 0) }?;
         Ok(Bare {
             process,
             thread,

@@ -186,7 +186,8 @@ impl Shop {
             }
         }
         // SAFETY: the process is not this one.
-        let (thread, area) = unsafe { process.create_thread(base, base + TEXT_BYTES, 0) }?;
+        let thread = unsafe { process.create_thread(base, base + TEXT_BYTES, 0) }?;
+        let area = thread.info()?.area;
         let watch = match damage {
             None => random.one_in(3),
             Some(damage) => *damage == Damage::Breakpoint,

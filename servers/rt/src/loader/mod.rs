@@ -103,9 +103,7 @@ pub fn first_thread(
     let padded = memory::page_up(bytes.len() as u64).ok_or(Error::OutOfRange)?;
     process.map_new(places.start_block, padded, Protection::READ, &bytes)?;
     // SAFETY: the process is not this one: it was made empty, and what it runs reaches only what it is given.
-    let (thread, _) =
-        unsafe { process.create_thread(plan.entry, places.stack_top, places.start_block) }?;
-    Ok(thread)
+    unsafe { process.create_thread(plan.entry, places.stack_top, places.start_block) }
 }
 
 /// What a start block says of the landing page, by name.

@@ -91,6 +91,32 @@ short! {
     short_with(first, second)
 }
 
+/// See [`super::short_with_five`].
+///
+/// # Safety
+/// As for [`super::raw`].
+#[inline]
+pub unsafe fn short_with_five(number: u64, [a, b, c, d, e]: [u64; 5]) -> (u64, u64) {
+    let (status, value);
+    // SAFETY: registers as `abi::register` lays down for a short call: it changes what a C function may, and no vector register.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => status,
+            inlateout("rdi") a => value,
+            inlateout("rsi") b => _,
+            inlateout("rdx") c => _,
+            inlateout("r10") d => _,
+            inlateout("r8") e => _,
+            lateout("r9") _,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    (status, value)
+}
+
 /// See [`super::wait`].
 ///
 /// # Safety

@@ -74,6 +74,17 @@ pub unsafe fn short_with(call: Call, first: u64, second: u64) -> (u64, u64) {
     unsafe { backend::short_with(call as u64, first, second) }
 }
 
+/// A short call with five arguments.
+///
+/// # Safety
+/// As for [`raw`].
+#[inline]
+pub unsafe fn short_with_five(call: Call, arguments: [u64; 5]) -> (u64, u64) {
+    debug_assert!((call as u64) < abi::SHORT_CALLS);
+    // SAFETY: the caller's promise is the back end's.
+    unsafe { backend::short_with_five(call as u64, arguments) }
+}
+
 /// `wait` by handle; nothing is judged. Returns `rax` and the bits.
 ///
 /// # Safety

@@ -208,16 +208,21 @@ mod backend {
     pub(super) fn start(builder: Builder, body: Box<dyn FnOnce() + Send>) -> Result<Thread> {
         let (stack, bytes) = map_stack(builder.stack_bytes)?;
         let start = Box::into_raw(Box::new(Start { body, stack, bytes }));
+        let (own, entry) = (process::current(), thread_start as *const () as u64);
+        let is_plain = builder.priority.is_none() && builder.cpus.is_none();
         // SAFETY: `thread_start` takes just this argument, and the stack is new and mapped.
         let made = unsafe {
-            process::current().create_thread(
-                thread_start as *const () as u64,
-                stack + bytes,
-                start as u64,
-            )
+            if is_plain {
+                own.start_thread(entry, stack + bytes, start as u64)
+            } else {
+                own.create_thread(entry, stack + bytes, start as u64)
+            }
         };
-        let started = made.and_then(|(thread, _)| {
+        let started = made.and_then(|thread| {
             let ready = || {
+                if is_plain {
+                    return Ok(());
+                }
                 if let Some(priority) = builder.priority {
                     thread.set_priority(priority)?;
                 }

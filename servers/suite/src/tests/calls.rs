@@ -333,6 +333,13 @@ fn senseless_arguments_of_process_and_thread_calls_are_refused(world: &'static W
         &[process, 0x40_0000, 1 << 47, 0],
         Error::BadArgument,
     )?;
+    for flags in [2, 3, 1 << 32, u64::MAX] {
+        refused(
+            Call::ThreadCreate,
+            &[process, 0x40_0000, 0x80_0000, 0, flags],
+            Error::BadArgument,
+        )?;
+    }
     for base in [1 << 47, 1 << 63, !(1 << 63)] {
         refused(Call::ThreadSetFsBase, &[base], Error::BadArgument)?;
     }

@@ -229,7 +229,8 @@ fn compat_threads_begin_below_4_gib_only(_: &'static World) -> Verdict {
     let made = unsafe { bare.process.create_thread(1 << 32, STACK_TOP, 0) };
     check!(made.is_err(), "a thread began above 4 GiB");
     // SAFETY: as above.
-    let (_, area) = must!(unsafe { bare.process.create_thread(CODE, STACK_TOP, 0) });
+    let thread = must!(unsafe { bare.process.create_thread(CODE, STACK_TOP, 0) });
+    let area = must!(thread.info()).area;
     check!(area < 1 << 32, "an IPC area at {area:#x}");
     Ok(())
 }

@@ -219,7 +219,7 @@ fn threads_of_another_process_are_found_and_their_registers_read(_: &'static Wor
     let code = code!("2:", "pause", "jmp 2b");
     let bare = must!(prepared(code, |context| context.rbx = 0x1234_5678));
     // SAFETY: the process is another.
-    let (second, _) = must!(unsafe { bare.process.create_thread(CODE, STACK_TOP, 5) });
+    let second = must!(unsafe { bare.process.create_thread(CODE, STACK_TOP, 5) });
     must!(bare.thread.start());
     until("it runs", || Ok(bare.thread.info()?.cpu_ns > 0))?;
     let debug: Process = must!(bare.process.duplicate(Rights::DEBUG));

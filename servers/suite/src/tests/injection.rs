@@ -421,7 +421,7 @@ fn run_in_32_bits(code: &[u8]) -> rt::Result<ProcessInfo> {
     let done = Notification::create()?;
     process.watch(&done, 1)?;
     // SAFETY: the process is not this one.
-    let (thread, _) = unsafe { process.create_thread(CODE, STACK_TOP - 64, 0) }?;
+    let thread = unsafe { process.create_thread(CODE, STACK_TOP - 64, 0) }?;
     thread.start()?;
     world::end(&process, &done, PATIENCE)
 }

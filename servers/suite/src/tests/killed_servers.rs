@@ -440,6 +440,22 @@ impl Count {
     }
 }
 
+/// Has two threads end, whose stacks and areas this process keeps for its next ones: as many as it may.
+fn fill_spares(world: &World) -> Verdict {
+    let before = must!(world.system.objects()).threads;
+    let thread = || {
+        // SAFETY: it is never started.
+        unsafe { rt::process::current().create_thread(0x40_0000, 0x80_0000, 0) }
+    };
+    drop(must!(thread().and_then(|first| Ok((first, thread()?)))));
+    let start = time::now();
+    while must!(world.system.objects()).threads > before {
+        check!(since(start) < SETTLING, "ended threads are still there");
+        must!(time::sleep(Duration::from_micros(200)));
+    }
+    Ok(())
+}
+
 fn a_server_killed_at_any_point_of_a_conversation_leaves_nothing_behind(
     world: &'static World,
 ) -> Verdict {
@@ -459,6 +475,7 @@ fn a_server_killed_at_any_point_of_a_conversation_leaves_nothing_behind(
         }
         Ok(())
     };
+    fill_spares(world)?;
     // By the first ones the kernel's pools and this program's heap grow to what they need, which they keep.
     let first = must!(Count::take(world));
     group(Way::Far, Kill::Process, 2)?;

@@ -88,13 +88,13 @@ fn use_up(_: &'static World, what: &str) -> u64 {
                 // SAFETY: it is never started.
                 unsafe { process.create_thread(use_up as *const () as u64, 0x40_0000, 0) }
                     // Its handle stays: a thread that was never started ends with its last one.
-                    .map(|(thread, _): (Thread, u64)| {
+                    .map(|thread: Thread| {
                         let _ = thread.into_handle().into_raw();
                     })
             }
             "processes" => Process::create("one-of-many").and_then(|process| {
                 // SAFETY: the process is not this one.
-                let (thread, _) = unsafe { process.create_thread(0x40_0000, 0x80_0000, 0) }?;
+                let thread = unsafe { process.create_thread(0x40_0000, 0x80_0000, 0) }?;
                 let _ = (
                     process.into_handle().into_raw(),
                     thread.into_handle().into_raw(),

@@ -370,7 +370,7 @@ fn hammer(world: &World, change: fn(&Bare, u64) -> rt::Result<()>) -> Verdict {
         let step = world.cpus.div_ceil(4);
         for cpu in (0..world.cpus).rev().step_by(step as usize) {
             // SAFETY: the process is not this one.
-            let (thread, _) =
+            let thread =
                 must!(unsafe { bare.process.create_thread(bare::CODE, bare::STACK_TOP, 0) });
             must!(thread.set_affinity(&CpuSet::only(cpu)));
             must!(thread.start());

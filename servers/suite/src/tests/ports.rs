@@ -82,7 +82,7 @@ impl Program {
         let mut threads = Vec::new();
         for (number, cpu) in cpus.iter().enumerate() {
             // SAFETY: the process is not this one. The code uses no stack.
-            let (thread, _) = unsafe { bare.process.create_thread(START, bare::STACK_TOP, 0) }?;
+            let thread = unsafe { bare.process.create_thread(START, bare::STACK_TOP, 0) }?;
             let mut context = thread.registers()?;
             context.rsi = u64::from(number == 0);
             (context.rbx, context.rdi) = (handle.0, SHARED);

@@ -81,7 +81,7 @@ fn last_thread_ends_the_process(_: &'static World) -> Verdict {
     values[reg::RAX] = Call::ThreadExit as u64;
     let bare = must!(Bare::new(code!("syscall", "ud2"), &values));
     // SAFETY: the process is not this one.
-    let (second, _) = must!(unsafe { bare.process.create_thread(bare::CODE, bare::STACK_TOP, 0) });
+    let second = must!(unsafe { bare.process.create_thread(bare::CODE, bare::STACK_TOP, 0) });
     must!(bare.thread.start());
     let start = time::now();
     loop {

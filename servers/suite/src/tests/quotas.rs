@@ -222,7 +222,7 @@ fn ends() -> Verdict {
     // Threads.
     let thread = || -> rt::Result<Thread> {
         // SAFETY: it is never started.
-        unsafe { part.create_thread(0x40_0000, 0x80_0000, 0) }.map(|(thread, _)| thread)
+        unsafe { part.create_thread(0x40_0000, 0x80_0000, 0) }
     };
     let threads: Vec<Thread> = (0..PART.threads).map_while(|_| thread().ok()).collect();
     same!(threads.len() as u64, PART.threads);

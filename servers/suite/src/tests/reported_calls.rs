@@ -417,7 +417,7 @@ fn calls_are_reported_of_threads_that_stand_still(_: &'static World) -> Verdict 
     // A thread that the process makes later reports to whom its process reports.
     must!(bare.process.report_to(ReportKind::Calls, Some(&badged)));
     // SAFETY: as above.
-    let (second, _) = must!(unsafe { bare.process.create_thread(START, STACK_TOP - 256, 0) });
+    let second = must!(unsafe { bare.process.create_thread(START, STACK_TOP - 256, 0) });
     must!(second.start());
     let (_, reply) = next(&endpoint, CallPoint::Begins)?;
     same!(endpoint.recv(0, Deadline::NOW).err(), Some(Error::TimedOut));

@@ -163,6 +163,7 @@ const CALLS: &[(Call, &[Argument])] = &[
             V(0x40_0000),
             V(0x80_0000),
             V(0),
+            V(0),
         ],
     ),
     (Call::ProcessQuota, &[H(Kind::Process, Rights::QUERY), P]),
@@ -262,7 +263,7 @@ impl Things {
     pub(super) fn new(world: &World) -> rt::Result<Things> {
         let process = Process::create("nobody")?;
         // SAFETY: the process is not this one.
-        let (thread, _) = unsafe { process.create_thread(0x40_0000, 0x80_0000, 0) }?;
+        let thread = unsafe { process.create_thread(0x40_0000, 0x80_0000, 0) }?;
         Ok(Things {
             endpoint: Endpoint::create()?,
             notification: Notification::create()?,

@@ -23,6 +23,7 @@ tests! {
     threads_have_bases_of_their_own: 40,
     gs_base_that_the_program_set_is_kept: 40,
     unstarted_thread_can_be_killed: 40,
+    an_area_that_an_ended_thread_has_left_is_clean: 40,
 }
 
 /// Whether a thread is listed, and as what.
@@ -283,9 +284,9 @@ fn gs_base_that_the_program_set_is_kept(world: &'static World) -> Verdict {
 fn unstarted_thread_can_be_killed(_: &'static World) -> Verdict {
     let process = must!(Process::create("unstarted"));
     // SAFETY: the process is not this one.
-    let (one, _) = must!(unsafe { process.create_thread(0x40_0000, 0x80_0000, 0) });
+    let one = must!(unsafe { process.create_thread(0x40_0000, 0x80_0000, 0) });
     // SAFETY: as above.
-    let (two, _) = must!(unsafe { process.create_thread(0x40_0000, 0x80_0000, 0) });
+    let two = must!(unsafe { process.create_thread(0x40_0000, 0x80_0000, 0) });
     same!(must!(process.info()).threads, 2);
     // SAFETY: it never ran.
     must!(unsafe { one.kill() });
@@ -298,5 +299,35 @@ fn unstarted_thread_can_be_killed(_: &'static World) -> Verdict {
     let own = must!(Thread::current());
     same!(own.start(), Err(Error::WrongState));
     must!(own.set_priority(Priority::NORMAL));
+    Ok(())
+}
+
+fn an_area_that_an_ended_thread_has_left_is_clean(_: &'static World) -> Verdict {
+    const WORDS: u64 = abi::ipc_area::AREA_BYTES / 8;
+    let start = time::now();
+    let (mut seen, mut again) = (Vec::new(), 0);
+    while again < 4 {
+        // SAFETY: it is never started.
+        let thread =
+            must!(unsafe { rt::process::current().create_thread(0x40_0000, 0x80_0000, 0) });
+        let area = must!(thread.info()).area;
+        for word in 0..WORDS {
+            let place = (area + 8 * word) as *mut u64;
+            // SAFETY: the area is the thread's, mapped while that is there, and nobody else's: the thread never runs.
+            let found = unsafe { place.replace(!word) };
+            let want = if word == 0 { area } else { 0 };
+            check!(found == want, "word {word} of an area is {found:#x}");
+        }
+        again += usize::from(seen.contains(&area));
+        seen.push(area);
+        // With its only handle it ends; what it leaves comes to the process a little later.
+        drop(thread);
+        check!(
+            since(start) < PATIENCE,
+            "{} threads, and {again} areas that came again",
+            seen.len()
+        );
+        must!(time::sleep(Duration::from_micros(50)));
+    }
     Ok(())
 }

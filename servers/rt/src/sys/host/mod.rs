@@ -158,6 +158,16 @@ pub(super) unsafe fn short_with(number: u64, first: u64, second: u64) -> (u64, u
     (results.status, results.values[0])
 }
 
+/// See [`super::short_with_five`].
+///
+/// # Safety
+/// As for [`super::raw`].
+pub(super) unsafe fn short_with_five(number: u64, [a, b, c, d, e]: [u64; 5]) -> (u64, u64) {
+    // SAFETY: the caller's promise.
+    let results = unsafe { raw(number, [a, b, c, d, e, 0], 0) };
+    (results.status, results.values[0])
+}
+
 /// See [`super::ipc`].
 ///
 /// # Safety

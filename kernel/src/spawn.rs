@@ -35,6 +35,7 @@ pub struct Begin {
 /// # Errors
 /// [`Error::BadArgument`] for an entry or stack that is not the user's; [`Error::NoMemory`], [`Error::QuotaExceeded`],
 /// [`Error::Ended`]. Nothing is left of it then.
+#[inline(always)]
 pub fn thread(process: Ref<Process>, begin: Begin) -> Result<Ref<Thread>, Error> {
     let mode = process.mode();
     let is_good = context::check_fresh(begin.entry, begin.stack, mode == Mode::Long);

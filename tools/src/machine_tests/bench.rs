@@ -50,7 +50,7 @@ const CEILINGS: [Ceiling; 18] = [
     Ceiling { figure: "yield_cross_space_fpu_one",  now: [262, 298] },
     Ceiling { figure: "yield_cross_space_fpu_both", now: [278, 315] },
     Ceiling { figure: "map_unmap_4k",               now: [517, 517] },
-    Ceiling { figure: "thread_create",              now: [911, 936] },
+    Ceiling { figure: "thread_create",              now: [900, 925] },
     Ceiling { figure: "thread_create_cold",         now: [2966, 2990] },
     Ceiling { figure: "process_create",             now: [13572, 13582] },
 ];

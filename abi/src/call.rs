@@ -331,12 +331,12 @@ calls! {
     ///
     /// Errors: BadArgument, NotSupported.
     SystemPower = 97, "system_power";
-    /// `(system, set of trace::TraceKind)`: note these kinds from now on, on each CPU in a buffer of its own, and no others; 0 ends it.
-    /// There is one trace for all who ask. Noted switches are slower. Right QUERY.
+    /// `(system, set of trace::TraceKind)`: the caller's process asks that these kinds be noted from now on, on each CPU in a buffer of its own, and asks for
+    /// no others any more; 0 ends it, and so does the process's end. Noted is what any process asks for. What is, is slower. Right QUERY.
     ///
-    /// Errors: BadArgument, NoMemory.
+    /// Errors: BadArgument, NoMemory, Ended.
     SystemTrace = 98, "system_trace";
-    /// `(system, cpu, number, pointer, bytes) -> rdi records written, rsi next number, rdx lost`: read what a CPU has noted, as
+    /// `(system, cpu, number, pointer, bytes) -> rdi records written, rsi next number, rdx lost`: read what a CPU has noted, for whomever, as
     /// trace::TraceRecord, from a number on: 0 is the first since boot, one ahead of all means from now on. What was overwritten is
     /// counted as lost. Right QUERY.
     ///

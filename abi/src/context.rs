@@ -53,7 +53,7 @@ pub struct UserContext {
     pub debug_status: u64,
     /// Faulting address of the last page fault.
     pub cr2: u64,
-    /// The system call number as entered; `u64::MAX` if the last entry was none.
+    /// The system call number as entered; `u64::MAX` if the last entry was none, or a [short call](crate::SHORT_CALLS) by `syscall`.
     pub call_number: u64,
     /// Vector of the last entry; 256 for `syscall`, 257 for `syscall` from 32-bit code, 258 for `sysenter`.
     pub vector: u64,

@@ -113,6 +113,10 @@ unsafe extern "C" {
     #[link_name = "switchyard_short_calls"]
     pub(crate) safe static short_calls: [ShortCall; SHORT_CALLS as usize];
 
+    /// The short calls while calls are noted ([`note_short_calls`](crate::cpu::note_short_calls)), by number.
+    #[link_name = "switchyard_noted_short_calls"]
+    pub(crate) safe static noted_short_calls: [ShortCall; SHORT_CALLS as usize];
+
     /// An exception or interrupt came from user mode.
     #[link_name = "switchyard_user_trap"]
     pub(crate) safe fn user_trap(context: &mut UserContext);

@@ -21,6 +21,7 @@ use crate::memory::space::{Mode, Space, max_ipc_areas};
 use crate::object::{AnyObject, Capability, HandleTable, Object, Ref, Slab, Waking};
 use crate::sync::{Mutex, level};
 use crate::thread::{Spare, Spares, Thread};
+use crate::trace::Asked;
 pub(crate) use doomed::Doomed;
 #[cfg(target_os = "none")]
 pub(crate) use doomed::{has_orphans, settle, work_off_a_piece};
@@ -95,6 +96,8 @@ pub struct Process {
     ports: ProcessPorts,
     /// Who listens to the reports of its threads.
     pub(crate) listeners: Listeners,
+    /// What it has noted in traces.
+    pub(crate) traces: Asked,
     /// The next one that the same thread is to end.
     next_to_end: AtomicPtr<Process>,
     /// It is in such a list.
@@ -188,6 +191,7 @@ impl Process {
             waking: None,
             ports: ProcessPorts::new(),
             listeners: Listeners::none(),
+            traces: Asked::nothing(),
             next_to_end: AtomicPtr::new(ptr::null_mut()),
             is_doomed: AtomicBool::new(false),
         })?;

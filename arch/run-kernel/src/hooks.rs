@@ -115,3 +115,7 @@ extern "C" fn short_call(_: u64, _: u64, _: u64) -> ShortResult {
 
 #[unsafe(export_name = "switchyard_short_calls")]
 static SHORT: [ShortCall; SHORT_CALLS as usize] = [short_call; SHORT_CALLS as usize];
+
+/// Nothing is noted here.
+#[unsafe(export_name = "switchyard_noted_short_calls")]
+static NOTED: [ShortCall; SHORT_CALLS as usize] = SHORT;

@@ -12,7 +12,9 @@ mod mtrr;
 mod tss;
 
 pub(crate) use block::offsets;
-pub use block::{BLOCK_PAGES, CpuBlock, Pending, UserTables, block, current_index};
+pub use block::{
+    BLOCK_PAGES, CpuBlock, Pending, UserTables, block, current_index, note_short_calls,
+};
 pub use boot_block::{install_boot_block, is_installed};
 pub use features::{Features, features};
 pub use gdt::{CPU_NUMBER, KERNEL_CODE, KERNEL_DATA, USER_CODE32, USER_CODE64, USER_DATA};

@@ -40,6 +40,7 @@ impl Process {
         let Some(code) = self.begin_end(ending) else {
             return;
         };
+        crate::trace::forget(&self.traces);
         // From here on no thread is added.
         let mut end = End(Stage::Threads(code));
         while end.piece(self) {
@@ -113,6 +114,7 @@ impl Process {
 
     /// Works off the end of a process without threads: handles, space, watchers.
     pub(super) fn finish(&self) {
+        crate::trace::forget(&self.traces);
         let mut end = End(Stage::Threadless);
         while end.piece(self) {
             schedule::preemption_point();

@@ -30,7 +30,7 @@ pub fn start(thread: &Thread) -> Result<(), Error> {
             thread.set_state(ThreadState::New);
             return Err(Error::OutOfRange);
         };
-        thread.marks().trace(trace::marks_threads());
+        trace::mark_new(thread);
         // Nobody else knows the thread as one that runs yet.
         thread.slice.set(Slice::new(cpu.quantum.get()));
         if home == cpu.index() {

@@ -4,6 +4,7 @@
 //! They run without a user context, so nothing in here may ask for the calling thread's registers; arguments come as arguments.
 //! `int 0x80` reaches the same functions through a context.
 
+use abi::trace::TraceKind;
 use abi::{Call, Error, Handle, Rights, SHORT_CALLS};
 use arch::hooks::{ShortCall, ShortResult};
 use arch::switch::frame_here;
@@ -17,6 +18,7 @@ use crate::ipc::{Signalled, give};
 use crate::object::{Section, quiescent};
 use crate::schedule;
 use crate::thread::ThreadPtr;
+use crate::trace;
 
 /// By number. The entry of `syscall` calls through a copy of this.
 #[unsafe(export_name = "switchyard_short_calls")]
@@ -30,6 +32,14 @@ static SHORT: [ShortCall; SHORT_CALLS as usize] = [
     handle_close,
     thread_create,
 ];
+
+/// The same while messages are noted.
+#[unsafe(export_name = "switchyard_noted_short_calls")]
+static NOTED: [ShortCall; SHORT_CALLS as usize] = {
+    let mut calls = SHORT;
+    calls[Call::Signal as usize] = signal_noted;
+    calls
+};
 
 const _: () = {
     assert!(Call::Null as u64 == 0);
@@ -64,6 +74,14 @@ extern "C" fn signal(notification: u64, bits: u64, _: u64) -> ShortResult {
     }
     frame_here();
     signal_somebody(woken, notification, bits)
+}
+
+/// [`signal`] while messages are noted.
+extern "C" fn signal_noted(notification: u64, bits: u64, more: u64) -> ShortResult {
+    if trace::is_noted(TraceKind::Ipc) {
+        trace::ipc(Call::Signal, notification);
+    }
+    signal(notification, bits, more)
 }
 
 /// [`signal`] of somebody who was taken out of his wait; or of what is not known yet, is bound to a thread, or is in use.

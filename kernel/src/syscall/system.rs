@@ -277,7 +277,7 @@ pub(super) fn trace(caller: Caller) -> Result<(), Error> {
         .ok()
         .filter(|kinds| kinds & !TraceKind::EVERY == 0)
         .ok_or(Error::BadArgument)?;
-    trace::set(kinds)
+    trace::set(caller.process(), kinds)
 }
 
 /// `system_trace_read`.

@@ -1,18 +1,20 @@
 //! The rings of the machine's CPUs, and what is noted in them.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use abi::trace::{TraceKind, TraceRecord};
 use abi::{Call, Error, UserContext};
 use arch::memory::phys_to_virt;
 use arch::time;
 
+use super::WANTED;
 use super::ring::{self, Place};
 use crate::cpu::{self, Cpu};
 use crate::memory::PAGE_BYTES;
 use crate::memory::frames::{self, FrameKind};
 use crate::object::{Section, Step, Walk};
+use crate::process::Process;
 use crate::schedule;
 use crate::sync;
 use crate::thread::Thread;
@@ -22,9 +24,6 @@ const ORDER: u8 = 4;
 const RECORDS: usize = ((PAGE_BYTES as usize) << ORDER) / size_of::<Place>();
 /// Threads that are marked between two chances for others.
 const MARKED_AT_ONCE: usize = 256;
-
-/// The set of kinds that are noted.
-static NOTED: AtomicU32 = AtomicU32::new(0);
 
 /// One CPU's.
 pub(crate) struct Ring {
@@ -82,39 +81,72 @@ impl Ring {
 /// Whether this kind is noted now.
 #[inline]
 pub(crate) fn is_noted(kind: TraceKind) -> bool {
-    NOTED.load(Ordering::Relaxed) & kind.bit() != 0
+    WANTED.has(kind)
 }
 
-/// Notes the kinds of a set from now on, and no others.
+/// Notes the kinds of a set for a process from now on, beside what others ask for.
 ///
 /// # Errors
-/// [`Error::NoMemory`] if there is none for the rings; what was noted before is noted still.
-pub(crate) fn set(kinds: u32) -> Result<(), Error> {
+/// [`Error::NoMemory`] if there is none for the rings, [`Error::Ended`]; what it had asked for before is noted still.
+pub(crate) fn set(process: &Process, kinds: u32) -> Result<(), Error> {
     sync::assert_none_held();
     if kinds != 0 {
         for cpu in cpu::all() {
             cpu.trace.make()?;
         }
     }
-    let marked = marks_threads();
-    NOTED.store(kinds, Ordering::SeqCst);
-    if marked != marks_threads() {
-        mark_threads();
-    }
+    process.while_alive(|| {
+        WANTED.exchange(&process.traces, kinds);
+        Ok(())
+    })?;
+    // Also if another has begun with that already: what is asked for is noted when the call returns.
+    settle();
     Ok(())
 }
 
-/// Whether threads are to be marked, so that they take the long ways, on which what is noted of them is noted.
-pub(crate) fn marks_threads() -> bool {
-    const LONG_WAYS: u32 = TraceKind::Switch.bit() | TraceKind::Ipc.bit();
-    NOTED.load(Ordering::SeqCst) & LONG_WAYS != 0
-}
-
-/// Gives all threads the mark, or takes it off, as it should be now. One that is made meanwhile has it as it should be then.
-fn mark_threads() {
+/// Brings all CPUs and all threads into line with what is noted now.
+pub(super) fn settle() {
+    settle_calls();
     let mut walk = Walk::<Thread>::begin();
     while mark_some(&mut walk) {
         schedule::preemption_point();
+    }
+}
+
+/// Whether threads are to be marked, so that they take the long ways, on which what is noted of them is noted.
+#[inline(always)]
+fn marks_threads() -> bool {
+    WANTED.has_long_ways()
+}
+
+/// Marks a thread that is about to run for the first time, if it is to be. One that was there already when that was asked for has its mark.
+#[inline(always)]
+pub(crate) fn mark_new(thread: &Thread) {
+    if marks_threads() {
+        mark(thread);
+    }
+}
+
+/// Gives a thread the mark, or takes it off, as it should be now.
+#[cold]
+fn mark(thread: &Thread) {
+    loop {
+        let on = marks_threads();
+        thread.marks().trace(on);
+        if on == marks_threads() {
+            return;
+        }
+    }
+}
+
+/// Has every CPU note short calls, or not, as it should be now.
+fn settle_calls() {
+    loop {
+        let on = WANTED.has_surely(TraceKind::Ipc);
+        arch::cpu::note_short_calls(on, cpu::all().map(Cpu::block));
+        if on == WANTED.has_surely(TraceKind::Ipc) {
+            return;
+        }
     }
 }
 
@@ -124,7 +156,7 @@ fn mark_some(walk: &mut Walk<Thread>) -> bool {
     let section = unsafe { Section::enter() };
     for _ in 0..MARKED_AT_ONCE {
         match walk.next(&section) {
-            Step::Object(thread) => thread.marks().trace(marks_threads()),
+            Step::Object(thread) => mark(&thread),
             Step::Free => {}
             Step::End => return false,
         }

@@ -169,7 +169,8 @@ impl System {
         ))))
     }
 
-    /// Has each CPU note these kinds of what it does (a set of [`TraceKind::bit`](abi::trace::TraceKind::bit)), and no others.
+    /// Has each CPU note these kinds of what it does (a set of [`TraceKind::bit`](abi::trace::TraceKind::bit)), for this process: until it asks for others, or
+    /// ends. What other processes ask for is noted as well.
     ///
     /// # Errors
     /// `NoRight` without QUERY, `BadArgument` for kinds that there are not, `NoMemory`.

@@ -2,6 +2,7 @@
 
 mod bases;
 mod breakpoints;
+mod call_numbers;
 mod calls;
 mod cancelling;
 mod clones;
@@ -110,6 +111,7 @@ pub const ALL: &[&[Test]] = &[
     moving::TESTS,
     many::TESTS,
     traces::TESTS,
+    call_numbers::TESTS,
     grinder::TESTS,
 ];
 

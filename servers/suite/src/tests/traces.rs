@@ -1,16 +1,16 @@
 //! Traces: what is noted, on which CPU, in which order, and what becomes of what nobody reads.
 
 use abi::trace::{TraceKind, TraceRecord};
-use abi::{Call, CpuSet, Error, FaultKind};
+use abi::{Call, CpuSet, Error, FaultKind, Rights};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
-use rt::{AsHandle, Endpoint, System, Thread, thread, time};
+use rt::{AsHandle, Endpoint, Notification, System, Thread, thread, time};
 
 use super::contexts::prepared;
 use super::faults::faulted;
-use super::probe::{soon, until};
+use super::probe::{Probe, soon, until};
 use super::tests;
 use crate::kernel_calls::refused;
 use crate::verdict::{Verdict, Why};
@@ -22,6 +22,8 @@ tests! {
     a_trace_tells_who_goes_to_another_cpu: 40,
     a_trace_that_nobody_reads_is_counted_as_lost: 60,
     a_trace_that_is_off_notes_nothing: 40,
+    signals_are_traced_by_whatever_way_they_go: 60,
+    each_program_traces_what_it_asks_for_until_its_own_end: 60,
     senseless_traces_are_refused: 40,
 }
 
@@ -166,7 +168,7 @@ fn a_trace_tells_who_goes_to_another_cpu(world: &'static World) -> Verdict {
     }
     let mut number = must!(next(world, 0));
     let _tracing = must!(Tracing::on(&world.system, TraceKind::Migration.bit()));
-    let probe = must!(super::probe::Probe::counting(&CpuSet::only(0)));
+    let probe = must!(Probe::counting(&CpuSet::only(0)));
     let id = must!(probe.info()).thread;
     must!(probe.thread().start());
     probe.goes_on()?;
@@ -209,6 +211,11 @@ fn a_trace_that_is_off_notes_nothing(world: &'static World) -> Verdict {
     // Also if it was on, and ended in the midst of everything.
     must!(world.system.trace(TraceKind::EVERY));
     must!(world.system.trace(0));
+    nothing_is_noted(world)
+}
+
+/// No CPU notes what it does.
+fn nothing_is_noted(world: &'static World) -> Verdict {
     // What had begun when it ended.
     for cpu in 0..world.cpus {
         must!(must!(thread::Builder::new().cpu(cpu).spawn(thread::yield_now)).join(soon()));
@@ -224,6 +231,111 @@ fn a_trace_that_is_off_notes_nothing(world: &'static World) -> Verdict {
         same!(must!(next(world, cpu as u32)), before);
     }
     Ok(())
+}
+
+fn signals_are_traced_by_whatever_way_they_go(world: &'static World) -> Verdict {
+    let signals = code!(
+        "2:",
+        "mov eax, 2",
+        "mov rdi, r12",
+        "mov esi, 1",
+        "syscall",
+        "inc qword ptr [rbx]",
+        "jmp 2b",
+    );
+    const { assert!(Call::Signal as u64 == 2) };
+    for cpu in 0..world.cpus {
+        let notification = must!(Notification::create());
+        let (probe, handle) = must!(with_handle(signals, &notification.handle(), Rights::SIGNAL));
+        must!(probe.thread().set_affinity(&CpuSet::only(cpu)));
+        let id = must!(probe.info()).thread;
+        must!(probe.thread().start());
+        // It is in the midst of them when the trace begins, and goes on for a while.
+        probe.goes_on()?;
+        let mut number = must!(next(world, cpu));
+        let tracing = must!(Tracing::on(&world.system, TraceKind::Ipc.bit()));
+        let mut seen = 0;
+        until("its signals are noted", || {
+            let records = news(world, cpu, &mut number)?;
+            let wanted = (id, Call::Signal as u64, handle);
+            let is_one = |record: &&TraceRecord| (record.thread, record.a, record.b) == wanted;
+            seen += records.iter().filter(is_one).count();
+            Ok(seen >= 10)
+        })?;
+        drop(tracing);
+        probe.goes_on()?;
+        let before = must!(next(world, cpu));
+        probe.goes_on()?;
+        same!(must!(next(world, cpu)), before);
+        must!(probe.bare.process.kill(0));
+    }
+    Ok(())
+}
+
+/// A program that is given a handle, in R12, and the handle's number.
+fn with_handle(code: &[u8], handle: &impl AsHandle, rights: Rights) -> rt::Result<(Probe, u64)> {
+    let probe = Probe::new(code, |_| {})?;
+    let granted = probe.bare.process.grant(handle, rights)?.0;
+    let mut registers = probe.thread().registers()?;
+    registers.r12 = granted;
+    // SAFETY: the thread is of another process.
+    unsafe { probe.thread().set_registers(&registers) }?;
+    Ok((probe, granted))
+}
+
+fn each_program_traces_what_it_asks_for_until_its_own_end(world: &'static World) -> Verdict {
+    // It begins and ends a trace of switches and messages, over and over, and lets others run in between.
+    let to_and_fro = code!(
+        "2:",
+        "mov eax, 98",
+        "mov rdi, r12",
+        "mov esi, 3",
+        "syscall",
+        "mov eax, 98",
+        "mov rdi, r12",
+        "xor esi, esi",
+        "syscall",
+        "mov eax, 1",
+        "syscall",
+        "inc qword ptr [rbx]",
+        "jmp 2b",
+    );
+    // It begins one of everything, and ends.
+    let forgetful = code!(
+        "mov eax, 98",
+        "mov rdi, r12",
+        "mov esi, 31",
+        "syscall",
+        "mov edi, eax",
+        "mov eax, 50",
+        "syscall",
+    );
+    const {
+        assert!(Call::SystemTrace as u64 == 98 && Call::Yield as u64 == 1);
+        assert!(Call::ProcessExit as u64 == 50 && TraceKind::EVERY == 31);
+        assert!(TraceKind::Switch.bit() | TraceKind::Ipc.bit() == 3);
+    }
+    let system = world.system.handle();
+    let (other, _) = must!(with_handle(to_and_fro, &system, Rights::QUERY));
+    must!(other.thread().set_affinity(&CpuSet::only(world.cpus - 1)));
+    must!(other.thread().start());
+    other.goes_on()?;
+    let tracing = must!(Tracing::on(&world.system, TraceKind::Switch.bit()));
+    for cpu in 0..world.cpus {
+        let mut number = must!(next(world, cpu));
+        let two = yields(cpu, 20)?;
+        let switches = must!(news(world, cpu, &mut number));
+        let to_them =
+            |record: &&TraceRecord| is(record, TraceKind::Switch) && two.contains(&record.thread);
+        let count = switches.iter().filter(to_them).count();
+        check!(count >= 36, "only {count} turns in the trace of CPU {cpu}");
+    }
+    let (last, _) = must!(with_handle(forgetful, &system, Rights::QUERY));
+    same!(must!(last.bare.run()).code, 0);
+    must!(other.bare.process.kill(0));
+    must!(other.bare.run_to_end());
+    drop(tracing);
+    nothing_is_noted(world)
 }
 
 fn senseless_traces_are_refused(world: &'static World) -> Verdict {

@@ -39,7 +39,7 @@ pub struct Endpoint {
     /// One more than the priority of who is first of the senders; 0: none waits. Written under the lock.
     pressure: AtomicU32,
     /// Its number, unique since boot, and that of the process that has made it; 0: the kernel.
-    id: AtomicU64,
+    id: u64,
     creator: u64,
 }
 
@@ -127,6 +127,10 @@ impl Object for Endpoint {
         &SLAB
     }
 
+    fn number(&self) -> u64 {
+        self.id
+    }
+
     fn last_reference(&self) {
         // Whoever served it finds out by this that it is no more.
         // SAFETY: it lives in a slot, as it was counted.
@@ -151,7 +155,7 @@ impl Endpoint {
             receivers: AtomicU32::new(0),
             server: AtomicPtr::new(ptr::null_mut()),
             pressure: AtomicU32::new(0),
-            id: AtomicU64::new(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             creator,
         }
     }
@@ -162,7 +166,7 @@ impl Endpoint {
         // SAFETY: a thread that ends leaves before, under this lock.
         let server = unsafe { self.server.load(Ordering::SeqCst).as_ref() };
         EndpointInfo {
-            id: self.id.load(Ordering::Relaxed),
+            id: self.id,
             creator: self.creator,
             server: server.map_or(0, Thread::id),
             server_process: server.map_or(0, |thread| thread.process().id()),
@@ -171,15 +175,6 @@ impl Endpoint {
             senders: queues.senders.len(),
             receivers: queues.receivers.len(),
         }
-    }
-
-    /// The number of an endpoint for which a thread was seen to wait, which may have ended since: then it is that of whatever lives there now.
-    ///
-    /// # Safety
-    /// `endpoint` points to an endpoint's slot that was filled once.
-    pub(crate) unsafe fn number_of(endpoint: *const Endpoint) -> u64 {
-        // SAFETY: slots are never given back, and nothing but this kind of word is ever at that place of one.
-        unsafe { (*endpoint).id.load(Ordering::Relaxed) }
     }
 
     /// A handle with the right to receive was made.

@@ -8,7 +8,7 @@ use abi::info::ThreadState;
 
 use super::endpoint::Endpoint;
 use super::notification::Notification;
-use crate::object::{Borrowed, Section};
+use crate::object::{Borrowed, Section, number_of};
 use crate::thread::{Thread, Until, UntilCell};
 
 /// What a thread waits for.
@@ -148,11 +148,11 @@ impl Wait {
         match self.on() {
             WaitOn::Sending(endpoint) | WaitOn::Receiving(endpoint) => {
                 // SAFETY: the word names an endpoint.
-                unsafe { Endpoint::number_of(endpoint) }
+                unsafe { number_of(endpoint) }
             }
             WaitOn::Reply(thread) | WaitOn::Thread(thread) if !thread.is_null() => {
                 // SAFETY: the word names a thread.
-                unsafe { Thread::number_of(thread) }
+                unsafe { number_of(thread) }
             }
             _ => 0,
         }

@@ -10,6 +10,7 @@ mod walk;
 pub(crate) use capability::Waking;
 pub use capability::{Capability, Object as AnyObject};
 pub use quiescent::Section;
+pub(crate) use reference::number_of;
 pub use reference::{Borrowed, Ref, Vacant, stamp_of};
 pub use slab::{Object, Slab};
 pub use table::HandleTable;

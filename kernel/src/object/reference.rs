@@ -45,9 +45,11 @@ impl<T: Object> Vacant<T> {
     pub fn fill(self, value: T) -> Ref<T> {
         let slot = self.slot;
         core::mem::forget(self);
+        let number = value.number();
         // SAFETY: the slot is fresh from the slab and ours alone.
         unsafe {
             (*slot.as_ref().value.get()).write(value);
+            slot.as_ref().number.store(number, Ordering::Relaxed);
             slot.as_ref().references.store(1, Ordering::Release);
         }
         Ref { slot }
@@ -211,6 +213,15 @@ impl<T: Object> Deref for Borrowed<'_, T> {
 pub unsafe fn stamp_of<'a, T: Object>(pointer: *const T) -> &'a AtomicU64 {
     // SAFETY: the caller's promise; slots and their headers are valid for ever.
     unsafe { &(*slot_of(pointer).as_ptr()).stamp }
+}
+
+/// The number of the object that lives in a slot, or did last.
+///
+/// # Safety
+/// As [`stamp_of`].
+pub(crate) unsafe fn number_of<T: Object>(pointer: *const T) -> u64 {
+    // SAFETY: as in `stamp_of`; nothing but this kind of word is ever at that place of a slot, alive or not.
+    unsafe { (*slot_of(pointer).as_ptr()).number.load(Ordering::Relaxed) }
 }
 
 /// # Safety

@@ -28,6 +28,11 @@ pub trait Object: Sized + Sync + 'static {
         false
     }
 
+    /// Its number, for a kind that lists show by number; else 0. It does not change.
+    fn number(&self) -> u64 {
+        0
+    }
+
     /// Frees a bounded piece of what the object holds, before it is dropped; false if something is left.
     fn tear_down(&mut self) -> bool {
         true
@@ -43,6 +48,8 @@ pub struct Slot<T> {
     pub(super) references: AtomicU32,
     /// Grows, and is never set back: not when the object dies, nor when the next one moves in.
     pub(super) stamp: AtomicU64,
+    /// The [number](Object::number) of the object that lives here, or did last. Whoever has a pointer to the slot may look, whatever becomes of it.
+    pub(super) number: AtomicU64,
     pub(super) value: UnsafeCell<MaybeUninit<T>>,
 }
 
@@ -150,6 +157,7 @@ impl<T: Object> Slab<T> {
                 });
                 (&raw mut (*slot).references).write(AtomicU32::new(0));
                 (&raw mut (*slot).stamp).write(AtomicU64::new(2));
+                (&raw mut (*slot).number).write(AtomicU64::new(0));
                 free.head = slot;
             }
         }

@@ -32,7 +32,7 @@ pub(super) fn info() -> ObjectsInfo {
         stacks: u64::from(made - free),
         pooled: 0,
     };
-    // Of threads and processes, which are counted.
+    // In no figure: each belongs to one thread or process, which has at most one for each kind of report and gives them up at its end at the latest.
     count::<Listener>(&mut frames);
     frames += u64::from(made) * stacks::STACK_PAGES + fpu_areas::frames();
     info.pooled = frames * PAGE_BYTES;

@@ -117,7 +117,7 @@ pub struct Thread {
     /// Its process; it keeps it alive.
     process: Ref<Process>,
     /// Unique since boot.
-    id: AtomicU64,
+    id: u64,
     /// The CPU that it belongs to.
     pub(crate) home: sched::Home,
     /// What it was at its former home. Written by that, read by the new one.
@@ -185,6 +185,10 @@ impl Object for Thread {
         !core::mem::replace(&mut self.out_of_inboxes, true)
     }
 
+    fn number(&self) -> u64 {
+        self.id
+    }
+
     fn last_reference(&self) {
         // Its end has told them already, but for one that never began.
         self.tell_of_end();
@@ -246,7 +250,7 @@ impl Thread {
             #[cfg(target_os = "none")]
             awaited: Known::nothing(),
             process,
-            id: AtomicU64::new(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             home: sched::Home::nowhere(),
             transit: Cell::new(Transit::Started),
             affinity: sched::SharedAffinity::any(),
@@ -273,16 +277,7 @@ impl Thread {
 
     /// Its number, unique since boot.
     pub fn id(&self) -> u64 {
-        self.id.load(Ordering::Relaxed)
-    }
-
-    /// The number of a thread that was seen to be waited for, which may have ended since: then it is that of whatever lives there now.
-    ///
-    /// # Safety
-    /// `thread` points to a thread's slot that was filled once.
-    pub(crate) unsafe fn number_of(thread: *const Thread) -> u64 {
-        // SAFETY: slots are never given back, and nothing but this kind of word is ever at that place of one.
-        unsafe { (*thread).id.load(Ordering::Relaxed) }
+        self.id
     }
 
     /// Its process.

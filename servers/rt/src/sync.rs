@@ -27,6 +27,15 @@ pub type Mutex<T> = lock_api::Mutex<RawMutex, T>;
 /// The proof that a thread may use it.
 pub type MutexGuard<'a, T> = lock_api::MutexGuard<'a, RawMutex, T>;
 
+/// How many notifications the program's locks have.
+static NOTIFICATIONS: AtomicU64 = AtomicU64::new(0);
+
+/// How many notifications this program's locks have made because a thread had to wait, and keep: each is a handle as well. For whoever counts what
+/// there is.
+pub fn notifications() -> u64 {
+    NOTIFICATIONS.load(Ordering::SeqCst)
+}
+
 impl RawMutex {
     /// The notification to wait on, `None` if none can be had.
     fn notification(&self) -> Option<Handle> {
@@ -41,7 +50,10 @@ impl RawMutex {
             .notification
             .compare_exchange(0, made, Ordering::AcqRel, Ordering::Acquire)
         {
-            Ok(_) => Some(Handle(made)),
+            Ok(_) => {
+                NOTIFICATIONS.fetch_add(1, Ordering::SeqCst);
+                Some(Handle(made))
+            }
             Err(first) => {
                 // Another thread was first.
                 drop(crate::OwnedHandle::from_raw(Handle(made)));
@@ -66,9 +78,11 @@ impl RawMutex {
 
 impl Drop for RawMutex {
     fn drop(&mut self) {
-        drop(crate::OwnedHandle::from_raw(Handle(
-            *self.notification.get_mut(),
-        )));
+        let made = *self.notification.get_mut();
+        if made != 0 {
+            NOTIFICATIONS.fetch_sub(1, Ordering::SeqCst);
+        }
+        drop(crate::OwnedHandle::from_raw(Handle(made)));
     }
 }
 

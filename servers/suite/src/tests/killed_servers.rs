@@ -4,8 +4,10 @@
 //! only handle with the right to receive is its own, so its end is the end of its endpoint. A client that waits for it then has an error by which it
 //! knows whether its message was received; one that was answered has its answer.
 //!
-//! What is counted: the machine's objects, those that have ended and are not yet taken away among them; the memory of programs, and that of the
-//! kernel without what it keeps for more objects; and this process's handles.
+//! What is counted: the machine's objects, those that have ended and are not yet taken away among them; the memory that this process is charged for,
+//! which is all that is made here; the memory that nobody is charged for, without what the kernel keeps for more objects; and this process's
+//! handles. Not a page and not a handle may be left. What this program keeps by itself is there before, or is known: its heap is touched as far as it is
+//! going to need, and its locks say how many notifications they have made.
 
 use abi::info::{ObjectsInfo, ProcessState, ThreadState};
 use abi::{Badge, Deadline, Error, Rights, Tag};
@@ -25,9 +27,10 @@ use crate::verdict::{Verdict, Why};
 use crate::world::World;
 use crate::{check, code, fail, must, same};
 
-/// How long the dead may take to be taken away, and how often the conversations are held before what does not go counts as left behind.
+/// How long the dead may take to be taken away.
 const SETTLING: Duration = Duration::from_secs(10);
-const TRIES: u32 = 4;
+/// More than this program's heap ever has in use at once here.
+const HEAP_BYTES: usize = 256 * 1024;
 
 tests! {
     a_server_killed_at_any_point_of_a_conversation_leaves_nothing_behind: 60,
@@ -377,29 +380,44 @@ impl Case {
     }
 }
 
+/// The number of the first process, from which all others come.
+const INIT: u64 = 1;
+
 /// All that could be left behind.
 #[derive(Clone, Copy, Debug)]
 struct Count {
     objects: ObjectsInfo,
-    /// Bytes of programs, and of the kernel without its pools.
-    memory: [u64; 2],
+    /// Pages that this process is charged for.
+    pages: u64,
+    /// Bytes that nobody is charged for and that are not in the kernel's pools. Who pays for a part that he gave away is charged for all of it, so they may
+    /// be less than none.
+    unpaid: i64,
     handles: u64,
 }
 
 impl Count {
     fn take(world: &World) -> rt::Result<Count> {
-        let objects = world.system.objects()?;
+        let mut objects = world.system.objects()?;
         let memory = world.system.memory()?;
+        let own = rt::process::current().info()?;
+        // What init is charged for is what everybody is.
+        let processes = world.system.processes()?;
+        let paid = processes.iter().find(|process| process.id == INIT);
+        let paid = paid.map_or(0, |init| init.pages * 4096);
+        let of_locks = rt::sync::notifications();
+        objects.notifications -= of_locks;
         Ok(Count {
             objects,
-            memory: [memory.user, memory.kernel.saturating_sub(objects.pooled)],
-            handles: rt::process::current().info()?.handles,
+            pages: own.pages,
+            unpaid: (memory.user + memory.kernel).cast_signed()
+                - (objects.pooled + paid).cast_signed(),
+            handles: own.handles - of_locks,
         })
     }
 
-    fn figures(&self) -> [u64; 13] {
+    fn figures(&self) -> [i64; 13] {
         let objects = &self.objects;
-        [
+        let counts = [
             objects.processes,
             objects.threads,
             objects.endpoints,
@@ -410,21 +428,20 @@ impl Count {
             objects.accounts,
             objects.stacks,
             objects.irqs,
-            self.memory[0],
-            self.memory[1],
+            self.pages,
             self.handles,
-        ]
+        ];
+        core::array::from_fn(|index| {
+            let count = counts.get(index).copied();
+            count.map_or(self.unpaid, u64::cast_signed)
+        })
     }
 
     /// Waits until there is no more of anything than this: the dead are taken away little by little.
     fn comes_back(&self, world: &World, after: &str) -> Verdict {
         let start = time::now();
         loop {
-            let mut now = must!(Count::take(world));
-            // A lock of this program's heap that a thread had to wait for has made a notification, and keeps it.
-            let of_lock = now.handles.saturating_sub(self.handles).min(1);
-            now.handles -= of_lock;
-            now.objects.notifications -= of_lock;
+            let now = must!(Count::take(world));
             let mut pairs = now.figures().into_iter().zip(self.figures());
             if pairs.all(|(now, before)| now <= before) {
                 return Ok(());
@@ -476,14 +493,22 @@ fn a_server_killed_at_any_point_of_a_conversation_leaves_nothing_behind(
         Ok(())
     };
     fill_spares(world)?;
-    // By the first ones the kernel's pools and this program's heap grow to what they need, which they keep.
+    // By the first ones the kernel's pools grow to what they need, which they keep.
+    drop(core::hint::black_box(alloc::vec![1_u8; HEAP_BYTES]));
     let first = must!(Count::take(world));
     group(Way::Far, Kill::Process, 2)?;
+    // Those who died there are gone when there are as many objects as before. What memory there is then stays.
+    let any_memory = Count {
+        pages: i64::MAX.cast_unsigned(),
+        unpaid: i64::MAX,
+        ..first
+    };
+    any_memory.comes_back(world, "the first ones")?;
     let grown = must!(Count::take(world));
-    let mut before = Count {
-        objects: first.objects,
-        handles: first.handles,
-        ..grown
+    let before = Count {
+        pages: grown.pages,
+        unpaid: grown.unpaid,
+        ..first
     };
     for (way, kill, turn) in [
         (Way::Far, Kill::Thread, 0),
@@ -492,18 +517,8 @@ fn a_server_killed_at_any_point_of_a_conversation_leaves_nothing_behind(
         (Way::Long, Kill::Process, 1),
         (Way::Long, Kill::Thread, 2),
     ] {
-        // This program, or another, may touch a page of its heap for the first time meanwhile, and keeps it. What is left behind by a conversation
-        // is left behind each time.
-        let mut tries = TRIES;
-        loop {
-            group(way, kill, turn)?;
-            tries -= 1;
-            match before.comes_back(world, &format!("{way:?}, {kill:?}")) {
-                Err(why) if tries == 0 => return Err(why),
-                Err(_) => before.memory = must!(Count::take(world)).memory,
-                Ok(()) => break,
-            }
-        }
+        group(way, kill, turn)?;
+        before.comes_back(world, &format!("{way:?}, {kill:?}"))?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use abi::info::ProcessState;
 use abi::{Badge, Deadline, Error, Rights};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use rt::thread::{self, JoinHandle};
 use rt::{AsHandle, Endpoint, Event, Message, Notification, Received, start, time};
@@ -238,10 +239,17 @@ fn late_answer_finds_the_caller_gone(_: &'static World) -> Verdict {
     for by_loop in [false, true] {
         let theirs = Arc::clone(&endpoint);
         let wait = Duration::from_millis(20);
-        let client = must!(thread::spawn(move || theirs
-            .call(Message::new(0), 0, time::after(wait))
-            .map(|_| ())));
+        let received_one = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&received_one);
+        // On a slow machine its deadline may pass before anybody receives: then it tries again.
+        let client = must!(thread::spawn(move || loop {
+            let called = theirs.call(Message::new(0), 0, time::after(wait));
+            if seen.load(Ordering::SeqCst) {
+                return called.map(drop);
+            }
+        }));
         let mut received = must!(receive(&endpoint, 0));
+        received_one.store(true, Ordering::SeqCst);
         same!(must!(client.join(soon())), Err(Error::TimedOut));
         let Some(reply) = received.reply.take() else {
             fail!("no reply came")

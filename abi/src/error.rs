@@ -50,7 +50,7 @@ errors! {
     TimedOut = 10, "deadline passed";
     /// The wait was cancelled by a supervisor.
     Cancelled = 11, "cancelled";
-    /// Nothing is left at the other end: the endpoint has no receiver any more, or the notification is gone.
+    /// Nothing is left at the other end: the endpoint has no receiver any more, or nobody can signal the notification.
     PeerClosed = 12, "peer closed";
     /// The receiver dropped the reply, or died with it.
     NoReply = 13, "reply dropped";

@@ -24,7 +24,7 @@ use abi::Error;
 use abi::irq::{IrqInfo, Message, Rate};
 use arch::platform::msi::MaskBit;
 
-use crate::ipc::Notification;
+use crate::ipc::{Notification, Signaller};
 use crate::object::{Object, Ref, Slab};
 use crate::sync::{Mutex, level};
 use gate::{Gate, Passage};
@@ -90,7 +90,7 @@ struct Binding {
     cpu: u32,
     /// Where it came last.
     last_cpu: u32,
-    notification: Option<(Ref<Notification>, u64)>,
+    notification: Option<(Signaller, u64)>,
     /// It is masked until it is acknowledged, or bound at first.
     waits: bool,
     gate: Gate,
@@ -251,8 +251,9 @@ impl Irq {
     /// # Errors
     /// None while the object is there.
     pub fn bind(&self, notification: Ref<Notification>, bits: u64) -> Result<(), Error> {
+        let signaller = Signaller::new(notification);
         let former = self.with(|binding| {
-            let former = binding.notification.replace((notification, bits));
+            let former = binding.notification.replace((signaller, bits));
             binding.waits = false;
             binding.settle();
             former

@@ -5,14 +5,14 @@
 
 use abi::Error;
 
-use crate::ipc::Notification;
+use crate::ipc::{Notification, Signaller};
 use crate::log;
 use crate::object::Ref;
 use crate::sync::{Mutex, level};
 
 struct Owner {
     process: u64,
-    notification: Ref<Notification>,
+    notification: Signaller,
     bits: u64,
 }
 
@@ -47,7 +47,7 @@ pub fn take(process: u64, notification: Ref<Notification>, bits: u64) -> Result<
     notification.signal(bits);
     *owner = Some(Owner {
         process,
-        notification,
+        notification: Signaller::new(notification),
         bits,
     });
     drop(owner);

@@ -14,7 +14,7 @@ use abi::info::{NAME_BYTES, ProcessEntry, ProcessInfo, ProcessState};
 use abi::{Error, Handle, Priority, UserContext};
 
 use crate::io_ports::ProcessPorts;
-use crate::ipc::{Listeners, Notification};
+use crate::ipc::{Listeners, Notification, Signaller};
 use crate::landing;
 use crate::memory::account::Account;
 use crate::memory::space::{Mode, Space, max_ipc_areas};
@@ -119,7 +119,7 @@ struct Inner {
     own_handles: u32,
     /// A thread of it was started.
     started: bool,
-    watchers: [Option<(Ref<Notification>, u64)>; MAX_WATCHERS],
+    watchers: [Option<(Signaller, u64)>; MAX_WATCHERS],
     next_area: u32,
     free_areas: [u32; FREE_AREAS],
     free_area_count: usize,
@@ -505,7 +505,7 @@ impl Process {
             .iter_mut()
             .find(|place| place.is_none())
             .ok_or(Error::Busy)?;
-        *place = Some((notification, bits));
+        *place = Some((Signaller::new(notification), bits));
         Ok(())
     }
 

@@ -12,9 +12,10 @@ const RULES: [(&str, &[&str]); 12] = [
     ("arch/*", &["abi", "arch"]),
     ("sched", &[]),
     ("screen", &[]),
+    ("stream", &[]),
     ("kernel", &["abi", "arch", "sched", "screen"]),
     ("boot/*", &["boot-core", "boot-machine"]),
-    ("servers/rt", &["abi"]),
+    ("servers/rt", &["abi", "stream"]),
     ("servers/rt32", &["abi"]),
     ("servers/*", &["abi", "rt", "rt32"]),
     ("tools", &["abi", "screen"]),
@@ -29,7 +30,7 @@ const RULES: [(&str, &[&str]); 12] = [
 const EXTRA: [(&str, &str); 2] = [("console", "screen"), ("boot-multiboot", "screen")];
 
 /// Packages that hold no `unsafe` code at all.
-const SAFE: [&str; 9] = [
+const SAFE: [&str; 10] = [
     "abi",
     "sched",
     "boot-core",
@@ -38,6 +39,7 @@ const SAFE: [&str; 9] = [
     "init",
     "names",
     "shell",
+    "stream",
     "torture",
 ];
 

@@ -38,7 +38,7 @@ pub(crate) use fault::report_directly;
 pub(crate) use known::Known;
 pub use listener::Listener;
 pub(crate) use listener::Listeners;
-pub use notification::Notification;
+pub use notification::{Notification, Signaller};
 #[cfg(target_os = "none")]
 pub(crate) use notification::{Signalled, give};
 #[cfg(any(test, target_os = "none"))]

@@ -5,7 +5,11 @@
 //!
 //! Who waits does so by a handle. When the last one is closed, by another thread of the same process, nobody can wait any more, and who does
 //! is told. That is so whoever else refers to it: an interrupt or the end of a process may still signal it, to the thread that it is bound to.
+//!
+//! It also counts who can signal it: handles with the right to, and the kernel's own [`Signaller`]s. When the last is gone, waits end with an
+//! error as well: a partner that was given no more than it needs, and died, leaves nobody waiting for it.
 
+use core::ops::Deref;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::{Deadline, Error};
@@ -13,7 +17,7 @@ use abi::{Deadline, Error};
 use super::Flow;
 use super::transfer;
 use super::wait::WaitOn;
-use crate::object::{Borrowed, Object, Section, Slab};
+use crate::object::{Borrowed, Object, Ref, Section, Slab};
 use crate::schedule;
 use crate::sync::{Guard, Mutex, level};
 use crate::thread::{Thread, ThreadPtr, WOKEN_AT_ONCE};
@@ -23,12 +27,14 @@ pub struct Notification {
     state: Mutex<{ level::NOTIFICATION }, State>,
     /// Handles to it, in all processes.
     handles: AtomicU32,
+    /// How many can signal it.
+    signallers: AtomicU32,
 }
 
 /// What the lock protects.
 pub(super) struct State {
     bits: u64,
-    /// The last handle is gone.
+    /// Its last handle is gone, or the last who could signal it.
     closed: bool,
     waiters: sched::WaitQueue<ThreadPtr>,
     bound: Option<ThreadPtr>,
@@ -106,28 +112,52 @@ impl Notification {
                 bound: None,
             }),
             handles: AtomicU32::new(0),
+            signallers: AtomicU32::new(0),
         }
     }
 
-    /// A handle to it was made.
-    pub(crate) fn handle_added(&self) {
+    /// A handle to it was made, by which it can be signalled or not.
+    pub(crate) fn handle_added(&self, signals: bool) {
         self.handles.fetch_add(1, Ordering::Relaxed);
+        if signals {
+            self.signaller_added();
+        }
     }
 
-    /// A handle to it is gone. The last one's end is an error for all who wait.
-    pub(crate) fn handle_removed(&self) {
-        if self.handle_leaves() {
+    /// Somebody more can signal it.
+    pub(crate) fn signaller_added(&self) {
+        self.signallers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A handle to it is gone. The end of the last one, or of the last that could signal it, is an error for all who wait.
+    pub(crate) fn handle_removed(&self, signals: bool) {
+        if self.handle_leaves(signals) {
             while self.wake_some() {}
         }
     }
 
-    /// The same for one who [wakes](Self::wake_some) those who wait by himself, if this was the last: true. From then on nobody comes.
-    pub(crate) fn handle_leaves(&self) -> bool {
+    /// A [`Signaller`] is gone. As for [a handle](Self::handle_removed).
+    fn signaller_removed(&self) {
+        if self.signaller_leaves() {
+            self.close();
+            while self.wake_some() {}
+        }
+    }
+
+    /// The same as for [a handle that is gone](Self::handle_removed), for one who [wakes](Self::wake_some) those who wait by himself, if there is
+    /// reason: true. From then on nobody comes.
+    pub(crate) fn handle_leaves(&self, signals: bool) -> bool {
         let was_last = self.handles.fetch_sub(1, Ordering::AcqRel) == 1;
-        if was_last {
+        let closes = (signals && self.signaller_leaves()) || was_last;
+        if closes {
             self.close();
         }
-        was_last
+        closes
+    }
+
+    /// Somebody less can signal it; whether that was the last.
+    fn signaller_leaves(&self) -> bool {
+        self.signallers.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// Lets nobody begin to wait.
@@ -262,7 +292,7 @@ impl Notification {
     /// Takes all bits, or waits for some.
     ///
     /// # Errors
-    /// [`Error::TimedOut`] for a deadline of 0 with no bit set; [`Error::PeerClosed`] if the last handle was closed meanwhile.
+    /// [`Error::TimedOut`] for a deadline of 0 with no bit set; [`Error::PeerClosed`] if nobody can signal it any more.
     pub fn wait(&self, current: &Thread, deadline: Deadline) -> Result<Flow, Error> {
         let mut state = self.state.lock();
         if let Some(bits) = state.take_bits() {
@@ -271,7 +301,6 @@ impl Notification {
             return Ok(Flow::Done);
         }
         if state.closed {
-            // Another thread closed the handle since this one looked it up.
             return Err(Error::PeerClosed);
         }
         if deadline == Deadline::NOW {
@@ -326,6 +355,30 @@ impl Notification {
         );
         thread.wait.set(WaitOn::Nothing);
         true
+    }
+}
+
+/// The kernel's own reference to a notification that it signals: as long as there is one, waits for the notification are not in vain.
+pub struct Signaller(Ref<Notification>);
+
+impl Signaller {
+    /// Counts as one who can signal.
+    pub fn new(notification: Ref<Notification>) -> Signaller {
+        notification.signaller_added();
+        Signaller(notification)
+    }
+}
+
+impl Deref for Signaller {
+    type Target = Notification;
+    fn deref(&self) -> &Notification {
+        &self.0
+    }
+}
+
+impl Drop for Signaller {
+    fn drop(&mut self) {
+        self.0.signaller_removed();
     }
 }
 

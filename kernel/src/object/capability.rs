@@ -81,8 +81,8 @@ impl Object {
 /// An object with the rights and the badge of one handle to it.
 ///
 /// While it exists, an endpoint counts the handles with the right to receive: when the last is gone, callers get an error
-/// and don't hang. Notifications count all of their handles in the same way, for those who wait. Threads and processes do so as well: what was
-/// never started and can't be named any more ends.
+/// and don't hang. Notifications count all of their handles in the same way, and those with the right to signal, for those who wait. Threads and
+/// processes do so as well: what was never started and can't be named any more ends.
 pub struct Capability {
     object: Object,
     rights: Rights,
@@ -96,7 +96,9 @@ impl Capability {
             Object::Endpoint(endpoint) if rights.contains(Rights::RECEIVE) => {
                 endpoint.receiver_added();
             }
-            Object::Notification(notification) => notification.handle_added(),
+            Object::Notification(notification) => {
+                notification.handle_added(rights.contains(Rights::SIGNAL));
+            }
             Object::Thread(thread) => thread.handle_added(),
             Object::Process(process) => process.handle_added(),
             _ => {}
@@ -162,7 +164,7 @@ impl Capability {
 pub(crate) enum Waking {
     /// For an endpoint that nobody receives at.
     Endpoint(Ref<Endpoint>),
-    /// For a notification that nobody has a handle to.
+    /// For a notification that nobody has a handle to, or that nobody can signal.
     Notification(Ref<Notification>),
 }
 
@@ -180,13 +182,14 @@ impl Capability {
     /// Gives it up, but for the waking of those who waited for what ends with it. No lock may be held.
     pub(crate) fn give_up(mut self) -> Option<Waking> {
         let is_receiver = self.rights.contains(Rights::RECEIVE);
+        let signals = self.rights.contains(Rights::SIGNAL);
         // What its drop would do for these is done here.
         match core::mem::replace(&mut self.object, Object::Log) {
             Object::Endpoint(endpoint) if is_receiver => endpoint
                 .receiver_leaves()
                 .then_some(Waking::Endpoint(endpoint)),
             Object::Notification(notification) => notification
-                .handle_leaves()
+                .handle_leaves(signals)
                 .then_some(Waking::Notification(notification)),
             other => {
                 self.object = other;
@@ -213,7 +216,9 @@ impl Drop for Capability {
             Object::Endpoint(endpoint) if self.rights.contains(Rights::RECEIVE) => {
                 endpoint.receiver_removed();
             }
-            Object::Notification(notification) => notification.handle_removed(),
+            Object::Notification(notification) => {
+                notification.handle_removed(self.rights.contains(Rights::SIGNAL));
+            }
             Object::Reply(target) => target.dropped(),
             Object::Thread(thread) => thread.handle_removed(),
             Object::Process(process) => Process::handle_removed(process),

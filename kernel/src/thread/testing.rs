@@ -68,8 +68,15 @@ pub(crate) fn endpoint() -> Ref<Endpoint> {
     Ref::try_new(Endpoint::made_by(0)).unwrap()
 }
 
-/// A new notification.
+/// A new notification, which the test itself can signal to its end.
 pub(crate) fn notification() -> Ref<Notification> {
+    let notification = mute_notification();
+    notification.signaller_added();
+    notification
+}
+
+/// A new notification, which only handles and others of the kernel can signal.
+pub(crate) fn mute_notification() -> Ref<Notification> {
     testing::kernel_machine();
     Ref::try_new(Notification::new()).unwrap()
 }

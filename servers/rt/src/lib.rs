@@ -45,6 +45,7 @@ mod notification;
 pub mod process;
 pub mod report;
 pub mod start;
+pub mod stream;
 pub mod sync;
 pub mod sys;
 pub mod system;

@@ -235,7 +235,7 @@ fn many_who_wait_for_what_is_closed_are_woken_a_few_at_a_time() {
         for (name, wait) in waits {
             let (owner, bound) = (Program::alone("owner"), Program::alone("bound"));
             let process = process("many");
-            let (endpoint, notification) = (endpoint(), notification());
+            let (endpoint, notification) = (endpoint(), mute_notification());
             let handles = [
                 owner.give_endpoint(&endpoint),
                 owner.give(AnyObject::Notification(notification.clone()), Rights::ALL),

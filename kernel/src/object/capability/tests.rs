@@ -1,10 +1,11 @@
-//! Rights that only shrink, and the count of those who may receive.
+//! Rights that only shrink, and the counts of those who may receive and signal.
 
 use abi::info::ObjectKind;
 use abi::{Badge, Deadline, Error, Rights};
 use proptest::prelude::*;
 
 use super::{Capability, Object};
+use crate::ipc::Signaller;
 use crate::thread::testing::*;
 
 fn log(rights: Rights) -> Capability {
@@ -82,4 +83,76 @@ fn an_endpoint_is_open_while_one_capability_may_receive() {
     drop(sender);
     assert!(!is_open());
     assert!(woken().is_empty());
+}
+
+#[test]
+fn a_notification_is_open_while_one_capability_may_signal() {
+    let notification = mute_notification();
+    let waiters: Vec<Program> = (0..20).map(|_| Program::alone("waiter")).collect();
+    let capability =
+        |rights| Capability::new(Object::Notification(notification.clone()), rights, Badge(0));
+    let first = capability(Rights::ALL);
+    let (to_wait, to_signal) = (
+        first.duplicate(Rights::WAIT).unwrap(),
+        first.duplicate(Rights::SIGNAL).unwrap(),
+    );
+    for waiter in &waiters {
+        assert_eq!(
+            waiter.wait(&notification, Deadline::NEVER),
+            Ok(Went::Blocked)
+        );
+    }
+    drop(first);
+    assert!(woken().is_empty());
+    // The kernel's own reference counts as well, also where it replaces another.
+    let (kernel, again) = (
+        Signaller::new(notification.clone()),
+        Signaller::new(notification.clone()),
+    );
+    to_signal.end();
+    drop(kernel);
+    assert!(woken().is_empty());
+    drop(again);
+    assert_eq!(woken().len(), waiters.len());
+    for waiter in &waiters {
+        assert_eq!(waiter.resume(), Err(Error::PeerClosed));
+    }
+    // What was signalled before is taken first.
+    notification.signal(4);
+    assert_eq!(
+        waiters[0].wait(&notification, Deadline::NEVER),
+        Ok(Went::On)
+    );
+    for deadline in [Deadline::NEVER, Deadline::NOW] {
+        assert_eq!(
+            waiters[0].wait(&notification, deadline),
+            Err(Error::PeerClosed)
+        );
+    }
+    drop(to_wait);
+    assert!(woken().is_empty());
+}
+
+#[test]
+fn waiters_hear_of_the_last_signaller_however_it_goes() {
+    for ends in [false, true] {
+        let notification = mute_notification();
+        let waiter = Program::alone("waiter");
+        let only = Capability::new(
+            Object::Notification(notification.clone()),
+            Rights::SIGNAL,
+            Badge(0),
+        );
+        assert_eq!(
+            waiter.wait(&notification, Deadline::NEVER),
+            Ok(Went::Blocked)
+        );
+        if ends {
+            only.end();
+        } else {
+            drop(only);
+        }
+        assert_eq!(woken(), [waiter.pointer()]);
+        assert_eq!(waiter.resume(), Err(Error::PeerClosed));
+    }
 }

@@ -49,6 +49,7 @@ mod schedule;
 mod segments;
 mod spaces;
 mod steps;
+mod streams;
 mod suspended_registers;
 mod suspending;
 mod tasks;
@@ -83,6 +84,7 @@ pub const ALL: &[&[Test]] = &[
     direct::TESTS,
     direct_waits::TESTS,
     notifications::TESTS,
+    streams::TESTS,
     processes::TESTS,
     forgotten::TESTS,
     quotas::TESTS,
@@ -162,6 +164,7 @@ pub const INJECTED: &[&[Test]] = &[injection::TESTS];
 /// The partners that some of them start.
 pub const ROLES: &[&[Role]] = &[
     ipc::ROLES,
+    streams::ROLES,
     processes::ROLES,
     quotas::ROLES,
     exhaustion::ROLES,

@@ -272,8 +272,10 @@ pub(super) fn wait(handle: u64, deadline: u64) -> Result<u64, Error> {
     let mut table = table();
     loop {
         let id = notification(&table, handle, Rights::WAIT)?;
+        let silent = !table.has_handle(&Object::Notification(id), Rights::SIGNAL);
         match table.notifications.get_mut(&id) {
             Some(bits) if *bits != 0 => return Ok(core::mem::take(bits)),
+            _ if silent => return Err(Error::PeerClosed),
             _ => table = wait_change(table, deadline)?,
         }
     }

@@ -126,10 +126,14 @@ impl Table {
 
     /// Whether anybody could receive at an endpoint.
     pub(super) fn has_receiver(&self, endpoint: u64) -> bool {
-        let object = Object::Endpoint(endpoint);
+        self.has_handle(&Object::Endpoint(endpoint), Rights::RECEIVE)
+    }
+
+    /// Whether there is a handle to an object with these rights.
+    pub(super) fn has_handle(&self, object: &Object, rights: Rights) -> bool {
         self.handles
             .values()
-            .any(|entry| entry.object == object && entry.rights.contains(Rights::RECEIVE))
+            .any(|entry| entry.object == *object && entry.rights.contains(rights))
     }
 
     /// What a handle names, for its owner.

@@ -254,6 +254,20 @@ impl Buddy {
         self.statistics.held[kind as usize] += 1 << order;
     }
 
+    /// Makes a block that was taken into as many frames that are held one by one.
+    pub(super) fn take_apart(&mut self, number: u64) {
+        let first = self.table.record(number);
+        let frames = 1 << first.order.load(Relaxed);
+        let kind = first.kind.load(Relaxed);
+        for number in number..number + frames {
+            let record = self.table.record(number);
+            record.state.store(HELD, Relaxed);
+            record.order.store(0, Relaxed);
+            record.prev.store(1, Relaxed);
+            record.kind.store(kind, Relaxed);
+        }
+    }
+
     /// Gives back a block that was taken.
     pub(super) fn free(&mut self, number: u64) -> Result<(), NotHeld> {
         let record = self.table.get(number).ok_or(NotHeld)?;

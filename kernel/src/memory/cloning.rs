@@ -162,7 +162,13 @@ impl MemoryObject {
     /// [`Error::NotSupported`] if this was not made to be cloned; [`Error::NoMemory`]; [`Error::QuotaExceeded`].
     pub fn clone_for(&self, account: Option<Ref<Account>>) -> Result<Ref<MemoryObject>, Error> {
         let from = self.clonable().ok_or(Error::NotSupported)?;
-        let clone = MemoryObject::create_with(self.bytes(), MemoryFlags::CLONABLE, account)?;
+        let large = if from.large {
+            MemoryFlags::LARGE_PAGES
+        } else {
+            MemoryFlags::NONE
+        };
+        let flags = MemoryFlags(MemoryFlags::CLONABLE.0 | large.0);
+        let clone = MemoryObject::create_with(self.bytes(), flags, account)?;
         let to = clone.clonable().ok_or(Error::NotSupported)?;
         let sharing = from.sharing.as_ref().ok_or(Error::NotSupported)?;
         let changes = sharing.changes.lock();

@@ -3,7 +3,7 @@
 use abi::{Error, MemoryFlags, Protection, Rights};
 use arch::addr::VirtAddr;
 use arch::memory::phys_to_virt;
-use arch::paging::{Access, PAGE_BYTES, PageTables, Translation};
+use arch::paging::{Access, PAGE_BYTES, PageSize, PageTables, Translation};
 use proptest::prelude::*;
 
 use super::account::Account;
@@ -14,16 +14,36 @@ use super::space::{Fault, Mode, Space};
 use super::{Progress, testing};
 use crate::object::{Object, Ref, quiescent};
 
-/// Pages of an object: they need two tables, and the border lies in the middle of what is used.
-const PAGES: u64 = 512 + PAGES_USED / 2;
+/// An object: its pages, and the first of those that are used, of which a border of tables lies in the middle.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    pages: u64,
+    flags: MemoryFlags,
+}
+
 const PAGES_USED: u64 = 8;
-const FIRST_USED: u64 = PAGES - PAGES_USED;
+const FIRST_USED: u64 = 512 - PAGES_USED / 2;
+/// Two tables, the second with little in it.
+const SMALL: Shape = Shape {
+    pages: 512 + PAGES_USED / 2,
+    flags: MemoryFlags::CLONABLE,
+};
+/// Two large pages and a bit.
+const LARGE: Shape = Shape {
+    pages: 1024 + 3,
+    flags: MemoryFlags(MemoryFlags::CLONABLE.0 | MemoryFlags::LARGE_PAGES.0),
+};
+/// One large page, and nothing else.
+const ONE_LARGE: Shape = Shape {
+    pages: 512,
+    flags: LARGE.flags,
+};
 const SPACES: usize = 2;
 const BASE: u64 = 0x20_0000_0000;
 
 /// Where a space has object number `slot`, or its page.
 fn address(slot: usize, page: u64) -> u64 {
-    BASE + slot as u64 * (PAGES + 1) * PAGE_BYTES + page * PAGE_BYTES
+    BASE + slot as u64 * (8 << 20) + page * PAGE_BYTES
 }
 
 fn translate(space: &Space, address: u64) -> Option<Translation> {
@@ -68,15 +88,15 @@ enum Step {
     Write(usize, u64, u8),
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let page = || FIRST_USED..PAGES;
+fn step(shape: Shape) -> impl Strategy<Value = Step> {
+    let page = move || FIRST_USED..shape.pages.min(FIRST_USED + PAGES_USED);
     let slot = || 0usize..6;
     let space = || 0usize..SPACES;
     prop_oneof![
         3 => slot().prop_map(Step::Clone),
         2 => slot().prop_map(Step::Drop),
         3 => (space(), slot(), any::<bool>()).prop_map(|(s, o, w)| Step::Map(s, o, w)),
-        1 => (space(), slot(), page(), 1u64..PAGES).prop_map(|(s, o, p, n)| Step::Unmap(s, o, p, n)),
+        1 => (space(), slot(), page(), 1u64..shape.pages).prop_map(|(s, o, p, n)| Step::Unmap(s, o, p, n)),
         6 => (space(), slot(), page(), any::<u8>()).prop_map(|(s, o, p, v)| Step::UserWrite(s, o, p, v)),
         4 => (space(), slot(), page()).prop_map(|(s, o, p)| Step::UserRead(s, o, p)),
         3 => (slot(), page(), any::<u8>()).prop_map(|(o, p, v)| Step::Write(o, p, v)),
@@ -98,10 +118,10 @@ impl Held {
 /// What a space has mapped of an object: whether for writing, and from which page to which.
 type Mapped = Option<(bool, Vec<bool>)>;
 
-fn check(slots: &mut [Option<Held>], spaces: &[Ref<Space>], mapped: &[Vec<Mapped>]) {
+fn check(shape: Shape, slots: &mut [Option<Held>], spaces: &[Ref<Space>], mapped: &[Vec<Mapped>]) {
     for (number, slot) in slots.iter_mut().enumerate() {
         let Some(held) = slot else { continue };
-        for page in FIRST_USED..PAGES {
+        for page in FIRST_USED..shape.pages.min(FIRST_USED + PAGES_USED) {
             let mut byte = [0];
             held.object.read(page * PAGE_BYTES, &mut byte).unwrap();
             assert_eq!(byte[0], *held.byte(page), "object {number}, page {page}");
@@ -123,89 +143,162 @@ fn check(slots: &mut [Option<Held>], spaces: &[Ref<Space>], mapped: &[Vec<Mapped
     }
 }
 
+fn clones_are_copies(shape: Shape, steps: Vec<Step>) {
+    testing::kernel_machine();
+    let account = Account::create(100_000).unwrap();
+    testing::settle(&account);
+    let before = frames_held();
+    let spaces: Vec<Ref<Space>> = (0..SPACES)
+        .map(|_| Space::create(Some(account.clone()), Mode::Long).unwrap())
+        .collect();
+    let mut mapped: Vec<Vec<Mapped>> = vec![vec![None; 6]; SPACES];
+    let mut slots: Vec<Option<Held>> = (0..6).map(|_| None).collect();
+    slots[0] = Some(Held {
+        object: MemoryObject::create_with(
+            shape.pages * PAGE_BYTES,
+            shape.flags,
+            Some(account.clone()),
+        )
+        .unwrap(),
+        bytes: [0; PAGES_USED as usize],
+    });
+    for step in steps {
+        match step {
+            Step::Clone(from) => {
+                let Some(to) = slots.iter().position(Option::is_none) else {
+                    continue;
+                };
+                let Some(held) = &slots[from] else { continue };
+                let object = held.object.clone_for(Some(account.clone())).unwrap();
+                assert_eq!(object.committed(), held.object.committed());
+                slots[to] = Some(Held {
+                    object,
+                    bytes: held.bytes,
+                });
+            }
+            Step::Drop(slot) => {
+                for (space, mapped) in spaces.iter().zip(&mut mapped) {
+                    if mapped[slot].take().is_some() {
+                        while space
+                            .unmap(address(slot, 0), shape.pages * PAGE_BYTES)
+                            .unwrap()
+                            == Progress::More
+                        {}
+                    }
+                }
+                // One stays, or there is nothing to do any more.
+                if slots.iter().flatten().count() > 1 {
+                    slots[slot] = None;
+                }
+            }
+            Step::Map(space, slot, writable) => {
+                let (Some(held), None) = (&slots[slot], &mapped[space][slot]) else {
+                    continue;
+                };
+                let protection = if writable {
+                    Protection::READ_WRITE
+                } else {
+                    Protection::READ
+                };
+                let at = address(slot, 0);
+                assert_eq!(
+                    spaces[space].map(
+                        &held.object,
+                        Rights::ALL,
+                        at,
+                        0,
+                        shape.pages * PAGE_BYTES,
+                        protection
+                    ),
+                    Ok(at)
+                );
+                mapped[space][slot] = Some((writable, vec![true; shape.pages as usize]));
+            }
+            Step::Unmap(space, slot, page, pages) => {
+                let Some((_, there)) = &mut mapped[space][slot] else {
+                    continue;
+                };
+                let pages = pages.min(shape.pages - page);
+                let (at, bytes) = (address(slot, page), pages * PAGE_BYTES);
+                while spaces[space].unmap(at, bytes).unwrap() == Progress::More {}
+                there[page as usize..(page + pages) as usize].fill(false);
+            }
+            Step::UserWrite(space, slot, page, value) => {
+                let Some((writable, pages)) = &mapped[space][slot] else {
+                    continue;
+                };
+                let allowed = *writable && pages[page as usize];
+                let at = address(slot, page);
+                let fault = spaces[space].handle_user_fault(at, Access::ReadWrite, &mut || ());
+                assert_eq!(
+                    fault,
+                    if allowed {
+                        Fault::Resolved
+                    } else {
+                        Fault::NotMine
+                    }
+                );
+                if allowed {
+                    let found = translate(&spaces[space], at).unwrap();
+                    assert_eq!(found.attributes.access, Access::ReadWrite);
+                    // SAFETY: a page of the object's, in the arena.
+                    unsafe { byte_at(found).write(value) };
+                    *slots[slot].as_mut().unwrap().byte(page) = value;
+                }
+            }
+            Step::UserRead(space, slot, page) => {
+                let Some((_, pages)) = &mapped[space][slot] else {
+                    continue;
+                };
+                let fault =
+                    spaces[space].handle_user_fault(address(slot, page), Access::Read, &mut || ());
+                assert_eq!(
+                    fault,
+                    if pages[page as usize] {
+                        Fault::Resolved
+                    } else {
+                        Fault::NotMine
+                    }
+                );
+            }
+            Step::Write(slot, page, value) => {
+                let Some(held) = &mut slots[slot] else {
+                    continue;
+                };
+                held.object.write(page * PAGE_BYTES, &[value]).unwrap();
+                *held.byte(page) = value;
+            }
+        }
+        check(shape, &mut slots, &spaces, &mapped);
+    }
+    drop(slots);
+    drop(spaces);
+    testing::settle(&account);
+    if is_alone() {
+        assert_eq!(frames_held(), before, "frames were lost");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn clones_agree_with_copies_and_give_everything_back(steps in prop::collection::vec(step(), 1..120)) {
-        testing::kernel_machine();
-        let account = Account::create(100_000).unwrap();
-        testing::settle(&account);
-        let before = frames_held();
-        let spaces: Vec<Ref<Space>> =
-            (0..SPACES).map(|_| Space::create(Some(account.clone()), Mode::Long).unwrap()).collect();
-        let mut mapped: Vec<Vec<Mapped>> = vec![vec![None; 6]; SPACES];
-        let mut slots: Vec<Option<Held>> = (0..6).map(|_| None).collect();
-        slots[0] = Some(Held { object: clonable(&account, PAGES * PAGE_BYTES), bytes: [0; PAGES_USED as usize] });
-        for step in steps {
-            match step {
-                Step::Clone(from) => {
-                    let Some(to) = slots.iter().position(Option::is_none) else { continue };
-                    let Some(held) = &slots[from] else { continue };
-                    let object = held.object.clone_for(Some(account.clone())).unwrap();
-                    prop_assert_eq!(object.committed(), held.object.committed());
-                    slots[to] = Some(Held { object, bytes: held.bytes });
-                }
-                Step::Drop(slot) => {
-                    for (space, mapped) in spaces.iter().zip(&mut mapped) {
-                        if mapped[slot].take().is_some() {
-                            while space.unmap(address(slot, 0), PAGES * PAGE_BYTES).unwrap() == Progress::More {}
-                        }
-                    }
-                    // One stays, or there is nothing to do any more.
-                    if slots.iter().flatten().count() > 1 {
-                        slots[slot] = None;
-                    }
-                }
-                Step::Map(space, slot, writable) => {
-                    let (Some(held), None) = (&slots[slot], &mapped[space][slot]) else { continue };
-                    let protection = if writable { Protection::READ_WRITE } else { Protection::READ };
-                    let at = address(slot, 0);
-                    prop_assert_eq!(
-                        spaces[space].map(&held.object, Rights::ALL, at, 0, PAGES * PAGE_BYTES, protection), Ok(at)
-                    );
-                    mapped[space][slot] = Some((writable, vec![true; PAGES as usize]));
-                }
-                Step::Unmap(space, slot, page, pages) => {
-                    let Some((_, there)) = &mut mapped[space][slot] else { continue };
-                    let pages = pages.min(PAGES - page);
-                    let (at, bytes) = (address(slot, page), pages * PAGE_BYTES);
-                    while spaces[space].unmap(at, bytes).unwrap() == Progress::More {}
-                    there[page as usize..(page + pages) as usize].fill(false);
-                }
-                Step::UserWrite(space, slot, page, value) => {
-                    let Some((writable, pages)) = &mapped[space][slot] else { continue };
-                    let allowed = *writable && pages[page as usize];
-                    let at = address(slot, page);
-                    let fault = spaces[space].handle_page_fault(at, Access::ReadWrite);
-                    prop_assert_eq!(fault, if allowed { Fault::Resolved } else { Fault::NotMine });
-                    if allowed {
-                        let found = translate(&spaces[space], at).unwrap();
-                        prop_assert_eq!(found.attributes.access, Access::ReadWrite);
-                        // SAFETY: a page of the object's, in the arena.
-                        unsafe { byte_at(found).write(value) };
-                        *slots[slot].as_mut().unwrap().byte(page) = value;
-                    }
-                }
-                Step::UserRead(space, slot, page) => {
-                    let Some((_, pages)) = &mapped[space][slot] else { continue };
-                    let fault = spaces[space].handle_page_fault(address(slot, page), Access::Read);
-                    prop_assert_eq!(fault, if pages[page as usize] { Fault::Resolved } else { Fault::NotMine });
-                }
-                Step::Write(slot, page, value) => {
-                    let Some(held) = &mut slots[slot] else { continue };
-                    held.object.write(page * PAGE_BYTES, &[value]).unwrap();
-                    *held.byte(page) = value;
-                }
-            }
-            check(&mut slots, &spaces, &mapped);
-        }
-        drop(slots);
-        drop(spaces);
-        testing::settle(&account);
-        if is_alone() {
-            prop_assert_eq!(frames_held(), before, "frames were lost");
-        }
+    fn clones_agree_with_copies_and_give_everything_back(steps in prop::collection::vec(step(SMALL), 1..120)) {
+        clones_are_copies(SMALL, steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn clones_of_large_pages_agree_with_copies_and_give_everything_back(steps in prop::collection::vec(step(LARGE), 1..80)) {
+        clones_are_copies(LARGE, steps);
+    }
+
+    #[test]
+    fn clones_of_one_large_page_agree_with_copies_and_give_everything_back(steps in prop::collection::vec(step(ONE_LARGE), 1..60)) {
+        clones_are_copies(ONE_LARGE, steps);
     }
 }
 
@@ -338,4 +431,109 @@ fn as_many_spaces_as_are_allowed_map_what_can_be_cloned() {
     );
     drop((object, clone, late, spaces));
     testing::settle(&account);
+}
+
+fn touch(space: &Space, at: u64, access: Access) -> Fault {
+    space.handle_user_fault(at, access, &mut || ())
+}
+
+#[test]
+fn a_large_page_is_shared_as_a_whole_and_written_by_small_ones() {
+    testing::kernel_machine();
+    let account = Account::create(10_000).unwrap();
+    let bytes = 1024 * PAGE_BYTES;
+    let first = MemoryObject::create_with(bytes, LARGE.flags, Some(account.clone())).unwrap();
+    let space = Space::create(None, Mode::Long).unwrap();
+    let map = |object: &Ref<MemoryObject>, at| {
+        space
+            .map(object, Rights::ALL, at, 0, bytes, Protection::READ_WRITE)
+            .unwrap()
+    };
+    let (here, there) = (map(&first, BASE), BASE + (8 << 20));
+    let size = |at| translate(&space, at).map(|found| found.size);
+    assert_eq!(touch(&space, here, Access::ReadWrite), Fault::Resolved);
+    assert_eq!(size(here), Some(PageSize::Size2M));
+    // The large page, a table for the day when a part of it is written, and the table above.
+    assert_eq!(first.committed(), 512 + 1 + 1);
+    first.write(7 * PAGE_BYTES, b"seven").unwrap();
+    let second = first.clone_for(Some(account.clone())).unwrap();
+    map(&second, there);
+    assert_eq!(size(here), None, "it was mapped for writing");
+    for at in [here, there] {
+        assert_eq!(touch(&space, at + 5, Access::Read), Fault::Resolved);
+        let found = translate(&space, at).unwrap();
+        assert_eq!(
+            (found.size, found.attributes.access),
+            (PageSize::Size2M, Access::Read)
+        );
+    }
+    let used = account.used();
+    let page = there + 7 * PAGE_BYTES;
+    assert_eq!(touch(&space, page, Access::ReadWrite), Fault::Resolved);
+    assert_eq!(account.used(), used, "a write needs no quota");
+    assert_eq!(
+        translate(&space, page).map(|found| (found.size, found.attributes.access)),
+        Some((PageSize::Size4K, Access::ReadWrite))
+    );
+    assert_eq!(
+        size(here),
+        Some(PageSize::Size2M),
+        "that is the other one's"
+    );
+    second.write(7 * PAGE_BYTES, b"other").unwrap();
+    let mut read = [0; 5];
+    first.read(7 * PAGE_BYTES, &mut read).unwrap();
+    assert_eq!(&read, b"seven");
+    let frames = |number| [&first, &second].map(|object| object.frame_if_committed(number));
+    assert!((0..512).all(|number| (frames(number)[0] == frames(number)[1]) == (number != 7)));
+    // Where nobody else has the page any more, it is written where it is; the rest of the large page is still shared.
+    let page = here + 7 * PAGE_BYTES;
+    let before = first.frame_if_committed(7);
+    assert_eq!(touch(&space, page, Access::ReadWrite), Fault::Resolved);
+    assert_eq!(first.frame_if_committed(7), before);
+    assert_eq!(size(page), Some(PageSize::Size4K));
+    // Alone again, it is written as a whole again.
+    while space.unmap(there, bytes).unwrap() == Progress::More {}
+    drop(second);
+    for _ in 0..1000 {
+        quiescent::reclaim(64, &|_| {}, &mut |_| {});
+    }
+    while space.unmap(here, bytes).unwrap() == Progress::More {}
+    map(&first, here);
+    assert_eq!(touch(&space, page, Access::ReadWrite), Fault::Resolved);
+    assert_eq!(size(page), Some(PageSize::Size2M));
+    drop((first, space));
+    testing::settle(&account);
+}
+
+#[test]
+fn a_large_page_that_cannot_be_paid_for_is_small_pages() {
+    testing::kernel_machine();
+    for limit in [0, 1, 2, 3, 511, 512, 513, 514] {
+        let account = Account::create(limit).unwrap();
+        let object =
+            MemoryObject::create_with(512 * PAGE_BYTES, LARGE.flags, Some(account.clone()))
+                .unwrap();
+        let space = Space::create(None, Mode::Long).unwrap();
+        let at = BASE;
+        space
+            .map(
+                &object,
+                Rights::ALL,
+                at,
+                0,
+                512 * PAGE_BYTES,
+                Protection::READ_WRITE,
+            )
+            .unwrap();
+        let fault = touch(&space, at, Access::ReadWrite);
+        let size = translate(&space, at).map(|found| found.size);
+        match limit {
+            0 | 1 => assert_eq!(fault, Fault::Failed(Error::QuotaExceeded)),
+            2..513 => assert_eq!((fault, size), (Fault::Resolved, Some(PageSize::Size4K))),
+            _ => assert_eq!((fault, size), (Fault::Resolved, Some(PageSize::Size2M))),
+        }
+        drop((object, space));
+        testing::settle(&account);
+    }
 }

@@ -24,6 +24,8 @@ pub(super) enum Leaves {
 }
 
 const OWNED: u8 = 0x80;
+/// A block of frames that are held one by one.
+const BLOCK: u8 = 0x40;
 
 /// In a word of a table above the lowest: it is the address of a block, not of a table. The bit is that of page tables (Intel SDM vol. 3A
 /// §4.5), so that one walk does for both.
@@ -59,6 +61,21 @@ impl Discard {
         self.frames.push(&table, root);
     }
 
+    /// Puts a block in to which no word refers any more. Of its frames those go that nobody else refers to.
+    pub(super) fn push_block(&mut self, block: PhysAddr) {
+        if frames::is_apart(block) {
+            self.push(block, 0, Leaves::Owned);
+            let record = frames::table();
+            record
+                .record(block.as_u64() / PAGE_BYTES)
+                .note
+                .store(OWNED | BLOCK, Relaxed);
+        } else {
+            // Held as one, and freed as one: a leaf.
+            self.push(block, 0, Leaves::Owned);
+        }
+    }
+
     /// Takes all trees of `other` over.
     pub(super) fn append(&mut self, mut other: Discard) {
         let table = frames::table();
@@ -77,6 +94,30 @@ impl Discard {
             }
             let record = table.record(node.as_u64() / PAGE_BYTES);
             let note = record.note.load(Relaxed);
+            if note & BLOCK != 0 {
+                // The first goes last: its record says how far this has come.
+                let mut number = u64::from(record.tag.load(Relaxed));
+                while number + 1 < ENTRIES as u64 && left > 0 {
+                    number += 1;
+                    left -= 1;
+                    let frame = node + number * PAGE_BYTES;
+                    if frames::release(frame) {
+                        frames::free_frame(frame);
+                        *freed += 1;
+                        left = left.saturating_sub(FREE_COST);
+                    }
+                }
+                record.tag.store(number as u32, Relaxed);
+                if number + 1 < ENTRIES as u64 {
+                    return Progress::More;
+                }
+                self.frames.pop(&table);
+                if frames::release(node) {
+                    frames::free_frame(node);
+                    *freed += 1;
+                }
+                continue;
+            }
             let (level, owned) = (note & !OWNED, note & OWNED != 0);
             let mut below = None;
             // The lowest tables of a tree that owns no leaves need no look.
@@ -95,6 +136,12 @@ impl Discard {
                     if large && !owned {
                         continue;
                     }
+                    if large && frames::is_apart(child) {
+                        if frames::release_block(child) {
+                            below = Some((child, true));
+                        }
+                        continue;
+                    }
                     if owned && !frames::release(child) {
                         continue;
                     }
@@ -103,11 +150,15 @@ impl Discard {
                         *freed += if large { ENTRIES as u64 } else { 1 };
                         left = left.saturating_sub(FREE_COST);
                     } else {
-                        below = Some(child);
+                        below = Some((child, false));
                     }
                 }
                 record.tag.store(index as u32, Relaxed);
-                if let Some(child) = below {
+                if let Some((block, true)) = below {
+                    self.push_block(block);
+                    continue;
+                }
+                if let Some((child, false)) = below {
                     self.push(
                         child,
                         u32::from(level) - 1,

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use abi::Error;
 use arch::addr::PhysAddr;
 use arch::memory::phys_to_virt;
-use arch::paging::FrameSource;
+use arch::paging::{ENTRIES, FrameSource};
 
 use super::PAGE_BYTES;
 use super::buddy::{Buddy, Zone};
@@ -186,6 +186,48 @@ pub(super) fn is_shared(frame: PhysAddr) -> bool {
 #[must_use]
 pub(super) fn release(frame: PhysAddr) -> bool {
     !is_shared(frame) || references(frame).fetch_sub(1, Ordering::AcqRel) == 1
+}
+
+/// Makes a held block of 512 frames into frames that are held one by one, each referred to once, by the block. To the block one word refers.
+pub(super) fn take_apart(block: PhysAddr) {
+    FRAMES.lock().take_apart(block.as_u64() / PAGE_BYTES);
+    block_references(block).store(1, Ordering::Relaxed);
+}
+
+/// Whether a block was [taken apart](take_apart).
+pub(super) fn is_apart(block: PhysAddr) -> bool {
+    let order = &table().record(block.as_u64() / PAGE_BYTES).order;
+    order.load(Ordering::Relaxed) == 0
+}
+
+/// One word more refers to a block that was taken apart.
+pub(super) fn share_block(block: PhysAddr) {
+    let before = block_references(block).fetch_add(1, Ordering::Relaxed);
+    debug_assert!(before != 0 && before < u32::MAX / 2);
+}
+
+/// Whether several words refer to a block. One that is held as one is never shared.
+pub(super) fn is_block_shared(block: PhysAddr) -> bool {
+    is_apart(block) && block_references(block).load(Ordering::Acquire) != 1
+}
+
+/// Whether one word refers to a block, and no other word to any of its frames.
+pub(super) fn is_block_alone(block: PhysAddr) -> bool {
+    let (table, first) = (table(), block.as_u64() / PAGE_BYTES);
+    let alone = |number| table.record(first + number).prev.load(Ordering::Acquire) == 1;
+    !is_block_shared(block) && (!is_apart(block) || (0..ENTRIES as u64).all(alone))
+}
+
+/// One word less refers to a block; whether it was the last.
+#[must_use]
+pub(super) fn release_block(block: PhysAddr) -> bool {
+    !is_apart(block) || block_references(block).fetch_sub(1, Ordering::AcqRel) == 1
+}
+
+/// How many words refer to a block that was taken apart. It stands with the second of its frames, as the first one's record is in use while the
+/// block is [discarded](super::discard); no frame of a block goes as long as this is not 0.
+fn block_references(block: PhysAddr) -> &'static AtomicU32 {
+    &table().record(block.as_u64() / PAGE_BYTES + 1).tag
 }
 
 /// How many words refer to a held frame. Who counts it up holds one of them.

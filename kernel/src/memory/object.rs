@@ -110,9 +110,6 @@ impl MemoryObject {
             return Err(Error::OutOfRange);
         }
         let large = flags.contains(MemoryFlags::LARGE_PAGES);
-        if large && flags.contains(MemoryFlags::CLONABLE) {
-            return Err(Error::BadArgument);
-        }
         let pages = bytes.div_ceil(PAGE_BYTES);
         let sharing = if flags.contains(MemoryFlags::CLONABLE) {
             Some(Sharing::create()?)
@@ -458,7 +455,7 @@ impl Anonymous {
 }
 
 /// A frame in place of a shared one, which was charged when it began to be shared.
-fn copy(kind: FrameKind) -> Result<PhysAddr, Error> {
+pub(super) fn copy(kind: FrameKind) -> Result<PhysAddr, Error> {
     frames::allocate(kind).ok_or(Error::NoMemory)
 }
 

@@ -9,6 +9,11 @@
 //! that the table refers to, so that those count one more. An array's end takes one reference from its root, and goes
 //! on to what lies below only if that was the last.
 //!
+//! A word may refer to 512 frames in a row at once, a *block*. In an array that can be shared these frames are taken apart from the first: each is
+//! held by itself, and counts the words that refer to it alone, and all words for the block together as one. The block counts those
+//! (`frames::share_block`). Who makes one frame of a shared block its own gets a table of the block's frames in place of the word, and others
+//! keep theirs: nothing of what they have moves. The last word for a block that goes gives up that one count of each frame.
+//!
 //! What may go wrong: the arrays that share have locks of their own. So a count is atomic; and it can rise from 1 by nobody but the
 //! one who has the way to the frame for its own, under its lock. It may fall to 1 at any time: then who looks too early takes a copy that was
 //! not needed, and frees what turns out to be referred to by nobody else.
@@ -59,7 +64,7 @@ impl Radix {
     /// An array with the same contents. Nothing that is in either is its own from now on.
     pub(super) fn share(&self) -> Radix {
         if self.root != 0 {
-            frames::share(PhysAddr::new(self.root & ADDRESS_MASK));
+            share_words(core::iter::once(self.root), self.height);
         }
         Radix { ..*self }
     }
@@ -106,34 +111,53 @@ impl Radix {
         word == 0
     }
 
-    /// Puts a block of 512 zeroed frames at the 512 indices around `index`, all of them below the size; whether there was room.
-    /// Arrays with blocks are not shared.
+    /// Puts a block of 512 zeroed frames at the 512 indices around `index`, all of them below the size; whether there was room. The block of
+    /// an array that may be shared is [taken apart](frames::take_apart) before.
     ///
     /// # Errors
-    /// Those of `make`, for tables. Those made before stay, empty.
+    /// Those of `make` and `copy`, for tables. Those made before stay, empty or as they were.
     pub(super) fn insert_large(
         &mut self,
         index: u64,
         block: PhysAddr,
+        apart: bool,
         make: &mut Make<'_>,
+        copy: &mut Make<'_>,
     ) -> Result<bool, Error> {
         if self.height == 0 || !self.is_void(index) {
             return Ok(false);
         }
         let mut slot: *mut u64 = &raw mut self.root;
         for level in (1..self.height).rev() {
-            // SAFETY: the slot is the root or a word of a table of this tree alone, which we borrow exclusively.
-            let mut word = unsafe { slot.read() };
-            if word == 0 {
-                word = make(FrameKind::Kernel)?.as_u64() | PRESENT;
-                // SAFETY: as above.
-                unsafe { slot.write(word) };
-            }
-            slot = Self::slot(word, index, level);
+            // SAFETY: the slot is the root or a word of a table of this tree alone, which we borrow exclusively. There is no block on the way.
+            let table = unsafe { Self::own_node(slot, level + 1, make, copy) }?;
+            slot = Self::slot(table.as_u64(), index, level);
+        }
+        if apart {
+            frames::take_apart(block);
         }
         // SAFETY: as above.
         unsafe { slot.write(block.as_u64() | PRESENT | LARGE) };
         Ok(true)
+    }
+
+    /// Whether all frames of the block at `index` are this array's alone; false if there is none.
+    pub(super) fn owns_large(&self, index: u64) -> bool {
+        let mut word = self.root;
+        let mut level = self.height;
+        while word != 0 && level > 0 {
+            let frame = PhysAddr::new(word & ADDRESS_MASK);
+            if word & LARGE != 0 {
+                return frames::is_block_alone(frame);
+            }
+            if frames::is_shared(frame) {
+                return false;
+            }
+            level -= 1;
+            // SAFETY: as in `get`.
+            word = unsafe { Self::slot(word, index, level).read() };
+        }
+        false
     }
 
     /// The frame at `index` in the block of a word.
@@ -147,12 +171,14 @@ impl Radix {
         let mut level = self.height;
         let mut shared = false;
         while word != 0 {
-            let frame = PhysAddr::new(word & ADDRESS_MASK);
-            shared |= frames::is_shared(frame);
-            if level > 0 && word & LARGE != 0 {
-                return Found::Own(Self::inside(word, index));
+            let mut frame = PhysAddr::new(word & ADDRESS_MASK);
+            let block = level > 0 && word & LARGE != 0;
+            if block {
+                shared |= frames::is_block_shared(frame);
+                frame = Self::inside(word, index);
             }
-            if level == 0 {
+            shared |= frames::is_shared(frame);
+            if level == 0 || block {
                 return if shared {
                     Found::Shared(frame)
                 } else {
@@ -209,32 +235,93 @@ impl Radix {
         loop {
             // SAFETY: the slot is the root or a word of a table of this tree alone, which we borrow exclusively.
             let word = unsafe { slot.read() };
-            let frame = PhysAddr::new(word & ADDRESS_MASK);
-            let kind = if level == 0 {
-                FrameKind::User
-            } else {
-                FrameKind::Kernel
-            };
-            let own = if word == 0 {
-                make(kind)?
-            } else if frames::is_shared(frame) {
-                let own = copy(kind)?;
-                Self::copy_node(frame, own, level);
-                own
-            } else {
-                frame
-            };
-            // SAFETY: as above.
-            unsafe { slot.write(own.as_u64() | PRESENT) };
-            if word != 0 && own != frame {
-                Self::let_go(frame, level);
+            if level > 0 && word & LARGE != 0 {
+                let block = PhysAddr::new(word & ADDRESS_MASK);
+                let frame = Self::inside(word, index);
+                if !frames::is_block_shared(block) && !frames::is_shared(frame) {
+                    return Ok(frame);
+                }
+                let table = Self::table_of(block, (index % ENTRIES as u64) as usize, copy)?;
+                // SAFETY: as above.
+                unsafe { slot.write(table.as_u64() | PRESENT) };
+                level -= 1;
+                slot = Self::slot(table.as_u64(), index, level);
+                continue;
             }
+            // SAFETY: as above, and it is no block.
+            let own = unsafe { Self::own_node(slot, level, make, copy) }?;
             if level == 0 {
                 return Ok(own);
             }
             level -= 1;
             slot = Self::slot(own.as_u64(), index, level);
         }
+    }
+
+    /// Makes what a word refers to, with `level` tables below it, the array's own, and there.
+    ///
+    /// # Safety
+    /// `slot` is the root or a word of a table of this tree alone, which is borrowed exclusively, and has no block.
+    unsafe fn own_node(
+        slot: *mut u64,
+        level: u32,
+        make: &mut Make<'_>,
+        copy: &mut Make<'_>,
+    ) -> Result<PhysAddr, Error> {
+        // SAFETY: the caller's promise.
+        let word = unsafe { slot.read() };
+        let frame = PhysAddr::new(word & ADDRESS_MASK);
+        let kind = if level == 0 {
+            FrameKind::User
+        } else {
+            FrameKind::Kernel
+        };
+        let own = if word == 0 {
+            make(kind)?
+        } else if frames::is_shared(frame) {
+            let own = copy(kind)?;
+            Self::copy_node(frame, own, level);
+            own
+        } else {
+            frame
+        };
+        // SAFETY: as above.
+        unsafe { slot.write(own.as_u64() | PRESENT) };
+        if word != 0 && own != frame {
+            Self::let_go(frame, level);
+        }
+        Ok(own)
+    }
+
+    /// A table of a block's frames, to take the place of a word for the block in this array. The one at `index` is left as shared as it is, or
+    /// becomes so: the caller goes on to it, and replaces it by a copy.
+    ///
+    /// # Errors
+    /// Those of `copy`; nothing has changed then.
+    fn table_of(block: PhysAddr, index: usize, copy: &mut Make<'_>) -> Result<PhysAddr, Error> {
+        debug_assert!(index < ENTRIES);
+        let table = copy(FrameKind::Kernel)?;
+        let frames = (0..ENTRIES as u64).map(|number| block + number * PAGE_BYTES);
+        for (number, frame) in frames.clone().enumerate() {
+            // SAFETY: the frame is fresh and nobody else's; the number is below 512.
+            unsafe {
+                frames::words(table)
+                    .add(number)
+                    .write(frame.as_u64() | PRESENT)
+            };
+        }
+        // Nobody else can refer to it any more, and what the words for it held together is the table's.
+        if frames::is_block_shared(block) {
+            frames::share_all(frames.clone());
+            if frames::release_block(block) {
+                // The others have gone meanwhile.
+                for frame in frames {
+                    let last = frames::release(frame);
+                    debug_assert!(!last, "the table refers to it");
+                }
+            }
+        }
+        Ok(table)
     }
 
     /// Makes `to` a copy of the shared node `from`: its contents, or a table that refers to the same.
@@ -247,7 +334,7 @@ impl Radix {
                 .copy_to_nonoverlapping(phys_to_virt(to).cast(), PAGE_BYTES as usize / 8);
         }
         if level > 0 {
-            frames::share_all(Self::children(to));
+            share_words(Self::children(to), level - 1);
         }
     }
 
@@ -257,33 +344,37 @@ impl Radix {
             return;
         }
         if level > 0 {
-            for child in Self::children(node) {
-                let last = frames::release(child);
+            for word in Self::children(node) {
+                let child = PhysAddr::new(word & ADDRESS_MASK);
+                let last = if level > 1 && word & LARGE != 0 {
+                    frames::release_block(child)
+                } else {
+                    frames::release(child)
+                };
                 debug_assert!(!last, "the copy refers to it");
             }
         }
         frames::free_frame(node);
     }
 
-    /// What a table refers to.
-    fn children(table: PhysAddr) -> impl Iterator<Item = PhysAddr> {
+    /// The words of a table that are in use.
+    fn children(table: PhysAddr) -> impl Iterator<Item = u64> {
         (0..ENTRIES).filter_map(move |index| {
             // SAFETY: the frame is a table of the array's; the index is below 512.
             let word = unsafe { frames::words(table).add(index).read() };
-            (word != 0).then(|| PhysAddr::new(word & ADDRESS_MASK))
+            (word != 0).then_some(word)
         })
     }
 
     /// Moves all frames that are nobody else's to `discard`; the array is empty afterwards.
     pub(super) fn discard(&mut self, discard: &mut Discard) {
         let root = PhysAddr::new(self.root & ADDRESS_MASK);
-        if self.root != 0 && frames::release(root) {
-            let height = if self.root & LARGE == 0 {
-                self.height
-            } else {
-                0
-            };
-            discard.push(root, height, Leaves::Owned);
+        if self.height > 0 && self.root & LARGE != 0 {
+            if frames::release_block(root) {
+                discard.push_block(root);
+            }
+        } else if self.root != 0 && frames::release(root) {
+            discard.push(root, self.height, Leaves::Owned);
         }
         self.root = 0;
     }
@@ -292,6 +383,22 @@ impl Radix {
     fn slot(table: u64, index: u64, level: u32) -> *mut u64 {
         let index = (index >> (INDEX_BITS * level)) as usize & (ENTRIES - 1);
         frames::words(PhysAddr::new(table & ADDRESS_MASK)).wrapping_add(index)
+    }
+}
+
+/// One reference more to what these words refer to, with `level` tables below them.
+fn share_words(words: impl Iterator<Item = u64>, level: u32) {
+    if level == 0 {
+        frames::share_all(words.map(|word| PhysAddr::new(word & ADDRESS_MASK)));
+        return;
+    }
+    for word in words {
+        let frame = PhysAddr::new(word & ADDRESS_MASK);
+        if word & LARGE != 0 {
+            frames::share_block(frame);
+        } else {
+            frames::share(frame);
+        }
     }
 }
 
@@ -361,6 +468,65 @@ mod tests {
             let mut freed = 0;
             while discard.step(1, &mut freed) == Progress::More {}
             assert_eq!(freed, allowed as u64);
+        }
+    }
+
+    #[test]
+    fn a_write_to_a_shared_block_that_finds_no_memory_changes_nothing() {
+        testing::machine();
+        let free = |mut radix: Radix| {
+            let (mut discard, mut freed) = (Discard::new(), 0);
+            radix.discard(&mut discard);
+            while discard.step(7, &mut freed) == Progress::More {}
+            freed
+        };
+        // The way to the frame: a table above, one in place of the block, the frame itself.
+        for allowed in 0..4 {
+            let mut made = 0;
+            let mut make = |kind| {
+                made += 1;
+                frames::allocate_zeroed(kind).ok_or(Error::NoMemory)
+            };
+            let mut first = Radix::new(1024);
+            let block = frames::allocate_order(9, FrameKind::User).unwrap();
+            assert_eq!(
+                first.insert_large(600, block, true, &mut make, &mut no_copy),
+                Ok(true)
+            );
+            first.get_or_insert(5, &mut make, &mut no_copy).unwrap();
+            let mut second = first.share();
+            let mut left = allowed;
+            let mut copies = 0;
+            let mut copy = |kind| {
+                left = usize::checked_sub(left, 1).ok_or(Error::NoMemory)?;
+                copies += 1;
+                frames::allocate_zeroed(kind).ok_or(Error::NoMemory)
+            };
+            let result = second.own(600, &mut |_| Err(Error::NoMemory), &mut copy);
+            assert_eq!(result.is_ok(), allowed == 3);
+            for index in 512..1024 {
+                let frame = block + (index - 512) * PAGE_BYTES;
+                assert_eq!(first.get(index), Some(frame));
+                if index != 600 || result.is_err() {
+                    assert_eq!(second.get(index), Some(frame));
+                    assert!(allowed == 0 || second.find(index) == Found::Shared(frame));
+                }
+            }
+            if allowed == 3 {
+                assert_eq!(second.find(600), Found::Own(result.unwrap()));
+                // Nobody else has that one now, but the others are shared still.
+                assert_eq!(first.find(600), Found::Own(block + 88 * PAGE_BYTES));
+                assert!(!first.owns_large(600));
+            }
+            // In both orders: what one frees is never missing to the other, and all comes back.
+            let (one, other) = if allowed % 2 == 0 {
+                (first, second)
+            } else {
+                (second, first)
+            };
+            let freed = free(one);
+            assert!(other.get(700).is_some());
+            assert_eq!(freed + free(other), made + copies + 512);
         }
     }
 }

@@ -331,8 +331,14 @@ impl Space {
             Place::Nowhere => {}
             Place::Page(address) => {
                 let address = VirtAddr::new(address);
+                // It may be mapped as a part of a large page.
+                let size = inner
+                    .tables
+                    .translate(address)
+                    .map_or(PageSize::Size4K, |found| found.size);
+                let address = VirtAddr::new(address.as_u64() & !(size.bytes() - 1));
                 // SAFETY: the object keeps the frame until this returned; user code finds the page again by a fault.
-                if unsafe { inner.tables.unmap(address, PageSize::Size4K) }.is_ok() {
+                if unsafe { inner.tables.unmap(address, size) }.is_ok() {
                     tlb::shoot_down(&self.tlb, address, 1);
                 }
             }
@@ -489,6 +495,12 @@ impl Space {
         let mut allowed = region.access;
         let mut known = None;
         if let Some(anonymous) = region.object.clonable() {
+            if may_fill
+                && let Some((_, first)) = large_place(region, address)
+                && region.object.large_page(first, false) == Large::ToBeFilled
+            {
+                return Attempt::Fill(region.object.clone(), first);
+            }
             match anonymous.page(index, access == Access::ReadWrite) {
                 Ok(Page::Own(frame)) => known = Some(frame),
                 Ok(Page::Shared(frame)) => {
@@ -576,19 +588,14 @@ impl Space {
         attributes: Attributes,
         may_fill: bool,
     ) -> Result<bool, Attempt> {
-        const BYTES: u64 = PageSize::Size2M.bytes();
-        let start = address & !(BYTES - 1);
         let Some(region) = inner.regions.find(address) else {
             return Ok(false);
         };
-        let fits = region.start <= start
-            && start + BYTES <= region.end
-            && (start - region.start + region.offset).is_multiple_of(BYTES);
-        if !fits {
+        let Some((start, index)) = large_place(region, address) else {
             return Ok(false);
-        }
-        let index = (start - region.start + region.offset) / PAGE_BYTES;
-        let frame = match region.object.large_page(index) {
+        };
+        let for_writing = attributes.access == Access::ReadWrite;
+        let frame = match region.object.large_page(index, for_writing) {
             Large::Frame(frame) => frame,
             Large::ToBeFilled if may_fill => {
                 return Err(Attempt::Fill(region.object.clone(), index));
@@ -811,6 +818,16 @@ impl Object for Space {
     fn tear_down(&mut self) -> bool {
         Space::tear_down(self)
     }
+}
+
+/// Where a large page around an address of a region would begin, and with which page of the object; `None` if it does not fit there.
+fn large_place(region: &Region, address: u64) -> Option<(u64, u64)> {
+    const BYTES: u64 = PageSize::Size2M.bytes();
+    let start = address & !(BYTES - 1);
+    let fits = region.start <= start
+        && start + BYTES <= region.end
+        && (start - region.start + region.offset).is_multiple_of(BYTES);
+    fits.then(|| (start, (start - region.start + region.offset) / PAGE_BYTES))
 }
 
 /// The end of a range that lies in the part of the address space where things can be mapped.

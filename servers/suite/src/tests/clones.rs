@@ -24,6 +24,7 @@ tests! {
     clone_is_out_of_reach_of_other_processes: 60,
     kernel_writes_to_what_is_shared_reach_one_side: 40,
     clones_give_all_memory_back: 60,
+    large_pages_are_cloned_whole_and_written_in_small_ones: 60,
 }
 
 const PAGE: u64 = 4096;
@@ -349,6 +350,84 @@ fn clones_give_all_memory_back(world: &'static World) -> Verdict {
     let before = must!(world.system.memory()).free;
     for number in 0..12 {
         round(number % 2)?;
+    }
+    comes_back(world, before, 64 * PAGE)
+}
+
+fn large_pages_are_cloned_whole_and_written_in_small_ones(world: &'static World) -> Verdict {
+    const LARGE: u64 = 512;
+    const PAGES: u64 = 2 * LARGE;
+    let flags = MemoryFlags(MemoryFlags::CLONABLE.0 | MemoryFlags::LARGE_PAGES.0);
+    let round = || -> Verdict {
+        let first = must!(Memory::create_with(PAGES * PAGE, flags));
+        let view = Arc::new(must!(first.map(Protection::READ_WRITE)));
+        word(&view, 0).store(7, Ordering::SeqCst);
+        word(&view, LARGE).store(8, Ordering::SeqCst);
+        // One who counts in two pages, in this order, while the large page that they are in is shared and written.
+        let stop = Arc::new(AtomicBool::new(false));
+        let counter = {
+            let (view, stop) = (Arc::clone(&view), Arc::clone(&stop));
+            must!(thread::Builder::new().cpu(1 % world.cpus).spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    word(&view, 1).fetch_add(1, Ordering::SeqCst);
+                    word(&view, 2).fetch_add(1, Ordering::SeqCst);
+                    thread::yield_now();
+                }
+            }))
+        };
+        for turn in 0..4 {
+            let now = word(&view, 2).load(Ordering::SeqCst);
+            let start = time::now();
+            while word(&view, 2).load(Ordering::SeqCst) < now + 2 {
+                check!(since(start) < PATIENCE, "nobody counts");
+                thread::yield_now();
+            }
+            let free = must!(world.system.memory()).free;
+            let clone = must!(first.clone_on_write());
+            let clone_view = must!(clone.map(Protection::READ_WRITE));
+            let pair = [1, 2].map(|page| word(&clone_view, page).load(Ordering::SeqCst));
+            check!(
+                pair[0] == pair[1] || pair[0] == pair[1] + 1,
+                "{pair:?} were never there at one time"
+            );
+            same!(word(&clone_view, LARGE).load(Ordering::SeqCst), 8);
+            // Every third page becomes the clone's own.
+            for page in (turn..PAGES).step_by(3) {
+                word(&clone_view, page).store(0x5000 + page, Ordering::SeqCst);
+            }
+            let took = free.saturating_sub(must!(world.system.memory()).free);
+            check!(
+                took < PAGES * PAGE * 3 / 4,
+                "a third of the pages was written, and {} KiB taken",
+                took / 1024
+            );
+            for page in 3..PAGES {
+                let (mine, theirs) = (must!(stored(&first, page)), must!(stored(&clone, page)));
+                let before = if page == LARGE { 8 } else { 0 };
+                let written = page % 3 == turn % 3;
+                same!((page, mine), (page, before));
+                same!(
+                    (page, theirs),
+                    (
+                        page,
+                        if written && page >= turn {
+                            0x5000 + page
+                        } else {
+                            before
+                        }
+                    )
+                );
+            }
+            same!(must!(stored(&first, 0)), 7);
+        }
+        stop.store(true, Ordering::Relaxed);
+        must!(counter.join(time::after(PATIENCE)));
+        Ok(())
+    };
+    round()?;
+    let before = must!(world.system.memory()).free;
+    for _ in 0..2 {
+        round()?;
     }
     comes_back(world, before, 64 * PAGE)
 }

@@ -177,7 +177,7 @@ calls! {
     ///
     /// Errors: BadArgument, OutOfRange, AlreadyMapped, NoMemory, QuotaExceeded, Ended.
     MemoryMapNew = 42, "memory_map_new";
-    /// `(bytes, endpoint) -> rdi handle`: memory whose pages a server supplies, the *pager*, when they are touched first: then the thread that touches sends it a
+    /// `(bytes, endpoint, MemoryFlags: none or RECLAIMABLE) -> rdi handle`: memory whose pages a server supplies, the *pager*, when they are touched first: then the thread that touches sends it a
     /// message by this endpoint, with this handle's badge ([`label::PAGE`](crate::report::label::PAGE)), and waits for the answer. The caller pays. Right SEND on the endpoint.
     ///
     /// Errors: BadArgument, OutOfRange.
@@ -187,6 +187,13 @@ calls! {
     ///
     /// Errors: BadArgument, OutOfRange, NoMemory, QuotaExceeded, NotSupported, NotSupplied.
     MemorySupply = 44, "memory_supply";
+    /// `(memory, offset, 0 or pointer to a page) -> rdi pager::TakenBack`: take back a page that was supplied, of memory with the flag
+    /// [`RECLAIMABLE`](crate::MemoryFlags::RECLAIMABLE). When the call returns no CPU has it mapped, its frame is free and not charged any more, and who touches the page asks
+    /// for it again. If it was written since it was supplied, its contents are at the pointer, unless that is 0; if they can't be put there, the page stays. Other memory is
+    /// [`Error::NotSupported`](crate::Error::NotSupported). Right MANAGE.
+    ///
+    /// Errors: BadArgument, OutOfRange, NotSupported, NotSupplied, NoMemory, QuotaExceeded.
+    MemoryTakeBack = 45, "memory_take_back";
 
     /// `(name pointer, name bytes, highest priority, mode: 0 64-bit or 1 32-bit, 0 or pointer to info::Quota) -> rdi handle, rsi landing page's image or 0, rdx its
     /// __kernel_vsyscall or 0`: an empty process with an address space and a handle table. Its threads can give threads at most this priority, which is at most the caller's own

@@ -25,6 +25,7 @@ pub mod ipc_area;
 pub mod irq;
 pub mod landing;
 pub mod layout;
+pub mod pager;
 mod priority;
 pub mod register;
 pub mod report;

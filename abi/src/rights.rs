@@ -87,10 +87,13 @@ impl MemoryFlags {
     /// It can be cloned. At most 32 address spaces can map it at a time.
     pub const CLONABLE: MemoryFlags = MemoryFlags(1);
     /// Where a program touches it first, it gets 2 MiB at once that lie in a row, if there are any and they fit: mapped so that addresses
-    /// and offsets differ by a multiple of 2 MiB, it needs fewer faults and less of the TLB. Not together with [`CLONABLE`](Self::CLONABLE).
+    /// and offsets differ by a multiple of 2 MiB, it needs fewer faults and less of the TLB.
     pub const LARGE_PAGES: MemoryFlags = MemoryFlags(2);
+    /// Its pager can take pages back ([`Call::MemoryTakeBack`](crate::Call::MemoryTakeBack)). At most 32 address spaces can map it at a time. For memory with a
+    /// pager only, and that takes no other flag.
+    pub const RECLAIMABLE: MemoryFlags = MemoryFlags(4);
     /// All flags there are.
-    pub const ALL: MemoryFlags = MemoryFlags(3);
+    pub const ALL: MemoryFlags = MemoryFlags(7);
 
     /// The flags with these bits; `None` if there are others among them.
     pub const fn from_bits(bits: u64) -> Option<MemoryFlags> {

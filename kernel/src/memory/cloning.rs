@@ -35,7 +35,7 @@ use super::object::{Anonymous, Backing, MemoryObject};
 use super::radix::Found;
 use super::space::Space;
 use crate::object::{Object, Ref, Slab};
-use crate::sync::{Mutex, level};
+use crate::sync::{Guard, Mutex, level};
 
 /// Address spaces that can map an object that can be cloned.
 pub const MAX_SPACES: usize = 32;
@@ -116,8 +116,13 @@ impl Sharing {
             .find(|mapper| ptr::eq(mapper.space.load(Relaxed), space))
     }
 
+    /// Takes the lock of the changes.
+    pub(super) fn lock(&self) -> Guard<'_, { level::CHANGES }, ()> {
+        self.changes.lock()
+    }
+
     /// Has every space let go of a page, or of all. The lock of the changes is held.
-    fn let_go(&self, page: Option<u64>) {
+    pub(super) fn let_go(&self, page: Option<u64>) {
         for mapper in &self.mappers {
             let space = mapper.space.load(Relaxed);
             if !space.is_null() {
@@ -161,7 +166,10 @@ impl MemoryObject {
     /// # Errors
     /// [`Error::NotSupported`] if this was not made to be cloned; [`Error::NoMemory`]; [`Error::QuotaExceeded`].
     pub fn clone_for(&self, account: Option<Ref<Account>>) -> Result<Ref<MemoryObject>, Error> {
-        let from = self.clonable().ok_or(Error::NotSupported)?;
+        let from = self
+            .changeable()
+            .filter(|anonymous| anonymous.pager.is_none())
+            .ok_or(Error::NotSupported)?;
         let large = if from.large {
             MemoryFlags::LARGE_PAGES
         } else {
@@ -169,7 +177,7 @@ impl MemoryObject {
         };
         let flags = MemoryFlags(MemoryFlags::CLONABLE.0 | large.0);
         let clone = MemoryObject::create_with(self.bytes(), flags, account)?;
-        let to = clone.clonable().ok_or(Error::NotSupported)?;
+        let to = clone.changeable().ok_or(Error::NotSupported)?;
         let sharing = from.sharing.as_ref().ok_or(Error::NotSupported)?;
         let changes = sharing.changes.lock();
         from.contents.lock().change = Change::All;
@@ -186,9 +194,10 @@ impl MemoryObject {
         Ok(clone)
     }
 
-    /// What is particular to an object that can be cloned, if it is one.
+    /// What is particular to an object whose pages can get other frames, or lose them, if it is one: it can be cloned, or its pager can take
+    /// pages back.
     #[inline]
-    pub(super) fn clonable(&self) -> Option<&Anonymous> {
+    pub(super) fn changeable(&self) -> Option<&Anonymous> {
         match &self.backing {
             Backing::Anonymous(anonymous) if anonymous.sharing.is_some() => Some(anonymous),
             _ => None,
@@ -255,8 +264,8 @@ impl MemoryObject {
         }
     }
 
-    fn sharing(&self) -> Option<&Ref<Sharing>> {
-        self.clonable()?.sharing.as_ref()
+    pub(super) fn sharing(&self) -> Option<&Ref<Sharing>> {
+        self.changeable()?.sharing.as_ref()
     }
 
     /// Waits until what is about to change has changed. No lock of a space's level or above may be held.
@@ -271,7 +280,7 @@ impl MemoryObject {
     /// # Errors
     /// [`Error::NoMemory`]; [`Error::QuotaExceeded`] if the page had no frame at all.
     pub(super) fn own_page(&self, index: u64) -> Result<(), Error> {
-        self.clonable()
+        self.changeable()
             .map_or(Ok(()), |anonymous| anonymous.with_own_page(index, |_| ()))
     }
 }
@@ -280,7 +289,7 @@ impl Anonymous {
     /// What can be mapped for page `index` of an object that can be cloned, which is committed now if it was not.
     ///
     /// # Errors
-    /// [`Error::QuotaExceeded`], [`Error::NoMemory`].
+    /// [`Error::QuotaExceeded`], [`Error::NoMemory`]; [`Error::NotSupplied`] if that is its pager's.
     pub(super) fn page(&self, index: u64, for_writing: bool) -> Result<Page, Error> {
         let mut contents = self.contents.lock();
         let contents = &mut *contents;
@@ -289,8 +298,25 @@ impl Anonymous {
         }
         let mut found = contents.radix.find(index);
         if found == Found::Nothing {
+            if self.pager.is_some() {
+                return Err(Error::NotSupplied);
+            }
             self.insert(contents, index)?;
             found = contents.radix.find(index);
+        }
+        if self.pager.is_some() {
+            // Mapped for reading alone until it is written, so that the pager can be told.
+            return Ok(match found {
+                Found::Own(frame) | Found::Shared(frame) if for_writing => {
+                    contents.radix.mark(index);
+                    Page::Own(frame)
+                }
+                Found::Own(frame) | Found::Shared(frame) if contents.radix.is_marked(index) => {
+                    Page::Own(frame)
+                }
+                Found::Own(frame) | Found::Shared(frame) => Page::Shared(frame),
+                Found::Nothing => Page::Changing,
+            });
         }
         Ok(match found {
             Found::Own(frame) if contents.change != Change::All => Page::Own(frame),
@@ -312,6 +338,11 @@ impl Anonymous {
         {
             // Not shared, or nobody can have it mapped: as good as always. While all is about to become shared it is not yet.
             let mut contents = self.contents.lock();
+            if self.pager.is_some() {
+                let frame = contents.radix.get(index).ok_or(Error::NotSupplied)?;
+                contents.radix.mark(index);
+                return Ok(act(frame));
+            }
             if !matches!(contents.radix.find(index), Found::Shared(_)) {
                 return Ok(act(self.own(&mut contents, index)?));
             }

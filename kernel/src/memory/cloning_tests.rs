@@ -135,7 +135,7 @@ fn check(shape: Shape, slots: &mut [Option<Held>], spaces: &[Ref<Space>], mapped
                 assert_eq!(unsafe { byte_at(found).read() }, *held.byte(page));
                 if found.attributes.access == Access::ReadWrite {
                     assert!(writable);
-                    let now = held.object.clonable().unwrap().page(page, true).unwrap();
+                    let now = held.object.changeable().unwrap().page(page, true).unwrap();
                     assert!(matches!(now, Page::Own(_)), "{now:?} is mapped for writing");
                 }
             }
@@ -361,7 +361,7 @@ fn a_clone_that_cannot_be_had_changes_nothing() {
             space.handle_page_fault(place, Access::ReadWrite),
             Fault::Resolved
         );
-        let page = object.clonable().unwrap().page(0, true);
+        let page = object.changeable().unwrap().page(0, true);
         assert!(matches!(page, Ok(Page::Own(_))));
     }
     // A write to what is shared needs no quota.

@@ -3,7 +3,8 @@
 //! An object is a number of pages that exist from the start as zeros and get a frame when they are first touched, so
 //! a large one costs nothing until it is used. Or it is a stretch of physical addresses: a device's registers, a framebuffer, a boot
 //! module. A page, once it has a frame, keeps it until the object dies; so a frame's address, once looked up, is
-//! good for as long as the object is referred to, without a lock. That is not so in objects that can be [cloned](super::cloning): there a frame
+//! good for as long as the object is referred to, without a lock. That is not so in objects that can be [cloned](super::cloning), or whose
+//! pager can [take pages back](super::paged): there a frame
 //! is good as long as the object's lock is held, or a lock that [`cloning`](super::cloning) takes before it replaces the frame.
 //!
 //! What may go wrong: memory runs out, or the paying process's quota, at the first touch of a page. Then the toucher gets the
@@ -49,7 +50,7 @@ pub(super) enum Backing {
 
 pub(super) struct Anonymous {
     pub(super) contents: Mutex<{ level::MEMORY }, Contents>,
-    /// If it can be cloned: who maps it.
+    /// If its pages can get other frames, or lose them: who maps it.
     pub(super) sharing: Option<Ref<Sharing>>,
     /// Whether programs get 2 MiB at a time where they touch it first.
     pub(super) large: bool,
@@ -95,6 +96,10 @@ impl MemoryObject {
         flags: MemoryFlags,
         account: Option<Ref<Account>>,
     ) -> Result<Ref<MemoryObject>, Error> {
+        if flags.contains(MemoryFlags::RECLAIMABLE) {
+            // Of whom would its pages be wanted again?
+            return Err(Error::BadArgument);
+        }
         Ref::try_new(MemoryObject::new_with(bytes, flags, account)?)
     }
 
@@ -109,9 +114,13 @@ impl MemoryObject {
         if bytes > USER_END - USER_START {
             return Err(Error::OutOfRange);
         }
+        if flags.contains(MemoryFlags::RECLAIMABLE) && flags != MemoryFlags::RECLAIMABLE {
+            return Err(Error::BadArgument);
+        }
         let large = flags.contains(MemoryFlags::LARGE_PAGES);
+        let changes = MemoryFlags(MemoryFlags::CLONABLE.0 | MemoryFlags::RECLAIMABLE.0);
         let pages = bytes.div_ceil(PAGE_BYTES);
-        let sharing = if flags.contains(MemoryFlags::CLONABLE) {
+        let sharing = if flags.0 & changes.0 != 0 {
             Some(Sharing::create()?)
         } else {
             None
@@ -256,7 +265,7 @@ impl MemoryObject {
         self.check_range(offset, user.len())?;
         let mut done = 0;
         let total = user.len().min(COPY_PIECE);
-        if self.clonable().is_some() {
+        if self.changeable().is_some() {
             return self.copy_over_stack(offset, user.first(total), direction);
         }
         while done < total {
@@ -309,8 +318,8 @@ impl MemoryObject {
         self.check_range(offset, to.len())?;
         let mut done = 0;
         while done < to.len() {
-            if let Some(anonymous) = self.clonable() {
-                done += anonymous.read_page(offset + done as u64, &mut to[done..]);
+            if let Some(anonymous) = self.changeable() {
+                done += anonymous.read_page(offset + done as u64, &mut to[done..])?;
                 continue;
             }
             let (place, bytes) = self.place(offset + done as u64, to.len() - done, false)?;
@@ -329,7 +338,7 @@ impl MemoryObject {
         self.check_range(offset, from.len())?;
         let mut done = 0;
         while done < from.len() {
-            if let Some(anonymous) = self.clonable() {
+            if let Some(anonymous) = self.changeable() {
                 done += anonymous.write_page(offset + done as u64, &from[done..])?;
                 continue;
             }
@@ -406,20 +415,21 @@ impl Anonymous {
     }
 
     /// Copies to `to` from `offset` on, up to the end of the page; gives how many bytes.
-    fn read_page(&self, offset: u64, to: &mut [u8]) -> usize {
+    fn read_page(&self, offset: u64, to: &mut [u8]) -> Result<usize, Error> {
         let (index, within) = (offset / PAGE_BYTES, offset % PAGE_BYTES);
         let bytes = to.len().min((PAGE_BYTES - within) as usize);
         let contents = self.contents.lock();
-        let page = contents
-            .radix
-            .get(index)
-            .map_or(ZEROS.as_ptr().cast_mut(), phys_to_virt);
+        let frame = contents.radix.get(index);
+        if frame.is_none() && self.pager.is_some() {
+            return Err(Error::NotSupplied);
+        }
+        let page = frame.map_or(ZEROS.as_ptr().cast_mut(), phys_to_virt);
         // SAFETY: the frame is the object's as long as the lock is held; `to` is the kernel's own and can't overlap.
         unsafe {
             page.add(within as usize)
                 .copy_to_nonoverlapping(to.as_mut_ptr(), bytes);
         }
-        bytes
+        Ok(bytes)
     }
 
     /// Copies from `from` to `offset` on, up to the end of the page; gives how many bytes.

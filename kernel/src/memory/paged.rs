@@ -2,19 +2,37 @@
 //!
 //! Such an object is an ordinary one, but for where its pages come from: a page that it has not is not made of zeros but asked for. The thread that touches it
 //! sends a message to the object's endpoint, as if it had made a call there, and waits for the answer (`fault.rs`); whoever serves that endpoint supplies the page
-//! and answers. A page comes as a whole, with all of its contents, and stays until the object's end.
+//! and answers. A page comes as a whole, with all of its contents, and stays until the object's end, or until the pager takes it back, if the object was made for that.
+//!
+//! ```text
+//! take back                                   meanwhile, on another CPU
+//! lock of the changes (cloning.rs)
+//!   change = page: nobody maps it any more    who faults on it waits for the lock
+//!   every space lets go of it
+//!   the frame leaves the array                a copy of the kernel's own that held the object's lock is over
+//!   change = none                             who faults on it asks the pager
+//! what was written goes to the pager
+//! the frame is free
+//! ```
+//!
+//! Such an object knows the spaces that map it, as one that can be cloned does. A page of it is mapped for reading alone until somebody writes to it: that is how it is known
+//! whether there is anything to tell the pager. Nobody has the frame when its contents are copied out, so nothing that was written is missing in them.
 //!
 //! The kernel itself does not wait for a page: no copy of its own, from or to such memory, asks anybody. It ends with [`Error::NotSupplied`].
 //!
 //! What may go wrong: two threads that touch a page ask both, and the pager that supplies it for the second time finds that it is there. A pager that answers without
 //! having supplied anything is asked again at once, by a thread that can be killed; one that needs a page of its own object to supply it is refused by name.
 
+use core::sync::atomic::Ordering::Relaxed;
+
+use abi::pager::TakenBack;
 use abi::{Error, MemoryFlags};
 use arch::addr::PhysAddr;
 use arch::memory::phys_to_virt;
 use arch::paging::PAGE_BYTES;
 
 use super::account::{self, Account};
+use super::cloning::Change;
 use super::frames::{self, FrameKind};
 use super::object::{Anonymous, Backing, MemoryObject};
 use super::radix::Found;
@@ -23,16 +41,20 @@ use crate::ipc::Listener;
 use crate::object::Ref;
 
 impl MemoryObject {
-    /// Memory of `bytes` bytes, rounded up to whole pages, that `pager` supplies. `account` pays.
+    /// Memory of `bytes` bytes, rounded up to whole pages, that `pager` supplies. `account` pays. With the flag `RECLAIMABLE` it can [take pages back](MemoryObject::take_back).
     ///
     /// # Errors
-    /// As [`create`](MemoryObject::create).
+    /// As [`create`](MemoryObject::create); [`Error::BadArgument`] for flags of other memory.
     pub fn create_paged(
         bytes: u64,
+        flags: MemoryFlags,
         pager: Ref<Listener>,
         account: Option<Ref<Account>>,
     ) -> Result<Ref<MemoryObject>, Error> {
-        let mut object = MemoryObject::new_with(bytes, MemoryFlags::NONE, account)?;
+        if flags != MemoryFlags::NONE && flags != MemoryFlags::RECLAIMABLE {
+            return Err(Error::BadArgument);
+        }
+        let mut object = MemoryObject::new_with(bytes, flags, account)?;
         if let Backing::Anonymous(anonymous) = &mut object.backing {
             anonymous.pager = Some(pager);
         }
@@ -81,9 +103,82 @@ impl MemoryObject {
         }
         put
     }
+
+    /// Takes page `index` back, and gives up its frame. What was written to it since it was supplied is copied to `into`, if that is there, which is a page long at
+    /// most. When this returns no CPU has the page. No lock may be held.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] if its pager can't; [`Error::OutOfRange`]; those of the copy: then the page is there as it was, unless it was supplied anew meanwhile.
+    pub fn take_back(&self, index: u64, into: Option<UserSlice>) -> Result<TakenBack, Error> {
+        let (Some(anonymous), Some(sharing)) = (self.changeable(), self.sharing()) else {
+            return Err(Error::NotSupported);
+        };
+        if anonymous.pager.is_none() {
+            return Err(Error::NotSupported);
+        }
+        if index >= self.pages {
+            return Err(Error::OutOfRange);
+        }
+        let taken = {
+            let _changes = sharing.lock();
+            anonymous.contents.lock().change = Change::Page(index);
+            sharing.let_go(Some(index));
+            let mut contents = anonymous.contents.lock();
+            contents.change = Change::None;
+            contents.radix.take(index)
+        };
+        let Some((frame, written)) = taken else {
+            return Ok(TakenBack::Nothing);
+        };
+        if let (true, Some(into)) = (written, into) {
+            let into = into.first(PAGE_BYTES as usize);
+            // SAFETY: the frame is a whole page in the direct map, which nobody else has any more.
+            let told = unsafe { into.copy_raw(phys_to_virt(frame), Direction::ToUser) };
+            if let Err(error) = told {
+                anonymous.put_back(index, frame);
+                return Err(error);
+            }
+        }
+        anonymous.give_up(frame);
+        Ok(if written {
+            TakenBack::Written
+        } else {
+            TakenBack::Unchanged
+        })
+    }
 }
 
 impl Anonymous {
+    /// Puts a frame that was just taken, and had been written, in again as page `index`; if the page was supplied meanwhile, that one stays.
+    fn put_back(&self, index: u64, frame: PhysAddr) {
+        let back = {
+            let mut contents = self.contents.lock();
+            let back = contents.radix.get_or_insert(
+                index,
+                &mut |kind| match kind {
+                    FrameKind::User => Ok(frame),
+                    // The tables are there still.
+                    _ => Err(Error::NoMemory),
+                },
+                &mut |_| Err(Error::NoMemory),
+            );
+            if back == Ok(frame) {
+                contents.radix.mark(index);
+            }
+            back
+        };
+        if back != Ok(frame) {
+            self.give_up(frame);
+        }
+    }
+
+    /// Frees a frame that was taken out of the array.
+    fn give_up(&self, frame: PhysAddr) {
+        frames::free_frame(frame);
+        self.charged.fetch_sub(1, Relaxed);
+        account::uncharge(self.account.as_ref(), 1);
+    }
+
     /// Puts a frame that was charged in as page `index`; false if there is one.
     fn put(&self, index: u64, frame: PhysAddr) -> Result<bool, Error> {
         let mut contents = self.contents.lock();

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use abi::{Badge, Protection, Rights};
-use arch::paging::Access;
+use arch::addr::VirtAddr;
+use arch::paging::{Access, PageTables, Translation};
 
 use super::super::space::{Fault, Mode, Space};
 use super::super::testing;
@@ -13,10 +14,15 @@ use crate::ipc::Endpoint;
 const PAGES: u64 = 5;
 const BASE: u64 = 0x4000_0000;
 
-fn paged(account: &Ref<Account>) -> Ref<MemoryObject> {
+fn paged(account: &Ref<Account>, flags: MemoryFlags) -> Ref<MemoryObject> {
     let endpoint = Ref::try_new(Endpoint::made_by(0)).unwrap();
     let pager = Listener::create(endpoint, Badge(7)).unwrap();
-    MemoryObject::create_paged(PAGES * PAGE_BYTES, pager, Some(account.clone())).unwrap()
+    MemoryObject::create_paged(PAGES * PAGE_BYTES, flags, pager, Some(account.clone())).unwrap()
+}
+
+fn translate(space: &Space, address: u64) -> Option<Translation> {
+    // SAFETY: only looked at, by the one thread that uses the space.
+    unsafe { PageTables::from_root(space.tlb().root()) }.translate(VirtAddr::new(address))
 }
 
 fn supply(object: &MemoryObject, page: u64, bytes: &[u8]) -> Result<bool, Error> {
@@ -31,7 +37,8 @@ enum Step {
     Supply { page: u64, byte: u8, bytes: usize },
     Read { page: u64 },
     Write { page: u64, byte: u8 },
-    Touch { page: u64 },
+    Touch { page: u64, write: bool },
+    TakeBack { page: u64, told: bool },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -44,7 +51,8 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         page.clone().prop_map(|page| Step::Read { page }),
         (page.clone(), any::<u8>()).prop_map(|(page, byte)| Step::Write { page, byte }),
-        page.prop_map(|page| Step::Touch { page }),
+        (page.clone(), any::<bool>()).prop_map(|(page, write)| Step::Touch { page, write }),
+        (page, any::<bool>()).prop_map(|(page, told)| Step::TakeBack { page, told }),
     ]
 }
 
@@ -53,13 +61,17 @@ proptest! {
 
     /// The model: of each page that is there its first byte and its last.
     #[test]
-    fn memory_with_a_pager_has_what_was_supplied_and_nothing_else(steps in prop::collection::vec(step(), 1..60)) {
+    fn memory_with_a_pager_has_what_was_supplied_and_nothing_else(
+        steps in prop::collection::vec(step(), 1..80), reclaimable in any::<bool>()
+    ) {
         testing::kernel_machine();
         let account = Account::create(100).unwrap();
-        let object = paged(&account);
-        let space = Space::new(None, Mode::Long).unwrap();
+        let flags = if reclaimable { MemoryFlags::RECLAIMABLE } else { MemoryFlags::NONE };
+        let object = paged(&account, flags);
+        let space = Space::create(None, Mode::Long).unwrap();
         space.map(&object, Rights::ALL, BASE, 0, PAGES * PAGE_BYTES, Protection::READ_WRITE).unwrap();
         let mut model = [None; PAGES as usize];
+        let mut written = [false; PAGES as usize];
         for step in steps {
             match step {
                 Step::Supply { page, byte, bytes } => {
@@ -68,6 +80,7 @@ proptest! {
                     if new {
                         let last = if bytes == 4096 { byte } else { 0 };
                         model[page as usize] = Some((byte, last));
+                        written[page as usize] = false;
                     }
                 }
                 Step::Read { page } => {
@@ -84,16 +97,50 @@ proptest! {
                     prop_assert_eq!(object.write(page * PAGE_BYTES, &[byte]), wanted);
                     if let Some(place) = place {
                         place.0 = byte;
+                        written[page as usize] = true;
                     }
                 }
-                Step::Touch { page } => {
+                Step::Touch { page, write } => {
                     let address = BASE + page * PAGE_BYTES + 123;
-                    let fault = space.handle_page_fault(address, Access::ReadWrite);
+                    let access = if write { Access::ReadWrite } else { Access::Read };
+                    let fault = space.handle_page_fault(address, access);
                     let there = model[page as usize].is_some();
+                    written[page as usize] |= there && write;
+                    let found = translate(&space, address);
+                    prop_assert_eq!(found.is_some(), there);
+                    if let Some(found) = found {
+                        let writable = !reclaimable || written[page as usize];
+                        prop_assert_eq!(found.attributes.access == Access::ReadWrite, writable);
+                        prop_assert_eq!(Some(found.physical - 123), object.frame_if_committed(page).unwrap());
+                    }
                     prop_assert_eq!(fault, if there { Fault::Resolved } else { Fault::Unsupplied });
                     let (mapped, offset) = space.mapped_at(address).unwrap();
                     prop_assert!(mapped.is(&object) && mapped.pager().is_some());
                     prop_assert_eq!(offset, page * PAGE_BYTES + 123);
+                }
+                Step::TakeBack { page, told } => {
+                    let mut bytes = [0x5A_u8; PAGE_BYTES as usize];
+                    let into = UserSlice::new(bytes.as_mut_ptr() as u64, PAGE_BYTES).unwrap();
+                    let used = account.used();
+                    let taken = object.take_back(page, told.then_some(into));
+                    if !reclaimable {
+                        prop_assert_eq!(taken, Err(Error::NotSupported));
+                        continue;
+                    }
+                    let was = model[page as usize].take();
+                    prop_assert_eq!(taken, Ok(match was {
+                        None => TakenBack::Nothing,
+                        Some(_) if written[page as usize] => TakenBack::Written,
+                        Some(_) => TakenBack::Unchanged,
+                    }));
+                    prop_assert_eq!(account.used(), used - u64::from(was.is_some()));
+                    prop_assert_eq!(translate(&space, BASE + page * PAGE_BYTES), None);
+                    let expected = match was {
+                        Some(ends) if told && written[page as usize] => ends,
+                        _ => (0x5A, 0x5A),
+                    };
+                    prop_assert_eq!((bytes[0], bytes[4095]), expected);
+                    written[page as usize] = false;
                 }
             }
         }
@@ -107,7 +154,7 @@ proptest! {
 fn what_cannot_be_supplied_changes_nothing() {
     testing::kernel_machine();
     let account = Account::create(0).unwrap();
-    let object = paged(&account);
+    let object = paged(&account, MemoryFlags::NONE);
     for frames in 0..2 {
         account.set_limit(frames);
         assert_eq!(supply(&object, 0, &[1]), Err(Error::QuotaExceeded));
@@ -121,6 +168,45 @@ fn what_cannot_be_supplied_changes_nothing() {
     assert_eq!(account.used(), 2);
     let plain = MemoryObject::create(PAGE_BYTES, None).unwrap();
     assert_eq!(supply(&plain, 0, &[1]), Err(Error::NotSupported));
+    drop(object);
+    testing::settle(&account);
+}
+
+#[test]
+fn only_what_was_made_for_it_is_taken_back() {
+    testing::kernel_machine();
+    let account = Account::create(10).unwrap();
+    let object = paged(&account, MemoryFlags::RECLAIMABLE);
+    assert_eq!(object.take_back(PAGES, None), Err(Error::OutOfRange));
+    assert_eq!(object.take_back(0, None), Ok(TakenBack::Nothing));
+    assert_eq!(object.clone_for(None).map(drop), Err(Error::NotSupported));
+    for (flags, pager) in [
+        (MemoryFlags::NONE, false),
+        (MemoryFlags::CLONABLE, false),
+        (MemoryFlags::NONE, true),
+    ] {
+        let other = if pager {
+            paged(&account, flags)
+        } else {
+            MemoryObject::create_with(PAGE_BYTES, flags, None).unwrap()
+        };
+        assert_eq!(other.take_back(0, None), Err(Error::NotSupported));
+    }
+    for bits in [4, 5, 6, 7] {
+        assert_eq!(
+            MemoryObject::create_with(PAGE_BYTES, MemoryFlags(bits), None).map(drop),
+            Err(Error::BadArgument)
+        );
+    }
+    // A page can go and come as often as one likes, and takes no more than it did.
+    assert_eq!(supply(&object, 3, &[1]), Ok(true));
+    let used = account.used();
+    for byte in 0..20 {
+        assert_eq!(object.take_back(3, None), Ok(TakenBack::Unchanged));
+        assert_eq!(account.used(), used - 1);
+        assert_eq!(supply(&object, 3, &[byte]), Ok(true));
+        assert_eq!(account.used(), used);
+    }
     drop(object);
     testing::settle(&account);
 }

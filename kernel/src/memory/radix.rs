@@ -29,6 +29,8 @@ use super::frames::{self, FrameKind};
 
 /// Marks a word that is in use; a frame's address has its low bits clear.
 const PRESENT: u64 = 1;
+/// In the word of a frame: it was marked.
+const MARKED: u64 = 2;
 const INDEX_BITS: u32 = 9;
 
 #[derive(Debug)]
@@ -221,6 +223,45 @@ impl Radix {
         copy: &mut Make<'_>,
     ) -> Result<PhysAddr, Error> {
         self.walk(index, make, copy)
+    }
+
+    /// The word for the frame at `index`, if there is one. For arrays without blocks.
+    fn leaf(&mut self, index: u64) -> Option<*mut u64> {
+        let mut slot: *mut u64 = &raw mut self.root;
+        for level in (0..self.height).rev() {
+            // SAFETY: the slot is the root or a word of a table of this tree, which we borrow exclusively.
+            let word = unsafe { slot.read() };
+            if word == 0 || word & LARGE != 0 {
+                return None;
+            }
+            slot = Self::slot(word, index, level);
+        }
+        // SAFETY: as above.
+        (unsafe { slot.read() } != 0).then_some(slot)
+    }
+
+    /// Marks the frame at `index`, if there is one. Arrays with marks are not shared.
+    pub(super) fn mark(&mut self, index: u64) {
+        if let Some(slot) = self.leaf(index) {
+            // SAFETY: a word of a table of this tree alone, which we borrow exclusively.
+            unsafe { slot.write(slot.read() | MARKED) };
+        }
+    }
+
+    /// Whether the frame at `index` was marked.
+    pub(super) fn is_marked(&mut self, index: u64) -> bool {
+        self.leaf(index)
+            // SAFETY: as in `mark`.
+            .is_some_and(|slot| unsafe { slot.read() } & MARKED != 0)
+    }
+
+    /// Takes the frame at `index` out, which is the caller's from now on; and whether it was marked. The tables on the way to it stay. Arrays whose frames
+    /// are taken out are not shared.
+    pub(super) fn take(&mut self, index: u64) -> Option<(PhysAddr, bool)> {
+        let slot = self.leaf(index)?;
+        // SAFETY: as in `mark`.
+        let word = unsafe { slot.replace(0) };
+        Some((PhysAddr::new(word & ADDRESS_MASK), word & MARKED != 0))
     }
 
     /// Goes down to `index` and makes all on the way the array's own, and there.

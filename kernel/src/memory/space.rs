@@ -494,7 +494,7 @@ impl Space {
         let index = (page.as_u64() - region.start + region.offset) / PAGE_BYTES;
         let mut allowed = region.access;
         let mut known = None;
-        if let Some(anonymous) = region.object.clonable() {
+        if let Some(anonymous) = region.object.changeable() {
             if may_fill
                 && let Some((_, first)) = large_place(region, address)
                 && region.object.large_page(first, false) == Large::ToBeFilled
@@ -511,6 +511,7 @@ impl Space {
                 }
                 Ok(Page::ToBeOwned) => return Attempt::Own(region.object.clone(), index),
                 Ok(Page::Changing) => return Attempt::Wait(region.object.clone()),
+                Err(Error::NotSupplied) => return Attempt::Over(Fault::Unsupplied),
                 Err(error) => return Attempt::Over(Fault::Failed(error)),
             }
         }

@@ -204,9 +204,10 @@ fn copy_in(memory: &MemoryObject, mut offset: u64, mut source: UserSlice) -> Res
 
 /// `memory_create_paged`.
 pub(super) fn create_paged(caller: Caller) -> Result<(), Error> {
+    let flags = MemoryFlags::from_bits(caller.argument(2)).ok_or(Error::BadArgument)?;
     let pager = report::behind(caller, caller.handle(1))?;
     let account = caller.process().account().clone();
-    let memory = MemoryObject::create_paged(caller.argument(0), pager, Some(account))?;
+    let memory = MemoryObject::create_paged(caller.argument(0), flags, pager, Some(account))?;
     caller.give(AnyObject::Memory(memory), Rights::ALL)
 }
 
@@ -234,6 +235,22 @@ pub(super) fn supply(caller: Caller) -> Result<(), Error> {
         page += 1;
         schedule::preemption_point();
     }
+}
+
+/// `memory_take_back`.
+pub(super) fn take_back(caller: Caller) -> Result<(), Error> {
+    let memory = caller.hold::<MemoryObject>(caller.handle(0), Rights::MANAGE)?;
+    let (offset, pointer) = (caller.argument(1), caller.argument(2));
+    if !offset.is_multiple_of(PAGE_BYTES) {
+        return Err(Error::BadArgument);
+    }
+    let into = match pointer {
+        0 => None,
+        _ => Some(UserSlice::new(pointer, PAGE_BYTES)?),
+    };
+    let taken = memory.take_back(offset / PAGE_BYTES, into)?;
+    caller.set_result(0, taken as u64);
+    Ok(())
 }
 
 /// `memory_protect`.

@@ -126,6 +126,7 @@ fn run(current: ThreadPtr, section: &mut Section) -> Result<Outcome, Error> {
         Call::MemoryMapNew => memory::map_new(caller)?,
         Call::MemoryCreatePaged => memory::create_paged(caller)?,
         Call::MemorySupply => memory::supply(caller)?,
+        Call::MemoryTakeBack => memory::take_back(caller)?,
 
         Call::ProcessCreate => process::create(caller)?,
         Call::ProcessKill => process::kill(caller)?,

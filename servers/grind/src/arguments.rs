@@ -102,7 +102,8 @@ pub const fn shape(call: Call) -> [Kind; 6] {
         Call::MemoryMapNew => [Of(Process), Address, Bytes, Number, Pointer, Bytes],
         Call::MemoryUnmap => [Of(Process), Address, Bytes, Nothing, Nothing, Nothing],
         Call::MemoryProtect => [Of(Process), Address, Bytes, Number, Nothing, Nothing],
-        Call::MemoryCreatePaged => [Bytes, Of(Endpoint), Nothing, Nothing, Nothing, Nothing],
+        Call::MemoryCreatePaged => [Bytes, Of(Endpoint), Number, Nothing, Nothing, Nothing],
+        Call::MemoryTakeBack => [Of(Memory), Bytes, Pointer, Nothing, Nothing, Nothing],
         Call::MemoryRead | Call::MemoryWrite | Call::MemorySupply => {
             [Of(Memory), Bytes, Pointer, Bytes, Nothing, Nothing]
         }

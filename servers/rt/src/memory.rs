@@ -4,7 +4,8 @@
 //! hands, which is why a mapping gives out raw pointers, and slices only to a caller who vouches for the peace.
 
 use abi::layout::PAGE_SIZE;
-use abi::{Call, Handle, MemoryFlags, Protection};
+use abi::pager::TakenBack;
+use abi::{Call, Error, Handle, MemoryFlags, Protection};
 
 use crate::handle::object;
 use crate::{AsHandle, Endpoint, OwnedHandle, Result, System, process, sys};
@@ -82,7 +83,15 @@ impl Memory {
     /// # Errors
     /// `BadArgument` for 0, `NoRight` without SEND on the endpoint, `NoMemory`, `QuotaExceeded`.
     pub fn create_paged(bytes: u64, pager: &Endpoint) -> Result<Memory> {
-        let arguments = [bytes, pager.handle().0, 0, 0, 0, 0];
+        Memory::create_paged_with(bytes, pager, MemoryFlags::NONE)
+    }
+
+    /// The same, with [`MemoryFlags::RECLAIMABLE`] if its pages shall be [taken back](Self::take_back).
+    ///
+    /// # Errors
+    /// As [`create_paged`](Self::create_paged); `BadArgument` for other flags.
+    pub fn create_paged_with(bytes: u64, pager: &Endpoint, flags: MemoryFlags) -> Result<Memory> {
+        let arguments = [bytes, pager.handle().0, u64::from(flags.0), 0, 0, 0];
         // SAFETY: makes an object that nothing maps yet.
         let values = unsafe { sys::call(Call::MemoryCreatePaged, arguments) }?;
         Ok(Memory(OwnedHandle::from_raw(Handle(values[0]))))
@@ -103,6 +112,23 @@ impl Memory {
         ];
         // SAFETY: the kernel reads `from`. As in `write`.
         unsafe { sys::call(Call::MemorySupply, arguments) }.map(|values| values[0])
+    }
+
+    /// Takes back the page at `offset`, a multiple of the page size: afterwards nobody has it mapped, and who touches it asks for it again. What was written
+    /// to it since it was supplied is put to `into`, if there is one; else it is lost.
+    ///
+    /// # Errors
+    /// `NotSupported` unless it was made with [`MemoryFlags::RECLAIMABLE`], `NoRight` without MANAGE, `OutOfRange`, `BadArgument` for another offset.
+    pub fn take_back(
+        &self,
+        offset: u64,
+        into: Option<&mut [u8; PAGE_SIZE as usize]>,
+    ) -> Result<TakenBack> {
+        let pointer = into.map_or(0, |into| into.as_mut_ptr() as u64);
+        let arguments = [self.handle().0, offset, pointer, 0, 0, 0];
+        // SAFETY: the kernel writes a page to `into` at most. That the page goes is nothing to whoever maps it: it is asked for again.
+        let values = unsafe { sys::call(Call::MemoryTakeBack, arguments) }?;
+        TakenBack::from_number(values[0]).ok_or(Error::NotSupported)
     }
 
     /// Its size in bytes.

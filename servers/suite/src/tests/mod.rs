@@ -52,6 +52,7 @@ mod steps;
 mod streams;
 mod suspended_registers;
 mod suspending;
+mod taken_pages;
 mod tasks;
 mod things;
 mod threads;
@@ -90,6 +91,7 @@ pub const ALL: &[&[Test]] = &[
     quotas::TESTS,
     exhaustion::TESTS,
     pagers::TESTS,
+    taken_pages::TESTS,
     threads::TESTS,
     memory::TESTS,
     clones::TESTS,

@@ -36,10 +36,10 @@ pub const ROLES: &[Role] = &[Role {
     run: |_, _| quotas::verdict(own_pager()),
 }];
 
-const PAGE: u64 = 4096;
-const BADGE: u64 = 0x9A6E;
+pub(super) const PAGE: u64 = 4096;
+pub(super) const BADGE: u64 = 0x9A6E;
 /// Where the programs of these tests have the memory.
-const PLACE: u64 = 0x3000_0000;
+pub(super) const PLACE: u64 = 0x3000_0000;
 /// What is in the file at this place: a number that tells it from others.
 const fn word_at(offset: u64) -> u64 {
     0x5EED_0000 + offset
@@ -61,7 +61,7 @@ fn mapped_file() -> rt::Result<(Memory, Endpoint)> {
 }
 
 /// A program that has the file mapped, and runs `code` with `offset` of it in RBX.
-fn reader(memory: &Memory, offset: u64, code: &[u8]) -> rt::Result<Bare> {
+pub(super) fn reader(memory: &Memory, offset: u64, code: &[u8]) -> rt::Result<Bare> {
     let mut values = bare::pattern();
     values[reg::RBX] = PLACE + offset;
     let program = Bare::new(code, &values)?;
@@ -72,7 +72,7 @@ fn reader(memory: &Memory, offset: u64, code: &[u8]) -> rt::Result<Bare> {
 }
 
 /// Reads a word and exits with it.
-fn read() -> &'static [u8] {
+pub(super) fn read() -> &'static [u8] {
     code!("mov rdi, [rbx]", "mov eax, 50", "syscall", "ud2")
 }
 
@@ -88,7 +88,7 @@ fn write_and_read() -> &'static [u8] {
 }
 
 /// The next page that somebody wants.
-fn wanted(endpoint: &Endpoint) -> Result<(PageWanted, Reply), Why> {
+pub(super) fn wanted(endpoint: &Endpoint) -> Result<(PageWanted, Reply), Why> {
     let message = receive(endpoint, 0)?;
     let Some(page) = PageWanted::of(&message) else {
         fail!("nobody wants a page by that: {message:x?}");
@@ -101,7 +101,7 @@ fn wanted(endpoint: &Endpoint) -> Result<(PageWanted, Reply), Why> {
     }
 }
 
-fn exited(program: &Bare, code: u64) -> Verdict {
+pub(super) fn exited(program: &Bare, code: u64) -> Verdict {
     let info = must!(program.run_to_end());
     check!(
         (info.state, info.code) == (abi::info::ProcessState::Exited as u32, code),

@@ -140,11 +140,15 @@ const CALLS: &[(Call, &[Argument])] = &[
     (Call::MemoryClone, &[H(Kind::Memory, Rights::READ), V(0)]),
     (
         Call::MemoryCreatePaged,
-        &[V(4096), H(Kind::Endpoint, Rights::SEND)],
+        &[V(4096), H(Kind::Endpoint, Rights::SEND), V(0)],
     ),
     (
         Call::MemorySupply,
         &[H(Kind::Memory, Rights::MANAGE), V(0), P, V(8)],
+    ),
+    (
+        Call::MemoryTakeBack,
+        &[H(Kind::Memory, Rights::MANAGE), V(0), P],
     ),
     (Call::ProcessKill, &[H(Kind::Process, Rights::MANAGE), V(9)]),
     (

@@ -39,7 +39,7 @@ pub const ROLES: &[Role] = &[Role {
 pub(super) const PAGE: u64 = 4096;
 pub(super) const BADGE: u64 = 0x9A6E;
 /// Where the programs of these tests have the memory.
-pub(super) const PLACE: u64 = 0x3000_0000;
+const PLACE: u64 = 0x3000_0000;
 /// What is in the file at this place: a number that tells it from others.
 const fn word_at(offset: u64) -> u64 {
     0x5EED_0000 + offset

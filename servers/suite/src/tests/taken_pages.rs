@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rt::{AsHandle, Badge, Endpoint, Memory, thread, time};
 
 use super::memory::comes_back;
-use super::pagers::{BADGE, PAGE, PLACE, exited, read, reader, wanted};
+use super::pagers::{BADGE, PAGE, exited, read, reader, wanted};
 use super::probe::{soon, until};
 use super::tests;
 use crate::kernel_calls::refused;

@@ -143,6 +143,10 @@ fn check(shape: Shape, slots: &mut [Option<Held>], spaces: &[Ref<Space>], mapped
     }
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one step of each kind after the other"
+)]
 fn clones_are_copies(shape: Shape, steps: Vec<Step>) {
     testing::kernel_machine();
     let account = Account::create(100_000).unwrap();

@@ -282,7 +282,7 @@ impl Radix {
                 if !frames::is_block_shared(block) && !frames::is_shared(frame) {
                     return Ok(frame);
                 }
-                let table = Self::table_of(block, (index % ENTRIES as u64) as usize, copy)?;
+                let table = Self::table_of(block, copy)?;
                 // SAFETY: as above.
                 unsafe { slot.write(table.as_u64() | PRESENT) };
                 level -= 1;
@@ -334,13 +334,11 @@ impl Radix {
         Ok(own)
     }
 
-    /// A table of a block's frames, to take the place of a word for the block in this array. The one at `index` is left as shared as it is, or
-    /// becomes so: the caller goes on to it, and replaces it by a copy.
+    /// A table of a block's frames, to take the place of a word for the block in this array. Each is as shared as it was.
     ///
     /// # Errors
     /// Those of `copy`; nothing has changed then.
-    fn table_of(block: PhysAddr, index: usize, copy: &mut Make<'_>) -> Result<PhysAddr, Error> {
-        debug_assert!(index < ENTRIES);
+    fn table_of(block: PhysAddr, copy: &mut Make<'_>) -> Result<PhysAddr, Error> {
         let table = copy(FrameKind::Kernel)?;
         let frames = (0..ENTRIES as u64).map(|number| block + number * PAGE_BYTES);
         for (number, frame) in frames.clone().enumerate() {
@@ -348,8 +346,8 @@ impl Radix {
             unsafe {
                 frames::words(table)
                     .add(number)
-                    .write(frame.as_u64() | PRESENT)
-            };
+                    .write(frame.as_u64() | PRESENT);
+            }
         }
         // Nobody else can refer to it any more, and what the words for it held together is the table's.
         if frames::is_block_shared(block) {

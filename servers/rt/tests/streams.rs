@@ -15,7 +15,7 @@ rt::interface! {
 }
 
 fn soon() -> Deadline {
-    time::after(Duration::from_secs(60))
+    time::after(Duration::from_mins(1))
 }
 
 #[test]
@@ -112,6 +112,16 @@ fn a_peer_that_goes_is_noticed() {
     );
 }
 
+/// Reads what it is given.
+struct Sink;
+impl sink::Server for Sink {
+    fn pour(&mut self, _: &mut rt::Caller, from: ReaderEnd) -> rt::Outcome<u64> {
+        let mut reader = from.open().unwrap();
+        let mut into = [0; 64];
+        rt::Outcome::Done(reader.read_full(&mut into, soon()).unwrap() as u64)
+    }
+}
+
 #[test]
 fn ends_travel_in_messages_and_interfaces() {
     let endpoint = Endpoint::create().unwrap();
@@ -125,14 +135,6 @@ fn ends_travel_in_messages_and_interfaces() {
     assert_eq!(message.label, 3);
     let end = WriterEnd::from_handles(message.handles).unwrap();
     // The other one, by an interface.
-    struct Sink;
-    impl sink::Server for Sink {
-        fn pour(&mut self, _: &mut rt::Caller, from: ReaderEnd) -> rt::Outcome<u64> {
-            let mut reader = from.open().unwrap();
-            let mut into = [0; 64];
-            rt::Outcome::Done(reader.read_full(&mut into, soon()).unwrap() as u64)
-        }
-    }
     let client = sink::Client::new(endpoint.duplicate(Rights::SEND).unwrap());
     let serving = thread::spawn(move || {
         use sink::Server;

@@ -73,7 +73,7 @@ fn write(how: &str) -> Verdict {
             Ok(())
         }
         // It is to be killed with the stream open: full, and waiting for room.
-        _ => match writer.write_all(&[3; 1 << 16], soon()) {
+        _ => match writer.write_all(&[3; 8192], soon()) {
             Err(StreamError::Kernel(Error::TimedOut)) => Ok(()),
             result => fail!("it was not killed: {result:?}"),
         },
@@ -97,17 +97,13 @@ fn write_bytes(writer: &mut StreamWriter, piece: usize) -> Verdict {
 fn read(how: &str) -> Verdict {
     let end = must!(ReaderEnd::from_handles(must!(my_handles())));
     let mut reader = must!(end.open());
-    match how {
-        "bytes" => read_bytes(&mut reader, 1301),
-        // It reads a byte, and is to be killed while it waits for something else.
-        _ => {
-            same!(must!(reader.read(&mut [0], soon())), 1);
-            match rt::time::sleep(super::probe::PATIENCE) {
-                Ok(()) => fail!("it was not killed"),
-                Err(error) => fail!("{error}"),
-            }
-        }
+    if how == "bytes" {
+        return read_bytes(&mut reader, 1301);
     }
+    // It reads a byte, and is to be killed while it waits for something else.
+    same!(must!(reader.read(&mut [0], soon())), 1);
+    must!(rt::time::sleep(super::probe::PATIENCE));
+    fail!("it was not killed");
 }
 
 fn read_bytes(reader: &mut StreamReader, piece: usize) -> Verdict {
@@ -149,7 +145,7 @@ fn lie(how: &str) -> Verdict {
             let value = match seed % 4 {
                 0 => seed,
                 1 => seed % 5000,
-                2 => 1 << 63 | seed % 5000,
+                2 => (1 << 63) | (seed % 5000),
                 _ => word(index).load(Ordering::Relaxed).wrapping_add(seed % 64),
             };
             word(index).store(value, Ordering::SeqCst);

@@ -46,6 +46,8 @@ mod regions;
 mod short;
 pub mod space;
 #[cfg(test)]
+mod space_kinds_tests;
+#[cfg(test)]
 mod space_tests;
 pub mod stacks;
 pub mod start_tables;

@@ -30,6 +30,7 @@ mod limits;
 mod listing;
 mod many;
 mod memory;
+mod memory_on_cpus;
 mod messages;
 mod moving;
 mod notifications;
@@ -94,6 +95,7 @@ pub const ALL: &[&[Test]] = &[
     taken_pages::TESTS,
     threads::TESTS,
     memory::TESTS,
+    memory_on_cpus::TESTS,
     clones::TESTS,
     large::TESTS,
     spaces::TESTS,

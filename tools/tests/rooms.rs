@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Each room and the workspace packages it may depend on. A rule ends in `*` for all packages in a folder.
-const RULES: [(&str, &[&str]); 12] = [
+const RULES: [(&str, &[&str]); 13] = [
     ("abi", &[]),
     ("arch", &["abi"]),
     ("arch/*", &["abi", "arch"]),

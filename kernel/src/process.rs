@@ -18,7 +18,7 @@ use crate::ipc::{Listeners, Notification, Signaller};
 use crate::landing;
 use crate::memory::account::Account;
 use crate::memory::space::{Mode, Space, max_ipc_areas};
-use crate::object::{AnyObject, Capability, HandleTable, Object, Ref, Slab, Waking};
+use crate::object::{AnyObject, Capability, HandleTable, Object, Ref, Slab, Vacant, Waking};
 use crate::sync::{Mutex, level};
 use crate::thread::{Spare, Spares, Thread};
 use crate::trace::Asked;
@@ -160,7 +160,7 @@ impl Process {
     ) -> Result<Ref<Process>, Error> {
         let space = Space::create(Some(account.clone()), mode)?;
         let landing = space.landing_image();
-        let process = Ref::try_new(Process {
+        let process = Vacant::take()?.fill(Process {
             table: Mutex::new(HandleTable::new(HANDLE_LIMIT, Some(account.clone()))),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             name,
@@ -194,7 +194,7 @@ impl Process {
             traces: Asked::nothing(),
             next_to_end: AtomicPtr::new(ptr::null_mut()),
             is_doomed: AtomicBool::new(false),
-        })?;
+        });
         Ok(process)
     }
 

@@ -68,7 +68,7 @@ impl<T: Object> Ref<T> {
     ///
     /// # Errors
     /// [`Error::NoMemory`]; the value is dropped.
-    #[inline]
+    #[inline(always)]
     pub fn try_new(value: T) -> Result<Ref<T>, Error> {
         Ok(Vacant::take()?.fill(value))
     }

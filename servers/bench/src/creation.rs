@@ -99,8 +99,7 @@ pub fn process_create() -> Result<Cost, String> {
     let made = |followed| -> rt::Result<(u64, u64)> {
         let begin = begin(followed);
         let process = image.process("made", Priority::LOWEST)?;
-        let thread = loader::first_thread(&process, &plan, loader::STACK_BYTES, &block, "")?;
-        thread.start()?;
+        let thread = loader::start(&process, &plan, loader::STACK_BYTES, &block, "")?;
         let (end, _) = thread.join(Deadline::NEVER)?;
         drop((thread, process));
         time::sleep(CLEARING)?;

@@ -167,9 +167,11 @@ pub fn fault_round_trip(starter: &Starter) -> rt::Result<Cost> {
 /// A signal for which nobody waits.
 pub fn signal_idle() -> rt::Result<Cost> {
     let bell = Notification::create()?;
-    let mut failed = None;
-    let cost = measure(|| failed = failed.or(bell.signal(1).err()));
-    failed.map_or(Ok(()), Err)?;
+    let handle = bell.handle().0;
+    let mut status = 0;
+    // SAFETY: touches no memory.
+    let cost = measure(|| status |= unsafe { sys::short_with(Call::Signal, handle, 1) }.0);
+    sys::check(status)?;
     arrived(bell.poll()? == 1).map(|()| cost)
 }
 

@@ -42,7 +42,7 @@ const CEILINGS: [Ceiling; 18] = [
     Ceiling { figure: "call_reply_256b",            now: [448, 516] },
     Ceiling { figure: "call_reply_4k",              now: [937, 1006] },
     Ceiling { figure: "call_reply_handle",          now: [572, 640] },
-    Ceiling { figure: "signal_idle",                now: [72, 72] },
+    Ceiling { figure: "signal_idle",                now: [58, 58] },
     Ceiling { figure: "signal_wait_pingpong",       now: [418, 477] },
     Ceiling { figure: "fault_round_trip",           now: [387, 453] },
     Ceiling { figure: "yield_same_space",           now: [194, 243] },
@@ -50,9 +50,9 @@ const CEILINGS: [Ceiling; 18] = [
     Ceiling { figure: "yield_cross_space_fpu_one",  now: [262, 298] },
     Ceiling { figure: "yield_cross_space_fpu_both", now: [278, 315] },
     Ceiling { figure: "map_unmap_4k",               now: [517, 517] },
-    Ceiling { figure: "thread_create",              now: [900, 925] },
+    Ceiling { figure: "thread_create",              now: [892, 916] },
     Ceiling { figure: "thread_create_cold",         now: [2966, 2990] },
-    Ceiling { figure: "process_create",             now: [13572, 13582] },
+    Ceiling { figure: "process_create",             now: [13186, 13196] },
 ];
 
 /// One machine with FSGSBASE, one without.

@@ -92,6 +92,37 @@ pub fn first_thread(
     block: &start::Builder,
     argument: &str,
 ) -> Result<Thread> {
+    let stack_top = prepare(process, plan, stack_bytes, block, argument)?;
+    let start_block = places(plan.mode).start_block;
+    // SAFETY: the process is not this one: it was made empty, and what it runs reaches only what it is given.
+    unsafe { process.create_thread(plan.entry, stack_top, start_block) }
+}
+
+/// The same of a thread that runs at once.
+///
+/// # Errors
+/// As for [`first_thread`]; then there is none.
+pub fn start(
+    process: &Made,
+    plan: &Plan,
+    stack_bytes: u64,
+    block: &start::Builder,
+    argument: &str,
+) -> Result<Thread> {
+    let stack_top = prepare(process, plan, stack_bytes, block, argument)?;
+    let start_block = places(plan.mode).start_block;
+    // SAFETY: as above.
+    unsafe { process.start_thread(plan.entry, stack_top, start_block) }
+}
+
+/// Maps a first thread's stack and start block. Returns the stack's top.
+fn prepare(
+    process: &Made,
+    plan: &Plan,
+    stack_bytes: u64,
+    block: &start::Builder,
+    argument: &str,
+) -> Result<u64> {
     let places = places(plan.mode);
     let stack_bytes = memory::page_up(stack_bytes.max(PAGE_SIZE)).ok_or(Error::OutOfRange)?;
     if stack_bytes > places.most_stack {
@@ -102,8 +133,7 @@ pub fn first_thread(
     let bytes = block.build_with(argument, &landing_of(process))?;
     let padded = memory::page_up(bytes.len() as u64).ok_or(Error::OutOfRange)?;
     process.map_new(places.start_block, padded, Protection::READ, &bytes)?;
-    // SAFETY: the process is not this one: it was made empty, and what it runs reaches only what it is given.
-    unsafe { process.create_thread(plan.entry, places.stack_top, places.start_block) }
+    Ok(places.stack_top)
 }
 
 /// What a start block says of the landing page, by name.

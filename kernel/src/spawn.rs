@@ -12,7 +12,7 @@ use crate::memory::stacks;
 use crate::object::{Ref, Vacant};
 use crate::process::Process;
 use crate::reported::are_reported;
-use crate::thread::{IpcArea, Machine, Spare, Thread};
+use crate::thread::{IpcArea, Machine, Spare, Thread, ThreadPtr};
 
 /// How many numbers of IPC areas are tried when the numbers have wrapped and the first ones are in use.
 const AREA_TRIES: u32 = 1024;
@@ -30,7 +30,7 @@ pub struct Begin {
     pub priority: Priority,
 }
 
-/// Makes a thread of `process` that will begin so.
+/// Makes a thread of `process` that will begin so, when it was [listed](list) and started.
 ///
 /// # Errors
 /// [`Error::BadArgument`] for an entry or stack that is not the user's; [`Error::NoMemory`], [`Error::QuotaExceeded`],
@@ -73,7 +73,7 @@ pub fn thread(process: Ref<Process>, begin: Begin) -> Result<Ref<Thread>, Error>
         Mode::Long => context::fresh(entry, pointer, argument, address, address),
         Mode::Compat => context::fresh32(entry, pointer, argument, address),
     };
-    // SAFETY: the context was checked, and the thread holds the space.
+    // SAFETY: the context was checked; the stack is new, or one that its last owner has given up; the thread holds the space.
     let machine = unsafe { Machine::new(stack, space.tlb(), registers) };
     // From here on the thread's own end gives the area back, and its place in the account.
     let thread = vacant.fill(Thread::new(
@@ -83,13 +83,24 @@ pub fn thread(process: Ref<Process>, begin: Begin) -> Result<Ref<Thread>, Error>
         area,
         priority,
     ));
-    let process = thread.process();
-    // Together with its entry into the list, so that whoever finds no thread there and sets a personality then has every thread's calls.
-    process.add_thread(thread.clone(), || {
-        // SAFETY: it does not run yet.
-        unsafe { thread.machine.state.report_calls(are_reported(process)) };
-    })?;
     Ok(thread)
+}
+
+/// Takes a new thread into its process's list, so that it can be found and started. The caller has another reference to it.
+///
+/// # Errors
+/// [`Error::Ended`]
+#[inline]
+pub fn list(thread: Ref<Thread>) -> Result<(), Error> {
+    let pointer = ThreadPtr::new(&thread);
+    // It stays alive: whoever calls has a reference of his own.
+    let new = pointer.get();
+    let process = new.process();
+    // Together with its entry into the list, so that whoever finds no thread there and sets a personality then has every thread's calls.
+    process.add_thread(thread, || {
+        // SAFETY: it does not run yet.
+        unsafe { new.machine.state.report_calls(are_reported(process)) };
+    })
 }
 
 /// An area and a stack for a thread.

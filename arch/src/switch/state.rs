@@ -60,7 +60,7 @@ impl ThreadState {
     ///
     /// # Safety
     /// `stack_top` is the 16-byte aligned top of a mapped stack of the thread's own; `space` maps the kernel; `context` was
-    /// checked (`context::sanitise`). The state must not outlive stack and space.
+    /// checked (`context::sanitise`). The thread must not outlive stack and space; of its state without them, only the floating-point area may be used.
     #[inline(always)]
     pub unsafe fn for_user(
         stack_top: u64,

@@ -113,6 +113,7 @@ pub(super) fn start(
         priority: Priority::NORMAL,
     };
     let thread = spawn::thread(process, begin)?;
+    spawn::list(thread.clone())?;
     FIRST.store(thread.process().id(), Ordering::Relaxed);
     machine::set_first_user_ns(arch::time::now_ns());
     schedule::start(&thread)?;

@@ -70,11 +70,6 @@ pub fn allocate() -> Result<KernelStack, Error> {
     Ok(KernelStack { number, lowest })
 }
 
-/// Gives a stack back, as dropping it does.
-pub fn free(stack: KernelStack) {
-    drop(stack);
-}
-
 impl KernelStack {
     /// One past the highest byte: where a stack pointer starts. Aligned to a page.
     pub fn top(&self) -> VirtAddr {

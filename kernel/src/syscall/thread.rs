@@ -45,7 +45,21 @@ pub(super) extern "C" fn create(
         };
         make(caller, process, begin, flags == START)
     });
+    if made.is_err() {
+        // What was made and given up again, and perhaps the last reference to a process.
+        short::see_to_the_dead();
+    }
     short::result(made.map(|handle| handle.0))
+}
+
+/// Starts a thread that was just made; whoever debugs its process may have started it before, or ended it.
+#[inline]
+fn start_new(thread: &Thread) -> Result<(), Error> {
+    match schedule::start(thread) {
+        Err(Error::WrongState) if thread.has_ended() => Err(Error::Ended),
+        Err(Error::WrongState) => Ok(()),
+        done => done,
+    }
 }
 
 /// The rest of [`create`].
@@ -59,16 +73,23 @@ fn make(
     // The handle's place first: a thread that nobody could name must not be made, nor its end be the end of its process.
     table.lock().reserve(1)?;
     let made = spawn::thread(process, begin).inspect_err(|_| table.lock().release(1))?;
-    let pointer = ThreadPtr::new(&made);
+    let (pointer, listed) = (ThreadPtr::new(&made), made.clone());
+    // Before others can find it: it has a handle from then on, so that it is not ended by the last of another's.
     let capability = Capability::new(AnyObject::Thread(made), Rights::ALL, Badge(0));
-    if is_started {
-        // The capability keeps it alive.
-        if let Err(error) = schedule::start(pointer.get()) {
-            table.lock().release(1);
-            // With its only handle the thread, which was not started, ends as well.
-            drop(capability);
-            return Err(error);
+    // The capability keeps it alive.
+    let thread = pointer.get();
+    let ready = spawn::list(listed).and_then(|()| {
+        if is_started {
+            start_new(thread)
+        } else {
+            Ok(())
         }
+    });
+    if let Err(error) = ready {
+        table.lock().release(1);
+        // With its only handle the thread, which was not started, ends as well.
+        drop(capability);
+        return Err(error);
     }
     Ok(table.lock().insert_reserved(capability))
 }

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use abi::compat::BLOCK_WORDS;
 use abi::ipc_area::{IpcHeader, MAX_HANDLES};
 
-/// The two pages of an area. A copy is another pointer to them.
+/// The two pages of an area. A copy is another pointer to them; they stay where they are as long as any copy is used.
 ///
 /// The header is writable by the program at any time, so each read of it is one read of one word, and what it says
 /// is an allegation.
@@ -28,7 +28,7 @@ impl IpcArea {
     /// The area with these two pages.
     ///
     /// # Safety
-    /// Both must be whole, zeroed, pinned pages that live as long as the thread; the header is mapped at `user_address`.
+    /// Both must be whole, zeroed, pinned pages that live as long as any copy of the area is used; the header is mapped at `user_address`.
     pub unsafe fn new(header: NonNull<u8>, buffer: NonNull<u8>, user_address: u64) -> IpcArea {
         let area = IpcArea {
             header: header.cast(),
@@ -40,7 +40,7 @@ impl IpcArea {
     }
 
     /// Makes it as a new one is: zeros, but for its own address. For whoever gives it on, when nobody else in the kernel uses it.
-    pub fn wipe(&self) {
+    pub(super) fn wipe(&self) {
         const PAGE: usize = arch::paging::PAGE_BYTES as usize;
         // SAFETY: both are whole pages, which live as long as the area. The program may write to them meanwhile, as at any time.
         unsafe {

@@ -43,9 +43,19 @@ mod bare {
             }
         }
 
-        /// Its stack, for another thread. For whoever drops it.
+        /// Its stack, for another thread, after all else that it has. For whoever drops it: nothing of it is used any more.
         pub(crate) fn take_stack(&mut self) -> Option<KernelStack> {
+            self.free_fpu_area();
             self.stack.take()
+        }
+
+        fn free_fpu_area(&self) {
+            // SAFETY: the thread is gone, and its area came from there.
+            unsafe {
+                if let Some(area) = fpu::take_area(&self.state) {
+                    fpu_areas::free(area);
+                }
+            }
         }
 
         /// Gives the thread the memory that its floating-point state needs, at its first use of the FPU.
@@ -122,12 +132,7 @@ mod bare {
 
     impl Drop for Machine {
         fn drop(&mut self) {
-            // SAFETY: the thread is gone, and its area came from there.
-            unsafe {
-                if let Some(area) = fpu::take_area(&self.state) {
-                    fpu_areas::free(area);
-                }
-            }
+            self.free_fpu_area();
         }
     }
 }

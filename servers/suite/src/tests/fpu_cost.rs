@@ -4,7 +4,7 @@
 //! The threads are machine code, because compiled code uses vector registers when it likes.
 
 use abi::info::{FpuCounters, MachineInfo, ProcessState};
-use abi::{Call, CpuSet, FaultKind, Protection};
+use abi::{Call, CpuSet, FaultKind, Priority, Protection};
 use alloc::vec::Vec;
 use core::arch::x86_64::__cpuid;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -442,6 +442,8 @@ fn no_memory_for_fpu_state_ends_only_the_thread_that_needs_it(world: &'static Wo
             bare.process
                 .map(&memory, PLACE, 0, 4096, Protection::READ_WRITE)
         );
+        // They wait by yielding: this thread comes before them.
+        must!(bare.thread.set_priority(Priority::LOWEST));
         must!(bare.thread.start());
         bares.push(bare);
     }
@@ -469,6 +471,7 @@ fn no_memory_for_fpu_state_ends_only_the_thread_that_needs_it(world: &'static Wo
     let mut refused = None;
     for (index, bare) in bares.iter().enumerate() {
         turn.store(index as u32 + 1, Ordering::Release);
+        let start = time::now();
         let info = loop {
             let info = must!(bare.process.info());
             if served.load(Ordering::Acquire) as usize > index
@@ -497,6 +500,7 @@ fn no_memory_for_fpu_state_ends_only_the_thread_that_needs_it(world: &'static Wo
         same!(must!(bare.process.info()).state, ProcessState::Alive as u32);
     }
     // What a dead object had comes back in the background, some time after its last handle is closed.
+    let start = time::now();
     while must!(world.system.memory()).free < free / 2 {
         check!(since(start) < PATIENCE, "the memory does not come back");
         must!(time::sleep(Duration::from_millis(1)));

@@ -189,10 +189,11 @@ calls! {
     MemorySupply = 44, "memory_supply";
     /// `(memory, offset, 0 or pointer to a page) -> rdi pager::TakenBack`: take back a page that was supplied, of memory with the flag
     /// [`RECLAIMABLE`](crate::MemoryFlags::RECLAIMABLE). When the call returns no CPU has it mapped, its frame is free and not charged any more, and who touches the page asks
-    /// for it again. If it was written since it was supplied, its contents are at the pointer, unless that is 0; if they can't be put there, the page stays. Other memory is
+    /// for it again. If it was written since it was supplied, its contents are at the pointer, unless that is 0; if they can't be put there, the page stays, but
+    /// for one that another thread has supplied anew meanwhile: then that one does. Other memory is
     /// [`Error::NotSupported`](crate::Error::NotSupported). Right MANAGE.
     ///
-    /// Errors: BadArgument, OutOfRange, NotSupported, NotSupplied, NoMemory, QuotaExceeded.
+    /// Errors: BadArgument, OutOfRange, NotSupported, NotSupplied.
     MemoryTakeBack = 45, "memory_take_back";
 
     /// `(name pointer, name bytes, highest priority, mode: 0 64-bit or 1 32-bit, 0 or pointer to info::Quota) -> rdi handle, rsi landing page's image or 0, rdx its

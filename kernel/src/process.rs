@@ -284,10 +284,13 @@ impl Process {
     /// A handle to it, or to a thread of it, is gone. If none of its threads was started, and all handles that are left are in its own
     /// table, if any is, nobody can ever reach it: it ends.
     pub(crate) fn handle_removed(process: &Ref<Process>) {
-        let left = process.handles.fetch_sub(1, Ordering::AcqRel) - 1;
+        process.handles.fetch_sub(1, Ordering::AcqRel);
         let unreachable = {
             let inner = process.inner.lock();
-            left == inner.own_handles && !inner.started && inner.state == ProcessState::Alive
+            // Counted under the lock: one that the process was given itself meanwhile is in both figures or in neither.
+            process.handles.load(Ordering::Acquire) == inner.own_handles
+                && !inner.started
+                && inner.state == ProcessState::Alive
         };
         if unreachable {
             doomed::later(process.clone());

@@ -69,9 +69,15 @@ impl<S: Shared> Reader<S> {
 
     fn look(&mut self) -> Result<usize, Fault> {
         let (written, ended) = Position::of(self.shared.load(Word::Written));
-        let Some(there) = self.capacity.distance(self.taken, written) else {
+        let seen = self.capacity.distance(self.taken, self.written);
+        let there = self.capacity.distance(self.taken, written);
+        // What was written once stays so: a position never goes back, also not by so little that it could be one.
+        let (Some(seen), Some(there)) = (seen, there) else {
             return self.garble();
         };
+        if there < seen {
+            return self.garble();
+        }
         (self.written, self.ended) = (written, ended);
         Ok(there)
     }

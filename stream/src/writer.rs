@@ -63,13 +63,15 @@ impl<S: Shared> Writer<S> {
 
     fn look(&mut self) -> Result<usize, Fault> {
         let (read, ended) = Position::of(self.shared.load(Word::Read));
+        // What was read once stays so: a position never goes back, also not by so little that it could be one.
+        let seen = self.room_from(self.read);
         match self.room_from(read) {
             _ if ended => self.fail(Fault::Ended),
-            Some(room) => {
+            Some(room) if seen.is_some_and(|seen| room >= seen) => {
                 self.read = read;
                 Ok(room)
             }
-            None => self.fail(Fault::Garbled),
+            _ => self.fail(Fault::Garbled),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Both sides at once, in every interleaving and with every value that a load may return: nobody sleeps with something to do, and no byte is
+//! Both sides at once, in every interleaving of at most two preemptions and with every value that a load may return: nobody sleeps with something to do, and no byte is
 //! written while it is read (loom's cells notice that).
 
 use loom::cell::UnsafeCell;

@@ -279,6 +279,17 @@ fn lies_are_told_for_what_they_are() {
     memory.store(Word::Read, 1);
     assert_eq!(writer.put(b"abcdefghi"), Err(Fault::Garbled));
     assert!(!writer.may_sleep(1));
+    // Less written, and less read, than was before, though it could be.
+    let (memory, mut writer, mut reader) = sides(8);
+    assert_eq!(writer.put(b"abcdefgh"), Ok(8));
+    let _ = writer.publish();
+    assert_eq!(reader.take(&mut [0; 2]), Ok(2));
+    memory.store(Word::Written, 5);
+    assert_eq!(reader.there(8), Err(Fault::Garbled));
+    memory.store(Word::Read, 5);
+    assert_eq!(writer.room(8), Ok(5));
+    memory.store(Word::Read, 3);
+    assert_eq!(writer.room(8), Err(Fault::Garbled));
     // A record that is longer than any, and one that the stream ends in.
     let (_, mut writer, mut reader) = sides(32);
     assert_eq!(writer.put(&13_u32.to_le_bytes()), Ok(4));

@@ -218,7 +218,7 @@ fn describe(doc: &str, calls: &[Entry], errors: &[Entry]) -> Result<Described> {
         } else if OBJECTS.contains(&name) {
             named.extend(["BadHandle".into(), "WrongObject".into()]);
         }
-        if name.contains("pointer") && !name.contains("stack") {
+        if argument.contains("pointer") && !argument.contains("stack") {
             named.push("BadPointer".into());
         }
     }

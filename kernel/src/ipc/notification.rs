@@ -9,7 +9,6 @@
 //! It also counts who can signal it: handles with the right to, and the kernel's own [`Signaller`]s. When the last is gone, waits end with an
 //! error as well: a partner that was given no more than it needs, and died, leaves nobody waiting for it.
 
-use core::ops::Deref;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::{Deadline, Error};
@@ -17,7 +16,7 @@ use abi::{Deadline, Error};
 use super::Flow;
 use super::transfer;
 use super::wait::WaitOn;
-use crate::object::{Borrowed, Object, Ref, Section, Slab};
+use crate::object::{Borrowed, Object, Ref, Section, Slab, Waking};
 use crate::schedule;
 use crate::sync::{Guard, Mutex, level};
 use crate::thread::{Thread, ThreadPtr, WOKEN_AT_ONCE};
@@ -359,26 +358,40 @@ impl Notification {
 }
 
 /// The kernel's own reference to a notification that it signals: as long as there is one, waits for the notification are not in vain.
-pub struct Signaller(Ref<Notification>);
+///
+/// Dropping the last one wakes all who wait, in one go; [`give_up`](Self::give_up) leaves that to the caller.
+pub struct Signaller(Option<Ref<Notification>>);
 
 impl Signaller {
     /// Counts as one who can signal.
     pub fn new(notification: Ref<Notification>) -> Signaller {
         notification.signaller_added();
-        Signaller(notification)
+        Signaller(Some(notification))
     }
-}
 
-impl Deref for Signaller {
-    type Target = Notification;
-    fn deref(&self) -> &Notification {
-        &self.0
+    /// Sets bits and wakes a waiter.
+    pub fn signal(&self, bits: u64) {
+        if let Some(notification) = &self.0 {
+            notification.signal(bits);
+        }
+    }
+
+    /// Gives it up, but for the waking of those who wait in vain from now on. No lock may be held.
+    pub(crate) fn give_up(mut self) -> Option<Waking> {
+        let notification = self.0.take()?;
+        if !notification.signaller_leaves() {
+            return None;
+        }
+        notification.close();
+        Some(Waking::Notification(notification))
     }
 }
 
 impl Drop for Signaller {
     fn drop(&mut self) {
-        self.0.signaller_removed();
+        if let Some(notification) = &self.0 {
+            notification.signaller_removed();
+        }
     }
 }
 

@@ -298,6 +298,16 @@ impl Account {
             return Err(Error::QuotaExceeded);
         }
         // First who pays, as he may refuse.
+        let payer = self.pay(resource, count)?;
+        if !ptr::eq(self, payer) {
+            self.words[resource as usize].fetch_add(count, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Charges it, or the next on the way to lenders that pays, and that one alone.
+    #[inline]
+    fn pay(&self, resource: Resource, count: u64) -> Result<&Account, Error> {
         let mut payer = self;
         loop {
             let charged = payer.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {
@@ -305,15 +315,33 @@ impl Account {
                 (before & FORWARD == 0 && sum <= limit_of(before)).then_some(before + count)
             });
             match (charged, payer.lender.get()) {
-                (Ok(_), _) => break,
+                (Ok(_), _) => return Ok(payer),
                 (Err(word), Some(lender)) if word & FORWARD != 0 => payer = lender,
                 _ => return Err(Error::QuotaExceeded),
             }
         }
-        if !ptr::eq(self, payer) {
-            self.words[resource as usize].fetch_add(count, Relaxed);
+    }
+
+    /// Takes back what [`pay`](Self::pay) has charged: from whoever pays by now. One that is closed has kept it back for its lender, and is so for ever.
+    fn repay(&self, resource: Resource, count: u64) {
+        let mut payer = self;
+        loop {
+            let uncharged =
+                payer.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {
+                    (before & FORWARD == 0).then(|| before.wrapping_sub(count))
+                });
+            match (uncharged, payer.lender.get()) {
+                (Ok(before), _) => {
+                    debug_assert!(
+                        used_of(before) >= count,
+                        "more is given back than was charged"
+                    );
+                    return;
+                }
+                (Err(_), Some(lender)) => payer = lender,
+                (Err(_), None) => return,
+            }
         }
-        Ok(())
     }
 
     /// Charges as much as it can, at most `count`, and says how much.
@@ -332,38 +360,23 @@ impl Account {
             used_of(before) >= count,
             "more is given back than was charged"
         );
-        let (mut word, mut account) = (before, self);
-        // One that is closed has kept it back for its lender, and is so for ever.
-        while word & FORWARD != 0
-            && let Some(payer) = account.lender.get()
+        if before & FORWARD != 0
+            && let Some(lender) = self.lender.get()
         {
-            let uncharged =
-                payer.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {
-                    (before & FORWARD == 0).then(|| before.wrapping_sub(count))
-                });
-            match uncharged {
-                Ok(before) => {
-                    debug_assert!(
-                        used_of(before) >= count,
-                        "more is given back than was charged"
-                    );
-                    return;
-                }
-                Err(forwards) => (word, account) = (forwards, payer),
-            }
+            lender.repay(resource, count);
         }
     }
 
-    /// Takes `count` more from the lender.
+    /// Takes `count` more from the lender: from who pays for it, as one that is closed counts only what is charged to it by its own process.
     fn raise(&self, resource: Resource, count: u64) -> Result<(), Error> {
         let lender = self.lender.get().ok_or(Error::WrongState)?;
-        lender.charge_of(resource, count)?;
+        lender.pay(resource, count)?;
         let raised = self.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {
             (before & FORWARD == 0 && limit_of(before) + count <= MOST)
                 .then_some(before + (count << LIMIT_SHIFT))
         });
         raised.map(|_| ()).map_err(|_| {
-            lender.uncharge_of(resource, count);
+            lender.repay(resource, count);
             Error::WrongState
         })
     }
@@ -378,7 +391,7 @@ impl Account {
         });
         match lowered {
             Ok(_) => {
-                lender.uncharge_of(resource, count);
+                lender.repay(resource, count);
                 Ok(())
             }
             Err(before) if before & FORWARD != 0 => Err(Error::WrongState),
@@ -432,7 +445,7 @@ impl Account {
             if before & FORWARD == 0
                 && let Some(lender) = self.lender.get()
             {
-                lender.uncharge_of(resource, limit_of(before) - used_of(before));
+                lender.repay(resource, limit_of(before) - used_of(before));
             }
         }
     }

@@ -66,6 +66,35 @@ fn a_part_is_taken_from_the_lender_and_comes_back_with_the_account() {
 }
 
 #[test]
+fn parts_beyond_a_closed_account_are_counted_by_who_pays_and_nobody_else() {
+    crate::memory::testing::machine();
+    const MANY: u64 = 1_600_000_000;
+    let of = |handles: u64| Quota {
+        pages: 0,
+        handles,
+        threads: 0,
+    };
+    let handles = |account: &Account| account.used_of(Resource::Handles);
+    let payer = Account::create(100).unwrap();
+    let closed = Account::divide(&payer, &of(MANY + 10)).unwrap();
+    let first = Account::divide(&closed, &of(MANY)).unwrap();
+    let second = Account::divide(&closed, &of(5)).unwrap();
+    closed.close();
+    assert_eq!(handles(&payer), MANY + 5);
+    // By this the way from the first account leaves the closed one out; the second still has it in.
+    Account::divide(&first, &of(1)).unwrap().close();
+    first.close();
+    assert_eq!(handles(&payer), 5);
+    // So much twice over is more than a word counts.
+    second.set_part(&payer, &of(MANY)).unwrap();
+    assert_eq!(handles(&payer), MANY);
+    second.set_part(&payer, &of(7)).unwrap();
+    assert_eq!(handles(&payer), 7);
+    second.close();
+    assert_eq!(handles(&payer), 0);
+}
+
+#[test]
 fn a_part_is_changed_by_its_lender_alone_and_whole_or_not_at_all() {
     crate::memory::testing::machine();
     let lender = Account::create(100).unwrap();

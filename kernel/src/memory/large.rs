@@ -8,7 +8,7 @@
 //!
 //! In an object that can be [cloned](super::cloning) a large page is shared as a whole, and mapped as one for reading. A write to it takes that entry
 //! out and gives the writer's object a table of small pages, of which one is a copy; so a write copies 4 KiB, and not 2 MiB without a pause. The table is
-//! charged with the large page, as a write to what is shared needs no quota.
+//! charged with the large page, as a write to what is shared needs no quota but for a page table, if the space had none there.
 //!
 //! Nothing else needs to know of it: [page tables are a cache](super::space). When a part of a large page is unmapped or gets other
 //! rights, the whole entry goes, and what is left comes back by faults, in small pages.

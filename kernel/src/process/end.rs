@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering;
 use abi::UserContext;
 use abi::info::{ProcessState, ThreadEnd};
 
-use super::{MAX_WATCHERS, Process};
+use super::Process;
 use crate::memory::space::Space;
 use crate::object::{Ref, Waking};
 use crate::schedule;
@@ -114,7 +114,6 @@ impl Process {
 
     /// Works off the end of a process without threads: handles, space, watchers.
     pub(super) fn finish(&self) {
-        crate::trace::forget(&self.traces);
         let mut end = End(Stage::Threadless);
         while end.piece(self) {
             schedule::preemption_point();
@@ -127,14 +126,20 @@ impl Process {
         crate::log_owner::process_ended(self.id);
         drop(space);
         self.account.close();
-        let watchers = {
-            let mut inner = self.inner.lock();
-            inner.finished = true;
-            core::mem::replace(&mut inner.watchers, [const { None }; MAX_WATCHERS])
-        };
-        for (notification, bits) in watchers.into_iter().flatten() {
+        self.inner.lock().finished = true;
+    }
+
+    /// Tells a watcher, if there is one that was not told. Then those are to be woken who waited for that and nothing else.
+    fn tell_a_watcher(&self) -> Option<Option<Waking>> {
+        let watcher = self.inner.lock().watchers.iter_mut().find_map(Option::take);
+        watcher.map(|(notification, bits)| {
             notification.signal(bits);
-        }
+            notification.give_up()
+        })
+    }
+
+    /// All have been told.
+    fn was_told(&self) {
         #[cfg(target_os = "none")]
         if crate::boot::first_process::is(self.id) {
             let info = self.info();
@@ -155,14 +160,11 @@ impl Process {
             }
             self.waking = None;
         }
-        for (notification, bits) in self
-            .inner
-            .get_mut()
-            .watchers
-            .iter_mut()
-            .filter_map(Option::take)
-        {
-            notification.signal(bits);
+        while let Some(waking) = self.tell_a_watcher() {
+            self.waking = waking;
+            if self.waking.is_some() {
+                return false;
+            }
         }
         // Its handles: a few at a time.
         let mut looks = LOOKS_A_PIECE;
@@ -199,6 +201,9 @@ enum Stage {
         waking: Option<Waking>,
         space: Option<Ref<Space>>,
     },
+    Watchers {
+        waking: Option<Waking>,
+    },
     Over,
 }
 
@@ -233,6 +238,8 @@ impl End {
                         waking: None,
                         space: inner.space.take(),
                     };
+                    drop(inner);
+                    crate::trace::forget(&process.traces);
                 }
             }
             Stage::Handles {
@@ -251,6 +258,17 @@ impl End {
                     *waking = capability.give_up();
                 } else if looks > 0 {
                     process.is_over(space.take());
+                    self.0 = Stage::Watchers { waking: None };
+                }
+            }
+            Stage::Watchers { waking } => {
+                if waking.as_ref().is_some_and(Waking::wake_some) {
+                    return true;
+                }
+                if let Some(next) = process.tell_a_watcher() {
+                    *waking = next;
+                } else {
+                    process.was_told();
                     self.0 = Stage::Over;
                 }
             }

@@ -32,7 +32,7 @@ impl Notification {
     /// Waits until bits are set, and takes them all.
     ///
     /// # Errors
-    /// `TimedOut`, `Cancelled`, `NoRight` without WAIT.
+    /// `TimedOut`, `Cancelled`, `PeerClosed` if nobody can signal it any more, `NoRight` without WAIT.
     pub fn wait(&self, deadline: Deadline) -> Result<u64> {
         wait(self.handle(), deadline)
     }

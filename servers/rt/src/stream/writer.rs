@@ -127,8 +127,9 @@ impl StreamWriter {
             self.room.wait(deadline)
         };
         self.rules.awake();
+        let enough = wanted.clamp(1, self.rules.capacity().half());
         match waited {
-            Ok(_) if has_passed(deadline) && self.rules.room(1)? == 0 => {
+            Ok(_) if has_passed(deadline) && self.rules.room(enough)? < enough => {
                 Err(Error::TimedOut.into())
             }
             Ok(_) => Ok(()),

@@ -294,9 +294,6 @@ impl Account {
     /// # Errors
     /// [`Error::QuotaExceeded`], and nothing is charged.
     pub fn charge_of(&self, resource: Resource, count: u64) -> Result<(), Error> {
-        if count > MOST {
-            return Err(Error::QuotaExceeded);
-        }
         // First who pays, as he may refuse.
         let payer = self.pay(resource, count)?;
         if !ptr::eq(self, payer) {
@@ -308,6 +305,9 @@ impl Account {
     /// Charges it, or the next on the way to lenders that pays, and that one alone.
     #[inline]
     fn pay(&self, resource: Resource, count: u64) -> Result<&Account, Error> {
+        if count > MOST {
+            return Err(Error::QuotaExceeded);
+        }
         let mut payer = self;
         loop {
             let charged = payer.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {

@@ -35,10 +35,12 @@ fn a_part_is_taken_from_the_lender_and_comes_back_with_the_account() {
     let lender = Account::create(100).unwrap();
     let account = Account::divide(&lender, &part(60)).unwrap();
     assert_eq!((lender.used(), lender.used_of(Resource::Handles)), (60, 1));
-    assert_eq!(
-        Account::divide(&lender, &part(41)).err(),
-        Some(Error::QuotaExceeded)
-    );
+    for too_much in [41, MOST, MOST + 1, u64::MAX] {
+        assert_eq!(
+            Account::divide(&lender, &part(too_much)).err(),
+            Some(Error::QuotaExceeded)
+        );
+    }
     let too_many_handles = Quota {
         handles: MOST,
         ..part(40)

@@ -129,6 +129,14 @@ fn endpoints_are_listed_with_their_queues(world: &'static World) -> Verdict {
         threads.retain(|one| one.state == state as u32 && one.waits_for == subject);
         Ok(threads.iter().map(|one| one.thread).collect())
     };
+    // A thread is in the queue a moment before it says so itself.
+    let says_so = |state: ThreadState, subject: u64, count: usize| {
+        until(
+            "they say so",
+            || Ok(waiting(state, subject)?.len() == count),
+        )
+    };
+    says_so(ThreadState::Sending, fresh.id, CALLERS as usize)?;
     let mut queue = must!(waiting(ThreadState::Sending, fresh.id));
     queue.sort_unstable();
     let mut wanted = Vec::new();
@@ -174,7 +182,7 @@ fn endpoints_are_listed_with_their_queues(world: &'static World) -> Verdict {
             .iter()
             .any(|one| one.id == id && one.receivers == 1 && one.senders == 0))
     })?;
-    same!(must!(waiting(ThreadState::Receiving, id)).len(), 1);
+    says_so(ThreadState::Receiving, id, 1)?;
     must!(sender.send(rt::Message::new(1), soon()));
     check!(must!(receiver.join(soon())));
     Ok(())

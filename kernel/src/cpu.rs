@@ -16,6 +16,7 @@ use spin::Once;
 
 use crate::counter::{Counter, Lasting};
 use crate::memory::frames::{self, FrameKind};
+use crate::memory::prepared::Shelf;
 use crate::memory::{PAGE_BYTES, kernel_space};
 use crate::object::quiescent::Seen;
 use crate::schedule::SERVE_VECTOR;
@@ -46,6 +47,8 @@ pub struct Cpu {
     pub(crate) inbox: sched::Inbox<ThreadPtr>,
     /// For the reclamation of objects.
     pub(crate) seen: Seen,
+    /// Frames that it has prepared for itself.
+    pub(crate) shelf: Shelf,
     /// When the running thread's turn began, by this CPU's time-stamp counter. Its own.
     pub(crate) turn_began: Cell<u64>,
     /// The value of the time-stamp counter that the timer is set to, or an earlier one; `u64::MAX`: nothing. Its own.
@@ -190,6 +193,7 @@ pub fn create(apic_id: ApicId) -> Result<&'static Cpu, Error> {
             timers: UnsafeCell::new(sched::TimerQueue::new()),
             inbox: sched::Inbox::new(),
             seen: Seen::new(),
+            shelf: Shelf::new(),
             turn_began: Cell::new(0),
             armed: Cell::new(u64::MAX),
             gates_open_ns: Cell::new(u64::MAX),

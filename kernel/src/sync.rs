@@ -47,8 +47,10 @@ pub mod level {
     pub const SLAB: u8 = 15;
     /// The list of retired objects.
     pub const RETIRED: u8 = 16;
+    /// Frames that a CPU has prepared for itself.
+    pub const SHELF: u8 = 17;
     /// Physical frames.
-    pub const FRAMES: u8 = 17;
+    pub const FRAMES: u8 = 18;
 }
 
 /// What a CPU does while it waits for a lock: it serves what must be served anywhere.

@@ -25,7 +25,7 @@ use crate::machine::{self, Facts};
 use crate::memory::kernel_space::{self, KernelImage};
 use crate::memory::map::{MemoryKind, MemoryRange};
 use crate::memory::{PAGE_BYTES, frames};
-use crate::memory::{stacks, zeroed};
+use crate::memory::{prepared, stacks};
 use crate::schedule;
 use crate::{cpu, log, log_owner, panic, symbols};
 
@@ -197,7 +197,7 @@ extern "C" fn go_on() -> ! {
         on_purpose::after_boot(what);
     }
     log::set_notify(log_owner::mark);
-    zeroed::init();
+    prepared::init();
     heap::close();
     if let Err(error) = landing::init(arch::landing::data(), arch::landing::vsyscall()) {
         give_up(&format_args!("the landing page: {error}"));

@@ -62,8 +62,8 @@ pub enum FrameKind {
     Stack = 2,
     /// Contents of user memory.
     User = 3,
-    /// Zeroed in advance, for whoever comes next: as good as free.
-    Zeroed = 4,
+    /// [Prepared](super::prepared) in advance, for whoever comes next: as good as free.
+    Prepared = 4,
 }
 
 impl FrameKind {
@@ -122,14 +122,26 @@ impl Buddy {
         }
     }
 
+    /// As it knows them: see [`prepared::taken`](super::prepared::taken). A count of held frames may be below zero, wrapped around.
     pub(super) fn statistics(&self) -> Statistics {
         self.statistics
+    }
+
+    /// More frames are held. The count may be below zero: frames may be given back as another kind than they were taken for.
+    fn count(&mut self, kind: FrameKind, frames: u64) {
+        let held = &mut self.statistics.held[kind as usize];
+        *held = held.wrapping_add(frames);
+    }
+
+    /// How many are free.
+    pub(super) fn count_free(&self) -> u64 {
+        self.statistics.free
     }
 
     /// Counts frames that are managed and held from the start (the frame table's own).
     pub(super) fn count_held(&mut self, frames: u64, kind: FrameKind) {
         self.statistics.total += frames;
-        self.statistics.held[kind as usize] += frames;
+        self.count(kind, frames);
     }
 
     /// Takes a range over as free memory. The caller promises that it is RAM that nobody uses, within the frame table.
@@ -169,7 +181,7 @@ impl Buddy {
         record.prev.store(1, Relaxed);
         record.kind.store(kind as u8, Relaxed);
         self.statistics.free -= 1 << order;
-        self.statistics.held[kind as usize] += 1 << order;
+        self.count(kind, 1 << order);
         Some(number)
     }
 
@@ -203,7 +215,7 @@ impl Buddy {
             next += 1 << part;
         }
         self.statistics.free -= frames;
-        self.statistics.held[kind as usize] += frames;
+        self.count(kind, frames);
         let end = number + (1 << order);
         while next < end {
             let part = (next.trailing_zeros() as u8).min((end - next).ilog2() as u8);
@@ -243,17 +255,6 @@ impl Buddy {
         Ok(())
     }
 
-    /// Says that a held frame is held for something else from now on.
-    pub(super) fn change_kind(&mut self, number: u64, kind: FrameKind) {
-        let Some(record) = self.table.get(number) else {
-            return;
-        };
-        let order = record.order.load(Relaxed);
-        let before = record.kind.swap(kind as u8, Relaxed);
-        self.statistics.held[before as usize] -= 1 << order;
-        self.statistics.held[kind as usize] += 1 << order;
-    }
-
     /// Makes a block that was taken into as many frames that are held one by one.
     pub(super) fn take_apart(&mut self, number: u64) {
         let first = self.table.record(number);
@@ -276,7 +277,8 @@ impl Buddy {
         }
         let order = record.order.load(Relaxed);
         self.statistics.free += 1 << order;
-        self.statistics.held[record.kind.load(Relaxed) as usize] -= 1 << order;
+        let held = &mut self.statistics.held[record.kind.load(Relaxed) as usize];
+        *held = held.wrapping_sub(1 << order);
         record.state.store(NOTHING, Relaxed);
         self.insert(number, order);
         Ok(())

@@ -14,7 +14,7 @@ use arch::paging::{ENTRIES, FrameSource};
 
 use super::PAGE_BYTES;
 use super::buddy::{Buddy, Zone};
-use super::zeroed;
+use super::prepared;
 
 pub use super::buddy::{FrameKind, Statistics};
 use super::frame_table::FrameTable;
@@ -96,24 +96,31 @@ pub fn allocate_frame() -> Option<PhysAddr> {
 #[inline]
 pub fn allocate(kind: FrameKind) -> Option<PhysAddr> {
     // The machine's last frames may be those that were zeroed in advance.
-    take(0, Zone::High, kind).or_else(|| from_pool(kind))
+    take(0, Zone::High, kind).or_else(|| prepared::take_any(kind))
 }
 
 /// A frame full of zeros.
 pub fn allocate_zeroed(kind: FrameKind) -> Option<PhysAddr> {
-    if let Some(frame) = from_pool(kind) {
+    if let Some(frame) = prepared::take_zeroed(kind) {
         return Some(frame);
     }
+    zero_one(kind)
+}
+
+/// A frame that is zeroed on the spot.
+#[cold]
+#[inline(never)]
+fn zero_one(kind: FrameKind) -> Option<PhysAddr> {
     let frame = allocate(kind)?;
     zero(frame);
     Some(frame)
 }
 
-/// A frame that was zeroed in advance.
-fn from_pool(kind: FrameKind) -> Option<PhysAddr> {
-    let frame = zeroed::take()?;
-    FRAMES.lock().change_kind(frame.as_u64() / PAGE_BYTES, kind);
-    Some(frame)
+/// Says what a single frame that the caller holds is held for from now on. The allocator's counts are the caller's to put right.
+#[inline]
+pub(super) fn set_kind(frame: PhysAddr, kind: FrameKind) {
+    let record = table().record(frame.as_u64() / PAGE_BYTES);
+    record.kind.store(kind as u8, Ordering::Relaxed);
 }
 
 /// 2^`order` frames in a row, aligned to their size, with arbitrary contents. `order` is at most 10 (4 MiB).
@@ -236,9 +243,23 @@ fn references(frame: PhysAddr) -> &'static AtomicU32 {
     &table().record(frame.as_u64() / PAGE_BYTES).prev
 }
 
-/// How many frames there are, and what for.
+/// How many frames there are, and what for. Frames that are prepared, or handed out, meanwhile may be counted twice.
 pub fn statistics() -> Statistics {
-    FRAMES.lock().statistics()
+    let mut known = FRAMES.lock().statistics();
+    // In this order: whatever was taken from a shelf and given back since is counted in neither, not below zero.
+    let mut all = 0;
+    for (held, taken) in known.held.iter_mut().zip(prepared::taken()) {
+        *held = held.wrapping_add(taken);
+        all += taken;
+    }
+    let prepared = &mut known.held[FrameKind::Prepared as usize];
+    *prepared = prepared.saturating_sub(all);
+    known
+}
+
+/// How many frames are free, without those that are prepared.
+pub(super) fn count_free() -> u64 {
+    FRAMES.lock().count_free()
 }
 
 /// Whether any byte of the range is RAM that is or will be this allocator's. Bounds are physical addresses.

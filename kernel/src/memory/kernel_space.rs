@@ -174,11 +174,34 @@ pub fn as_loaded() -> &'static tlb::Space {
 
 /// Two zeroed frames for the roots of a tree, aligned to their size: the kernel's, and behind it user mode's. Given back by
 /// the first.
-pub(super) fn root_pair() -> Option<PhysAddr> {
+fn root_pair() -> Option<PhysAddr> {
     let pair = frames::allocate_order(1, FrameKind::PageTable)?;
     frames::zero(pair);
     frames::zero(user_root(pair));
     Some(pair)
+}
+
+/// Whether roots are made of one frame each, as they are unless user mode has page tables of its own, and can be made.
+pub(super) fn has_simple_roots() -> bool {
+    !arch::mitigations::decisions().isolation && ROOT.load(Ordering::Acquire) != 0
+}
+
+/// Makes a zeroed frame that is the caller's into a root: an empty lower half and the kernel's upper half.
+pub(super) fn fill_root(frame: PhysAddr) {
+    let _ = new_user_tables(frame, false);
+}
+
+/// Tables for a user address space, made anew or [prepared](super::prepared) before. Their root is the caller's, to be given back.
+pub(super) fn user_tables(isolated: bool) -> Option<PageTables> {
+    if isolated {
+        return Some(new_user_tables(root_pair()?, true));
+    }
+    if let Some(root) = super::prepared::take_root() {
+        // SAFETY: a root that was filled for whoever takes it.
+        return Some(unsafe { PageTables::from_root(root) });
+    }
+    let root = frames::allocate_zeroed(FrameKind::PageTable)?;
+    Some(new_user_tables(root, false))
 }
 
 /// New tables for a user address space: an empty lower half and the kernel's upper half. `isolated`: `root` is the first of a

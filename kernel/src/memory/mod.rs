@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `map` | the machine's memory map, as the boot sequence hands it over |
 //! | `frame_table`, `buddy`, `frames` | what is known of each frame; which are free; the one allocator of the kernel |
-//! | `zeroed` | frames that idle CPUs have zeroed in advance |
+//! | `prepared` | frames that idle CPUs have zeroed in advance, and roots of page tables |
 //! | `discard` | trees of frames that wait to be freed, a bounded piece at a time |
 //! | `radix` | a growable array of frames, made of frames |
 //! | `kernel_space`, `stacks` | the kernel half: direct map, image, devices, kernel stacks |
@@ -41,6 +41,7 @@ pub mod map;
 pub mod mode;
 pub mod object;
 mod paged;
+pub mod prepared;
 mod radix;
 mod regions;
 mod short;
@@ -54,7 +55,7 @@ pub mod start_tables;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod user;
-pub mod zeroed;
+
 
 pub use account::Account;
 pub use object::MemoryObject;

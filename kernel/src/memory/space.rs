@@ -145,17 +145,13 @@ impl Space {
     ) -> Result<Space, Error> {
         let roots = if isolated { 2 } else { 1 };
         account::charge(account.as_ref(), roots)?;
-        let root = if isolated {
-            kernel_space::root_pair()
-        } else {
-            frames::allocate_zeroed(FrameKind::PageTable)
-        };
-        let root = root.ok_or_else(|| {
+        let tables = kernel_space::user_tables(isolated).ok_or_else(|| {
             account::uncharge(account.as_ref(), roots);
             Error::NoMemory
         })?;
+        let root = tables.root();
         let inner = Inner {
-            tables: kernel_space::new_user_tables(root, isolated),
+            tables,
             mode,
             regions: Regions::new(),
             discard: Discard::new(),

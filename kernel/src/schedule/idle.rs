@@ -14,7 +14,7 @@ use super::migrate::{enter_idle, leave_idle, pull};
 use super::wake::{drain_inbox, nudge};
 use crate::cpu::{self, Cpu};
 use crate::log_owner;
-use crate::memory::zeroed;
+use crate::memory::prepared;
 use crate::object::quiescent;
 use crate::process;
 
@@ -64,7 +64,7 @@ fn wait_for_work(cpu: &Cpu) {
     }
     enter_idle(cpu);
     // One frame at a time, so that a wake-up waits for no more than that.
-    let goes_on = pull(cpu) || zeroed::fill_one();
+    let goes_on = pull(cpu) || prepared::prepare_one();
     if goes_on {
         allow_pending_interrupts();
     }

@@ -259,7 +259,7 @@ pub(super) fn thread_info(thread: &Thread) -> ThreadInfo {
 fn memory_info() -> MemoryInfo {
     let frames = frames::statistics();
     let user = frames.held[FrameKind::User as usize];
-    let free = frames.free + frames.held[FrameKind::Zeroed as usize];
+    let free = frames.free + frames.held[FrameKind::Prepared as usize];
     MemoryInfo {
         total: frames.total * PAGE_BYTES,
         free: free * PAGE_BYTES,

@@ -1,0 +1,285 @@
+//! Frames that idle CPUs have prepared in advance: zeroed ones, and roots of page tables.
+//!
+//! Memory that programs and page tables get must be zero, and 4 KiB of zeros cost more than all else about a page fault; a new
+//! address space's root has the kernel's 256 upper entries besides. So a CPU with nothing to do fills its *shelf*, and then
+//! the pool that all CPUs have in common, and whoever wants such a frame looks there first: on the own shelf, whose lock nobody
+//! else wants but at the end of all memory, so that a frame costs a few dozen instructions and no other CPU's cache line.
+//! All are bounded: when they are full the idle CPU stops, when they are empty the frame is zeroed on the spot.
+//!
+//! Frames kept here count as free to everybody who asks: they are handed out when nothing else is left, those of other CPUs'
+//! shelves too.
+
+use arch::addr::PhysAddr;
+use crossbeam_queue::ArrayQueue;
+use spin::Once;
+
+use super::frames::{self, FrameKind};
+use super::{PAGE_BYTES, kernel_space};
+use crate::sync::{Guard, Mutex, level};
+
+/// Frames that the common pool holds at most: 1 MiB.
+const CAPACITY: usize = 256;
+/// Nothing is prepared of the machine's last frames.
+const KEPT_FREE: u64 = 4 * CAPACITY as u64;
+/// Zeroed frames on one CPU's shelf at most: what two small processes take.
+const SHELF: usize = 32;
+/// Roots on one CPU's shelf at most.
+const ROOTS: usize = 4;
+
+static POOL: Once<ArrayQueue<PhysAddr>> = Once::new();
+
+/// What one CPU has prepared for itself.
+pub struct Shelf(Mutex<{ level::SHELF }, Inner>);
+
+type Held<'a> = Guard<'a, { level::SHELF }, Inner>;
+
+struct Inner {
+    zeroed: Stack<SHELF>,
+    roots: Stack<ROOTS>,
+    /// Frames that were ever taken from here, by what for. The allocator, which has counted them as prepared, is not told of each.
+    taken: [u64; FrameKind::COUNT],
+}
+
+/// Numbers of frames, the last one first. The frame table has no frame whose number needs more bits.
+struct Stack<const N: usize> {
+    numbers: [u32; N],
+    count: usize,
+}
+
+impl<const N: usize> Stack<N> {
+    const NEW: Stack<N> = Stack {
+        numbers: [0; N],
+        count: 0,
+    };
+
+    const fn is_full(&self) -> bool {
+        self.count >= N
+    }
+
+    /// False if there is no room.
+    fn push(&mut self, frame: PhysAddr) -> bool {
+        let Some(place) = self.numbers.get_mut(self.count) else {
+            return false;
+        };
+        *place = (frame.as_u64() / PAGE_BYTES) as u32;
+        self.count += 1;
+        true
+    }
+
+    #[inline]
+    fn pop(&mut self) -> Option<PhysAddr> {
+        let last = self.count.checked_sub(1)?;
+        let number = *self.numbers.get(last)?;
+        self.count = last;
+        Some(PhysAddr::new(u64::from(number) * PAGE_BYTES))
+    }
+}
+
+impl Shelf {
+    /// An empty one.
+    #[expect(
+        clippy::new_without_default,
+        reason = "one for each CPU, made in a constant"
+    )]
+    pub const fn new() -> Shelf {
+        Shelf(Mutex::new(Inner {
+            zeroed: Stack::NEW,
+            roots: Stack::NEW,
+            taken: [0; FrameKind::COUNT],
+        }))
+    }
+}
+
+/// This CPU's shelf; none before it is set up.
+#[cfg(target_os = "none")]
+#[inline]
+fn own() -> Option<&'static Shelf> {
+    crate::cpu::try_this().map(|cpu| &cpu.shelf)
+}
+
+#[cfg(target_os = "none")]
+fn all() -> impl Iterator<Item = &'static Shelf> {
+    crate::cpu::all().map(|cpu| &cpu.shelf)
+}
+
+/// On the host all threads have one.
+#[cfg(not(target_os = "none"))]
+static HOSTED: Shelf = Shelf::new();
+
+#[cfg(not(target_os = "none"))]
+fn own() -> Option<&'static Shelf> {
+    Some(&HOSTED)
+}
+
+#[cfg(not(target_os = "none"))]
+fn all() -> impl Iterator<Item = &'static Shelf> {
+    core::iter::once(&HOSTED)
+}
+
+/// Makes the pool, while the boot heap is open.
+pub fn init() {
+    POOL.call_once(|| ArrayQueue::new(CAPACITY));
+}
+
+/// Prepares one frame. False if there is no room for more, or memory is short.
+pub fn prepare_one() -> bool {
+    let (Some(pool), Some(shelf)) = (POOL.get(), own()) else {
+        return false;
+    };
+    let (zeroed_full, roots_full) = {
+        let shelf = shelf.0.lock();
+        (shelf.zeroed.is_full(), shelf.roots.is_full())
+    };
+    let wants_root = zeroed_full && !roots_full && kernel_space::has_simple_roots();
+    if (zeroed_full && !wants_root && pool.is_full()) || frames::count_free() < KEPT_FREE {
+        return false;
+    }
+    let Some(frame) = frames::allocate(FrameKind::Prepared) else {
+        return false;
+    };
+    frames::zero(frame);
+    let kept = if wants_root {
+        kernel_space::fill_root(frame);
+        shelf.0.lock().roots.push(frame)
+    } else {
+        shelf.0.lock().zeroed.push(frame) || pool.push(frame).is_ok()
+    };
+    if !kept {
+        // Another CPU was faster.
+        frames::free_frame(frame);
+    }
+    kept
+}
+
+/// A zeroed frame.
+#[inline]
+pub(super) fn take_zeroed(kind: FrameKind) -> Option<PhysAddr> {
+    let mut shelf = own()?.0.lock();
+    let frame = match shelf.zeroed.pop() {
+        Some(frame) => frame,
+        None => POOL.get()?.pop()?,
+    };
+    Some(handed_out(shelf, frame, kind))
+}
+
+/// A root whose upper half is the kernel's and whose lower half is empty.
+#[inline]
+pub(super) fn take_root() -> Option<PhysAddr> {
+    let mut shelf = own()?.0.lock();
+    let frame = shelf.roots.pop()?;
+    Some(handed_out(shelf, frame, FrameKind::PageTable))
+}
+
+/// Any frame, when there is none elsewhere. What is in it is not known.
+#[cold]
+pub(super) fn take_any(kind: FrameKind) -> Option<PhysAddr> {
+    if let Some(frame) = take_zeroed(kind) {
+        return Some(frame);
+    }
+    for shelf in all() {
+        let mut shelf = shelf.0.lock();
+        let frame = match shelf.zeroed.pop() {
+            Some(frame) => Some(frame),
+            None => shelf.roots.pop(),
+        };
+        if let Some(frame) = frame {
+            return Some(handed_out(shelf, frame, kind));
+        }
+    }
+    None
+}
+
+/// Frames that were taken from here, by kind: so many more are of the kind than the allocator knows, and so many fewer are prepared.
+pub(super) fn taken() -> [u64; FrameKind::COUNT] {
+    let mut sum = [0; FrameKind::COUNT];
+    for shelf in all() {
+        let shelf = shelf.0.lock();
+        for (sum, taken) in sum.iter_mut().zip(shelf.taken) {
+            *sum += taken;
+        }
+    }
+    sum
+}
+
+/// Says in the frame's record and in the shelf's counts what it is for from now on.
+#[inline]
+fn handed_out(mut shelf: Held<'_>, frame: PhysAddr, kind: FrameKind) -> PhysAddr {
+    shelf.taken[kind as usize] += 1;
+    drop(shelf);
+    frames::set_kind(frame, kind);
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::testing;
+
+    fn bytes_of(frame: PhysAddr) -> &'static [u8] {
+        // SAFETY: the frame is the test's, in the arena.
+        unsafe { std::slice::from_raw_parts(arch::memory::phys_to_virt(frame), 4096) }
+    }
+
+    #[test]
+    fn prepared_frames_are_zero_and_change_their_kind() {
+        testing::kernel_machine();
+        init();
+        while prepare_one() {}
+        let before = frames::statistics();
+        assert!(before.held[FrameKind::Prepared as usize] > 2 * SHELF as u64);
+        let mut taken = Vec::new();
+        // More than a shelf has.
+        for _ in 0..2 * SHELF {
+            let frame = frames::allocate_zeroed(FrameKind::User).unwrap();
+            assert!(bytes_of(frame).iter().all(|&byte| byte == 0));
+            taken.push(frame);
+        }
+        let after = frames::statistics();
+        assert_eq!(before.total, after.total);
+        assert!(after.held[FrameKind::User as usize] >= taken.len() as u64);
+        for frame in taken {
+            frames::free_frame(frame);
+        }
+    }
+
+    #[test]
+    fn a_prepared_root_has_the_kernels_half_and_nothing_else() {
+        testing::kernel_machine();
+        init();
+        while prepare_one() {}
+        let words = |frame| {
+            // SAFETY: as in `bytes_of`.
+            unsafe { std::slice::from_raw_parts(frames::words(frame).cast_const(), 512) }
+        };
+        let kernel = words(kernel_space::root());
+        let mut seen = 0;
+        while let Some(root) = take_root() {
+            assert!(words(root)[..256].iter().all(|&entry| entry == 0));
+            assert_eq!(words(root)[256..], kernel[256..]);
+            frames::free_frame(root);
+            seen += 1;
+        }
+        assert!(seen > 0);
+    }
+
+    #[test]
+    fn whoever_takes_any_gets_all_that_are_prepared() {
+        testing::kernel_machine();
+        init();
+        while prepare_one() {}
+        let mut all = Vec::new();
+        while let Some(frame) = take_any(FrameKind::User) {
+            all.push(frame);
+        }
+        assert!(all.len() > SHELF);
+        assert_eq!(take_root(), None);
+        assert_eq!(take_zeroed(FrameKind::User), None);
+        let mut distinct = all.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), all.len());
+        for frame in all {
+            frames::free_frame(frame);
+        }
+    }
+}

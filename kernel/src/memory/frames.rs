@@ -17,7 +17,7 @@ use super::buddy::{Buddy, Zone};
 use super::prepared;
 
 pub use super::buddy::{FrameKind, Statistics};
-use super::frame_table::FrameTable;
+use super::frame_table::{Frame, FrameTable};
 use super::map::{MemoryKind, MemoryRange};
 use crate::sync::{Mutex, level};
 
@@ -116,11 +116,9 @@ fn zero_one(kind: FrameKind) -> Option<PhysAddr> {
     Some(frame)
 }
 
-/// Says what a single frame that the caller holds is held for from now on. The allocator's counts are the caller's to put right.
-#[inline]
-pub(super) fn set_kind(frame: PhysAddr, kind: FrameKind) {
-    let record = table().record(frame.as_u64() / PAGE_BYTES);
-    record.kind.store(kind as u8, Ordering::Relaxed);
+/// The record of a frame that the caller holds.
+pub(super) fn record(frame: PhysAddr) -> &'static Frame {
+    table().record(frame.as_u64() / PAGE_BYTES)
 }
 
 /// 2^`order` frames in a row, aligned to their size, with arbitrary contents. `order` is at most 10 (4 MiB).

@@ -56,7 +56,6 @@ pub mod start_tables;
 pub(crate) mod testing;
 pub mod user;
 
-
 pub use account::Account;
 pub use object::MemoryObject;
 pub use space::{IpcArea, Space};

@@ -9,12 +9,15 @@
 //! Frames kept here count as free to everybody who asks: they are handed out when nothing else is left, those of other CPUs'
 //! shelves too.
 
+use core::sync::atomic::Ordering;
+
 use arch::addr::PhysAddr;
 use crossbeam_queue::ArrayQueue;
 use spin::Once;
 
+use super::frame_table::Frame;
 use super::frames::{self, FrameKind};
-use super::{PAGE_BYTES, kernel_space};
+use super::kernel_space;
 use crate::sync::{Guard, Mutex, level};
 
 /// Frames that the common pool holds at most: 1 MiB.
@@ -26,7 +29,7 @@ const SHELF: usize = 32;
 /// Roots on one CPU's shelf at most.
 const ROOTS: usize = 4;
 
-static POOL: Once<ArrayQueue<PhysAddr>> = Once::new();
+static POOL: Once<ArrayQueue<Entry>> = Once::new();
 
 /// What one CPU has prepared for itself.
 pub struct Shelf(Mutex<{ level::SHELF }, Inner>);
@@ -40,15 +43,22 @@ struct Inner {
     taken: [u64; FrameKind::COUNT],
 }
 
-/// Numbers of frames, the last one first. The frame table has no frame whose number needs more bits.
+/// A frame with its record, which is looked up by the one who has the time.
+#[derive(Clone, Copy)]
+struct Entry {
+    frame: PhysAddr,
+    record: &'static Frame,
+}
+
+/// Frames, the last one first.
 struct Stack<const N: usize> {
-    numbers: [u32; N],
+    entries: [Option<Entry>; N],
     count: usize,
 }
 
 impl<const N: usize> Stack<N> {
     const NEW: Stack<N> = Stack {
-        numbers: [0; N],
+        entries: [None; N],
         count: 0,
     };
 
@@ -57,21 +67,21 @@ impl<const N: usize> Stack<N> {
     }
 
     /// False if there is no room.
-    fn push(&mut self, frame: PhysAddr) -> bool {
-        let Some(place) = self.numbers.get_mut(self.count) else {
+    fn push(&mut self, entry: Entry) -> bool {
+        let Some(place) = self.entries.get_mut(self.count) else {
             return false;
         };
-        *place = (frame.as_u64() / PAGE_BYTES) as u32;
+        *place = Some(entry);
         self.count += 1;
         true
     }
 
     #[inline]
-    fn pop(&mut self) -> Option<PhysAddr> {
+    fn pop(&mut self) -> Option<Entry> {
         let last = self.count.checked_sub(1)?;
-        let number = *self.numbers.get(last)?;
+        let entry = *self.entries.get(last)?;
         self.count = last;
-        Some(PhysAddr::new(u64::from(number) * PAGE_BYTES))
+        entry
     }
 }
 
@@ -138,11 +148,15 @@ pub fn prepare_one() -> bool {
         return false;
     };
     frames::zero(frame);
+    let entry = Entry {
+        frame,
+        record: frames::record(frame),
+    };
     let kept = if wants_root {
         kernel_space::fill_root(frame);
-        shelf.0.lock().roots.push(frame)
+        shelf.0.lock().roots.push(entry)
     } else {
-        shelf.0.lock().zeroed.push(frame) || pool.push(frame).is_ok()
+        shelf.0.lock().zeroed.push(entry) || pool.push(entry).is_ok()
     };
     if !kept {
         // Another CPU was faster.
@@ -155,19 +169,19 @@ pub fn prepare_one() -> bool {
 #[inline]
 pub(super) fn take_zeroed(kind: FrameKind) -> Option<PhysAddr> {
     let mut shelf = own()?.0.lock();
-    let frame = match shelf.zeroed.pop() {
-        Some(frame) => frame,
+    let entry = match shelf.zeroed.pop() {
+        Some(entry) => entry,
         None => POOL.get()?.pop()?,
     };
-    Some(handed_out(shelf, frame, kind))
+    Some(handed_out(shelf, entry, kind))
 }
 
 /// A root whose upper half is the kernel's and whose lower half is empty.
 #[inline]
 pub(super) fn take_root() -> Option<PhysAddr> {
     let mut shelf = own()?.0.lock();
-    let frame = shelf.roots.pop()?;
-    Some(handed_out(shelf, frame, FrameKind::PageTable))
+    let entry = shelf.roots.pop()?;
+    Some(handed_out(shelf, entry, FrameKind::PageTable))
 }
 
 /// Any frame, when there is none elsewhere. What is in it is not known.
@@ -178,12 +192,12 @@ pub(super) fn take_any(kind: FrameKind) -> Option<PhysAddr> {
     }
     for shelf in all() {
         let mut shelf = shelf.0.lock();
-        let frame = match shelf.zeroed.pop() {
-            Some(frame) => Some(frame),
+        let entry = match shelf.zeroed.pop() {
+            Some(entry) => Some(entry),
             None => shelf.roots.pop(),
         };
-        if let Some(frame) = frame {
-            return Some(handed_out(shelf, frame, kind));
+        if let Some(entry) = entry {
+            return Some(handed_out(shelf, entry, kind));
         }
     }
     None
@@ -203,11 +217,10 @@ pub(super) fn taken() -> [u64; FrameKind::COUNT] {
 
 /// Says in the frame's record and in the shelf's counts what it is for from now on.
 #[inline]
-fn handed_out(mut shelf: Held<'_>, frame: PhysAddr, kind: FrameKind) -> PhysAddr {
+fn handed_out(mut shelf: Held<'_>, entry: Entry, kind: FrameKind) -> PhysAddr {
     shelf.taken[kind as usize] += 1;
-    drop(shelf);
-    frames::set_kind(frame, kind);
-    frame
+    entry.record.kind.store(kind as u8, Ordering::Relaxed);
+    entry.frame
 }
 
 #[cfg(test)]

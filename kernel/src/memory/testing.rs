@@ -21,10 +21,13 @@ const WINDOW_START: u64 = ARENA_START + RAM_BYTES;
 pub(crate) fn machine() {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| {
-        let layout = std::alloc::Layout::from_size_align(ARENA_BYTES as usize, 4096).unwrap();
+        // Aligned by hand: the host zeroes what it is asked for with an alignment byte by byte, and so brings every page of it into memory.
+        let bytes = (ARENA_BYTES + PAGE_BYTES) as usize;
+        let layout = std::alloc::Layout::from_size_align(bytes, 16).unwrap();
         // SAFETY: the layout is not empty.
         let base = unsafe { std::alloc::alloc_zeroed(layout) } as u64;
         assert!(base != 0, "no memory for the arena");
+        let base = base.next_multiple_of(PAGE_BYTES);
         // SAFETY: the arena lives for ever, and nothing was made with another offset.
         unsafe { arch::memory::set_direct_map(base.wrapping_sub(ARENA_START)) };
         let usable = |start: u64, bytes: u64| MemoryRange {

@@ -64,13 +64,13 @@ impl Job {
 
 /// All jobs, the slowest kind first so that none is left alone at the end.
 fn all() -> Vec<Job> {
-    let mut jobs = bochs::jobs();
+    let mut jobs = entries::jobs();
+    jobs.extend(bochs::jobs());
     jobs.extend(suite::jobs());
     jobs.extend(suite::x2apic_jobs());
     jobs.extend(suite::floating_point_jobs());
     jobs.extend(torture::jobs());
     jobs.extend(grind::jobs());
-    jobs.extend(entries::jobs());
     jobs.extend(nmi::jobs());
     jobs.extend(halt::jobs());
     jobs.extend(shell::jobs());

@@ -238,7 +238,8 @@ fn put_word(bare: &Bare, word: u64) -> rt::Result<()> {
 fn breakpoints_come_and_go_with_their_thread(world: &'static World) -> Verdict {
     // On each CPU, in turn: programs with a breakpoint each, which they come to after many turns; programs that run the same
     // addresses without one; and this process's own threads.
-    const TURNS: u64 = 60;
+    // Each change of breakpoints costs an emulator all that it has translated, on every CPU.
+    let turns = (120 / u64::from(world.cpus)).clamp(15, 60);
     let code = code!(
         "mov rbx, rcx",
         "2:",
@@ -266,7 +267,7 @@ fn breakpoints_come_and_go_with_their_thread(world: &'static World) -> Verdict {
     }
     let mut programs = Vec::new();
     for number in 0..world.cpus as usize * 5 {
-        let bare = must!(prepared(code, |context| context.rcx = TURNS));
+        let bare = must!(prepared(code, |context| context.rcx = turns));
         must!(bare.thread.set_affinity(&CpuSet::only(number as u32 / 5)));
         must!(bare.thread.set_priority(Priority::NORMAL));
         let index = number % 5;

@@ -442,7 +442,7 @@ fn no_memory_for_fpu_state_ends_only_the_thread_that_needs_it(world: &'static Wo
             bare.process
                 .map(&memory, PLACE, 0, 4096, Protection::READ_WRITE)
         );
-        // They wait by yielding: this thread comes before them.
+        // They come here by yielding: this thread comes before them.
         must!(bare.thread.set_priority(Priority::LOWEST));
         must!(bare.thread.start());
         bares.push(bare);
@@ -451,6 +451,10 @@ fn no_memory_for_fpu_state_ends_only_the_thread_that_needs_it(world: &'static Wo
     while here.load(Ordering::Acquire) < THREADS {
         check!(since(start) < PATIENCE, "not all of them run");
         must!(time::sleep(Duration::from_millis(1)));
+    }
+    // Until it is its turn each stands still: eighty that yield leave little of the machine to the one that takes its memory.
+    for bare in &bares {
+        must!(bare.thread.suspend());
     }
     // What is asked below is asked once before, so that its stack is in place.
     same!(
@@ -471,6 +475,7 @@ fn no_memory_for_fpu_state_ends_only_the_thread_that_needs_it(world: &'static Wo
     let mut refused = None;
     for (index, bare) in bares.iter().enumerate() {
         turn.store(index as u32 + 1, Ordering::Release);
+        must!(bare.thread.resume());
         let start = time::now();
         let info = loop {
             let info = must!(bare.process.info());
@@ -506,6 +511,9 @@ fn no_memory_for_fpu_state_ends_only_the_thread_that_needs_it(world: &'static Wo
         must!(time::sleep(Duration::from_millis(1)));
     }
     turn.store(index as u32 + 2, Ordering::Release);
+    if let Some(next) = bares.get(index + 1) {
+        must!(next.thread.resume());
+    }
     while (served.load(Ordering::Acquire) as usize) <= index && index + 1 < bares.len() {
         check!(since(start) < PATIENCE, "the next one is not served");
         must!(time::sleep(Duration::from_millis(1)));

@@ -25,7 +25,7 @@ pub const ROLES: &[Role] = &[Role {
 
 /// Where the first program begins; the others count on. Fixed, so that what happened happens again.
 const SEED: u64 = 0x5EED_0001;
-const PROGRAMS: u64 = 12;
+const PROGRAMS: u64 = 6;
 const CALLS: u64 = 2500;
 
 /// Marsaglia's xorshift with 64 bits of state (Journal of Statistical Software 8(14), 2003).

@@ -136,7 +136,7 @@ fn io_ports_taken_back_are_gone_on_every_cpu_when_the_call_returns(
     let code = enable!("3:", "in al, dx", "lock inc qword ptr [rdi]", "jmp 3b");
     let cpus: Vec<_> = (0..world.cpus).map(Some).collect();
     // An emulator takes its time for each access of each CPU.
-    for round in 1..=6 {
+    for round in 1..=4 {
         let program = must!(Program::new(world, code, (PORT, 1), &cpus));
         must!(program.start());
         program.wait_for(round * 20)?;
@@ -260,7 +260,8 @@ fn io_ports_come_and_go_with_their_thread(world: &'static World) -> Verdict {
     must!(first.start());
     must!(second.start());
     let mut reached = 20;
-    for cpu in 0..world.cpus {
+    // On four of the CPUs: an emulator takes its time for each access of each CPU.
+    for cpu in (0..world.cpus).step_by(world.cpus.div_ceil(4) as usize) {
         first.wait_for(reached)?;
         second.wait_for(reached)?;
         reached += 20;

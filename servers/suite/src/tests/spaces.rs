@@ -394,7 +394,7 @@ fn page_that_goes_and_comes_is_on_no_cpu_in_between(world: &'static World) -> Ve
         }
         Ok(())
     };
-    for round in 0..25 {
+    for round in 0..10 {
         must!(own.map(&memory, place, 0, PAGE, Protection::READ_WRITE));
         wait(1)?;
         check!(word.load(Ordering::SeqCst) != 0, "nobody wrote");

@@ -454,7 +454,8 @@ fn no_memory_for_fpu_state_ends_only_the_thread_that_needs_it(world: &'static Wo
     }
     // Until it is its turn each stands still: eighty that yield leave little of the machine to the one that takes its memory.
     for bare in &bares {
-        must!(bare.thread.suspend());
+        // SAFETY: it is another process's, in machine code, and holds nothing.
+        must!(unsafe { bare.thread.suspend(time::after(PATIENCE)) });
     }
     // What is asked below is asked once before, so that its stack is in place.
     same!(

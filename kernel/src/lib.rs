@@ -14,6 +14,7 @@
     )
 )]
 
+pub mod atomics;
 pub mod boot;
 pub mod compat;
 pub mod counter;

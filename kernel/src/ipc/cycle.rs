@@ -21,7 +21,7 @@ use core::ptr;
 use core::sync::atomic::Ordering;
 
 use super::endpoint::Endpoint;
-use super::wait::WaitOn;
+use super::wait_on::WaitOn;
 use crate::object::{Borrowed, Section, stamp_of};
 use crate::thread::{Thread, ThreadPtr, stamp_in};
 

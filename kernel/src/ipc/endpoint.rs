@@ -21,7 +21,7 @@ use super::notification::Notification;
 use super::queue::Queue;
 use super::reply::ReplyTarget;
 use super::transfer::{self, Carried, take_handles};
-use super::wait::WaitOn;
+use super::wait_on::WaitOn;
 use crate::object::{AnyObject, Capability, Object, Section, Slab, stamp_of};
 use crate::schedule;
 use crate::sync::{Guard, Mutex, Relax, level};

@@ -25,6 +25,7 @@ mod reply;
 mod report;
 mod transfer;
 mod wait;
+mod wait_on;
 #[cfg(target_os = "none")]
 mod waiting;
 
@@ -44,7 +45,9 @@ pub(crate) use notification::{Signalled, give};
 #[cfg(any(test, target_os = "none"))]
 pub(crate) use reply::close;
 pub use reply::{ReplyTarget, reply};
-pub use wait::{Wait, WaitOn, cancel, reorder};
+pub use wait::{Wait, cancel, reorder};
+pub(crate) use wait_on::OnWord;
+pub use wait_on::WaitOn;
 
 use crate::thread::ThreadPtr;
 

@@ -15,7 +15,7 @@ use abi::{Deadline, Error};
 
 use super::Flow;
 use super::transfer;
-use super::wait::WaitOn;
+use super::wait_on::WaitOn;
 use crate::object::{Borrowed, Object, Ref, Section, Slab, Waking};
 use crate::schedule;
 use crate::sync::{Guard, Mutex, level};

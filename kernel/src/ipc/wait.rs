@@ -1,54 +1,19 @@
-//! What a thread waits for, and how a wait is cancelled.
+//! A thread's wait, and how it is cancelled.
 
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use abi::Error;
 use abi::info::ThreadState;
 
-use super::endpoint::Endpoint;
-use super::notification::Notification;
+use super::wait_on::{OnWord, WaitOn};
 use crate::object::{Borrowed, Section, number_of};
 use crate::thread::{Thread, Until, UntilCell};
 
-/// What a thread waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WaitOn {
-    /// Nothing: it runs, is ready, or somebody has taken it out and is about to make it ready.
-    Nothing,
-    /// To be received from on an endpoint.
-    Sending(*const Endpoint),
-    /// For a message on an endpoint.
-    Receiving(*const Endpoint),
-    /// For the answer to its call, which this thread may give: the one that received it, or was passed the reply. Null: it is not known which.
-    Reply(*const Thread),
-    /// For a notification.
-    Notification(*const Notification),
-    /// For its deadline.
-    Sleep,
-    /// For another thread: its end, or its rest.
-    Thread(*const Thread),
-}
-
-/// The kind of all words that are a thread's address and nothing more: it waits for that one's answer. So the direct way has nothing to add.
-const REPLY: u64 = 0;
-const NOTHING: u64 = 0;
-/// An answer that nobody in particular is to give.
-const ANYBODYS: u64 = 3;
-const SENDING: u64 = 1;
-const RECEIVING: u64 = 2;
-const NOTIFICATION: u64 = 4;
-const SLEEP: u64 = 5;
-const THREAD: u64 = 6;
-const KIND_MASK: u64 = 7;
-
 /// A thread's wait: what for, and what its partner must know.
-///
-/// The word is written under the lock of the object that it names (or by the waiting thread itself, before it waits), and read
-/// under that lock to find out whether the thread is still there.
 pub struct Wait {
-    /// Kind in the low three bits, address of the object in the others: objects are 8-byte aligned.
-    on: AtomicU64,
+    /// What for.
+    pub(crate) word: OnWord,
     /// Handles that the wait takes, as the thread posted them.
     accept: AtomicU32,
     /// Slots of the process's table that are reserved for this wait.
@@ -69,7 +34,7 @@ impl Wait {
     /// Of a thread that waits for nothing.
     pub const fn new() -> Wait {
         Wait {
-            on: AtomicU64::new(NOTHING),
+            word: OnWord::new(),
             accept: AtomicU32::new(0),
             reserved: AtomicU32::new(0),
             badge: Cell::new(0),
@@ -80,58 +45,29 @@ impl Wait {
 
     /// What the thread waits for.
     pub fn on(&self) -> WaitOn {
-        let word = self.on.load(Ordering::SeqCst);
-        let address = word & !KIND_MASK;
-        match word & KIND_MASK {
-            SENDING => WaitOn::Sending(address as *const Endpoint),
-            RECEIVING => WaitOn::Receiving(address as *const Endpoint),
-            ANYBODYS => WaitOn::Reply(core::ptr::null()),
-            REPLY if address != 0 => WaitOn::Reply(address as *const Thread),
-            NOTIFICATION => WaitOn::Notification(address as *const Notification),
-            SLEEP => WaitOn::Sleep,
-            THREAD => WaitOn::Thread(address as *const Thread),
-            _ => WaitOn::Nothing,
-        }
+        self.word.read()
     }
 
     /// The same as a word, to be compared with a later one.
     pub(super) fn seen(&self) -> u64 {
-        self.on.load(Ordering::SeqCst)
+        self.word.seen()
     }
 
     /// Notes what the thread waits for from now on.
     pub(crate) fn set(&self, on: WaitOn) {
-        self.on.store(Self::word(on), Ordering::SeqCst);
+        self.word.set(on);
+    }
+
+    /// [`set`](Self::set) on the thread's home: see [`OnWord::set_here`].
+    #[cfg(any(test, target_os = "none"))]
+    #[inline(always)]
+    pub(crate) fn set_here(&self, on: WaitOn) {
+        self.word.set_here(on);
     }
 
     /// Another thread is to answer, if it is still `former` that was: who waits for something else by now is left alone.
     pub(crate) fn hand_on(&self, former: WaitOn, holder: *const Thread) -> bool {
-        let (former, holder) = (Self::word(former), Self::word(WaitOn::Reply(holder)));
-        self.on
-            .compare_exchange(former, holder, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
-    }
-
-    /// The same on the thread's home, which alone cancels waits. A signal on another CPU may still read the former word: it looks whether the
-    /// thread is in a list first.
-    #[cfg(any(test, target_os = "none"))]
-    #[inline(always)]
-    pub(crate) fn set_here(&self, on: WaitOn) {
-        self.on.store(Self::word(on), Ordering::Release);
-    }
-
-    #[inline(always)]
-    fn word(on: WaitOn) -> u64 {
-        match on {
-            WaitOn::Nothing => NOTHING,
-            WaitOn::Sending(endpoint) => endpoint as u64 | SENDING,
-            WaitOn::Receiving(endpoint) => endpoint as u64 | RECEIVING,
-            WaitOn::Reply(holder) if holder.is_null() => ANYBODYS,
-            WaitOn::Reply(holder) => holder as u64 | REPLY,
-            WaitOn::Notification(notification) => notification as u64 | NOTIFICATION,
-            WaitOn::Sleep => SLEEP,
-            WaitOn::Thread(thread) => thread as u64 | THREAD,
-        }
+        self.word.hand_on(former, holder)
     }
 
     /// Handles that the wait takes.
@@ -205,43 +141,33 @@ pub fn reorder(thread: &Thread, section: &Section) {
 /// about to turn it into a waiter for a reply finds the error noted ([`ThreadPtr::cancel_if_due`]).
 /// To be called on the CPU that the thread belongs to.
 pub fn cancel(thread: &Thread, error: Error, section: &Section) -> bool {
-    loop {
-        let on = thread.wait.on();
-        let taken = match on {
-            WaitOn::Nothing => {
-                // Perhaps a receiver has it in its hands, on the way to the wait for the reply: leave word there.
-                thread.marks().note_cancel(error);
-                if thread.wait.on() == WaitOn::Nothing {
-                    return false;
-                }
-                continue;
-            }
-            WaitOn::Sending(endpoint) | WaitOn::Receiving(endpoint) => {
-                // SAFETY: the endpoint had the thread in its queue when the word was read, so it was not retired then: its
-                // last reference takes everyone out first.
-                let endpoint = unsafe { Borrowed::from_ptr(endpoint, section) };
-                endpoint.take_out(thread, on)
-            }
-            WaitOn::Notification(notification) => {
-                // SAFETY: as for the endpoint.
-                let notification = unsafe { Borrowed::from_ptr(notification, section) };
-                notification.take_out(thread, on)
-            }
-            WaitOn::Thread(other) => {
-                // SAFETY: as for the endpoint: a thread's end takes everyone out of its list.
-                let other = unsafe { Borrowed::from_ptr(other, section) };
-                other.take_out(thread, on)
-            }
-            WaitOn::Reply(_) => thread.take_awaiting(None, None),
-            WaitOn::Sleep => {
-                thread.wait.set(WaitOn::Nothing);
-                true
-            }
-        };
-        // If the thread was gone from there, it may wait elsewhere by now: a sender that was received waits for its reply.
-        if taken {
-            thread.set_status(Err(error));
-            return true;
+    let take_out = |on| match on {
+        WaitOn::Nothing => false,
+        WaitOn::Sending(endpoint) | WaitOn::Receiving(endpoint) => {
+            // SAFETY: the endpoint had the thread in its queue when the word was read, so it was not retired then: its
+            // last reference takes everyone out first.
+            let endpoint = unsafe { Borrowed::from_ptr(endpoint, section) };
+            endpoint.take_out(thread, on)
         }
+        WaitOn::Notification(notification) => {
+            // SAFETY: as for the endpoint.
+            let notification = unsafe { Borrowed::from_ptr(notification, section) };
+            notification.take_out(thread, on)
+        }
+        WaitOn::Thread(other) => {
+            // SAFETY: as for the endpoint: a thread's end takes everyone out of its list.
+            let other = unsafe { Borrowed::from_ptr(other, section) };
+            other.take_out(thread, on)
+        }
+        WaitOn::Reply(_) => thread.take_awaiting(None, None),
+        WaitOn::Sleep => {
+            thread.wait.set(WaitOn::Nothing);
+            true
+        }
+    };
+    let taken = thread.wait.word.cancel(thread.marks(), error, take_out);
+    if taken {
+        thread.set_status(Err(error));
     }
+    taken
 }

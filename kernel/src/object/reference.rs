@@ -252,7 +252,7 @@ pub(super) unsafe fn destroy<T: Object>(retired: *mut Retired) -> Destroyed {
             return Destroyed::More;
         }
         ptr::drop_in_place((*value).as_mut_ptr());
-        // Even, as of an object that waits for nothing (see `thread/awaiting.rs`), and another than any that was.
+        // Even, as of an object that waits for nothing (see `thread/stamp.rs`), and another than any that was.
         let stamp = (*slot).stamp.load(Ordering::Relaxed);
         (*slot).stamp.store((stamp | 1) + 1, Ordering::Relaxed);
         T::slab().give_back(NonNull::new_unchecked(slot));

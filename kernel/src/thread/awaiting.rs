@@ -1,123 +1,64 @@
-//! Whether a thread waits for the reply to a call, and to which.
-//!
-//! One word says both: the stamp of the thread's slot, which only grows. It is odd while the thread waits, and that odd number is the
-//! call's name for ever. Whoever ends the wait (a reply, a deadline, a kill) makes it even by one compare-and-exchange, so one of
-//! them wins and all later ones find another number. The winner alone then touches the caller's registers, and makes it ready.
-//!
-//! What may go wrong: the word of what the thread waits for ([`Wait`](crate::ipc::Wait)) is another. It is set by the winner,
-//! after the stamp; so somebody who cancels the wait in between finds neither, and looks again.
-
-use core::sync::atomic::{AtomicU64, Ordering};
+//! Whether a thread waits for the reply to a call, and to which: what the thread does with its two words ([`Awaiting`]).
 
 use abi::Error;
-use spin::relax::RelaxStrategy as _;
 
+use super::stamp::{Awaiting, Holder};
 use super::{Thread, ThreadPtr};
-use crate::ipc::WaitOn;
-use crate::object::stamp_of;
+use crate::object::{Section, stamp_of};
 use crate::schedule;
-use crate::sync::{self, Relax};
-
-/// In the word while somebody looks at the state of the thread, which waits: it goes on waiting until this is gone.
-const LOOKED_AT: u64 = 1 << 63;
-/// In the word from the first look on, until the wait ends. Whoever answers directly compares the word with the number alone, before it reads the
-/// state and again when it ends the wait: without this it would not find out that somebody has looked in between, and set what it has read.
-const WAS_LOOKED_AT: u64 = 1 << 62;
-
-const fn waits(stamp: u64) -> bool {
-    !stamp.is_multiple_of(2)
-}
-
-/// The stamp in a word, whoever looks at the thread.
-pub(crate) const fn stamp_in(word: u64) -> u64 {
-    word & !(LOOKED_AT | WAS_LOOKED_AT)
-}
-
-/// Whether a thread with this in its word waits for the reply to the call `stamp`.
-#[inline(always)]
-pub(crate) const fn is_call(word: u64, stamp: u64) -> bool {
-    stamp_in(word) == stamp
-}
+use crate::sync;
 
 impl Thread {
-    fn stamp(&self) -> &AtomicU64 {
+    #[inline(always)]
+    fn awaiting(&self) -> Awaiting<'_> {
         // SAFETY: threads live in slab slots.
-        unsafe { stamp_of::<Thread>(self) }
+        Awaiting::of(unsafe { stamp_of::<Thread>(self) }, &self.wait.word)
     }
 
     /// Begins the wait for a reply that `holder` has the right to give. Returns the stamp, which names the call.
     ///
     /// For the thread itself, or for a receiver that has taken it out of an endpoint's queue.
     pub(crate) fn begin_awaiting(&self, holder: &Thread) -> u64 {
-        // Nobody else changes the number while it is even, and none but the result is odd and greater: no exchange can come between.
-        let stamp = self.stamp().load(Ordering::Relaxed) + 1;
-        debug_assert!(waits(stamp), "a thread waits for one reply at a time");
-        self.wait.set(WaitOn::Reply(holder));
-        self.stamp().store(stamp, Ordering::Release);
-        stamp
+        self.awaiting().begin(holder)
     }
 
     /// [`begin_awaiting`](Self::begin_awaiting) on the thread's home.
     #[cfg(target_os = "none")]
     #[inline(always)]
     pub(crate) fn begin_awaiting_here(&self, holder: &Thread) -> u64 {
-        let stamp = self.stamp().load(Ordering::Relaxed) + 1;
-        debug_assert!(waits(stamp), "a thread waits for one reply at a time");
-        self.wait.set_here(WaitOn::Reply(holder));
-        self.stamp().store(stamp, Ordering::Release);
-        stamp
+        self.awaiting().begin_here(holder)
     }
 
     /// [`take_awaiting`](Self::take_awaiting) on the thread's home, if nobody has looked at its state in this wait.
     #[cfg(any(test, target_os = "none"))]
     #[inline(always)]
     pub(crate) fn take_awaiting_here(&self, stamp: u64) -> bool {
-        let taken = self
-            .stamp()
-            .compare_exchange(stamp, stamp + 1, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok();
-        if taken {
-            self.wait.set_here(WaitOn::Nothing);
-        }
-        taken
+        self.awaiting().take_here(stamp)
     }
 
     /// Whether it waits for the reply to the call `stamp`. It may do so no more when the answer is there.
     pub(crate) fn awaits(&self, stamp: u64) -> bool {
-        is_call(self.stamp().load(Ordering::Acquire), stamp)
+        self.awaiting().is_for(stamp)
     }
 
     /// Takes the thread out of its wait for a reply (to the call `stamp`, or to any); false if it does not wait for it. Who was to answer inherits
     /// nothing of it any more: unless that is `by`, who sees to it by himself, it is asked to look, or who inherits by way of it.
     pub(crate) fn take_awaiting(&self, stamp: Option<u64>, by: Option<&Thread>) -> bool {
-        let stamp = stamp.unwrap_or_else(|| stamp_in(self.stamp().load(Ordering::Acquire)));
-        if !waits(stamp) {
-            return false;
-        }
-        let mut expected = stamp;
-        while let Err(found) =
-            self.stamp()
-                .compare_exchange(expected, stamp + 1, Ordering::SeqCst, Ordering::Relaxed)
-        {
-            if !is_call(found, stamp) {
-                return false;
+        match self.awaiting().take(stamp) {
+            Some(holder) => {
+                Self::awaited_no_more(holder, by);
+                true
             }
-            expected = found & !LOOKED_AT;
-            // Who looks at it needs no lock, and is done soon.
-            Relax::relax();
+            None => false,
         }
-        self.awaits_no_more(by);
-        true
     }
 
-    /// What is left to do when the number is even.
-    fn awaits_no_more(&self, by: Option<&Thread>) {
-        let holder = self.holder();
-        self.wait.set(WaitOn::Nothing);
-        if let Some(holder) = holder
-            && by.is_none_or(|by| ThreadPtr::new(by) != holder)
+    fn awaited_no_more(holder: Holder, by: Option<&Thread>) {
+        // SAFETY: it was to answer when the word was read, and takes its name out of there before it ends.
+        if let Some(holder) = unsafe { holder.as_ref() }
+            && by.is_none_or(|by| !core::ptr::eq(by, holder))
         {
-            Self::tell_raised(holder);
+            Self::tell_raised(ThreadPtr::new(holder));
         }
     }
 
@@ -131,9 +72,9 @@ impl Thread {
         stamp: u64,
         act: impl FnOnce() -> Result<R, Error>,
     ) -> Result<R, Error> {
-        self.begin_look(stamp)?;
+        let awaiting = self.begin_look(stamp)?;
         let result = act();
-        self.stamp().store(stamp | WAS_LOOKED_AT, Ordering::Release);
+        awaiting.end_look(stamp);
         result
     }
 
@@ -148,46 +89,25 @@ impl Thread {
         by: &Thread,
         act: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.begin_look(stamp)?;
+        let awaiting = self.begin_look(stamp)?;
         match act() {
             Ok(()) => {
-                self.stamp().store(stamp + 1, Ordering::SeqCst);
-                self.awaits_no_more(Some(by));
+                Self::awaited_no_more(awaiting.end_with_look(stamp), Some(by));
                 Ok(())
             }
             Err(error) => {
-                self.stamp().store(stamp | WAS_LOOKED_AT, Ordering::Release);
+                awaiting.end_look(stamp);
                 Err(error)
             }
         }
     }
 
-    /// From here until the word is set again the thread goes on waiting, and its state is the caller's.
-    fn begin_look(&self, stamp: u64) -> Result<(), Error> {
+    /// From here until the look is ended the thread goes on waiting, and its state is the caller's.
+    fn begin_look(&self, stamp: u64) -> Result<Awaiting<'_>, Error> {
         sync::assert_none_held();
-        loop {
-            let found = self.stamp().load(Ordering::Acquire);
-            if !is_call(found, stamp) {
-                return Err(Error::CallerGone);
-            }
-            // One that was received on another CPU may still be on its way off its own, on which its wait may be cancelled: so that comes first.
-            // Once off, it runs nowhere as long as it waits.
-            if found & LOOKED_AT == 0
-                && !schedule::is_running(self)
-                && self
-                    .stamp()
-                    .compare_exchange(
-                        found,
-                        stamp | LOOKED_AT | WAS_LOOKED_AT,
-                        Ordering::AcqRel,
-                        Ordering::Relaxed,
-                    )
-                    .is_ok()
-            {
-                return Ok(());
-            }
-            Relax::relax();
-        }
+        let awaiting = self.awaiting();
+        awaiting.begin_look(stamp, || schedule::is_running(self))?;
+        Ok(awaiting)
     }
 
     /// [`while_awaiting`](Self::while_awaiting), if what it waits for is the answer to a report.
@@ -211,7 +131,20 @@ impl Thread {
     /// The call whose reply it waits for.
     #[cfg(any(test, target_os = "none"))]
     pub(crate) fn awaited(&self) -> Option<u64> {
-        let stamp = stamp_in(self.stamp().load(Ordering::Acquire));
-        waits(stamp).then_some(stamp)
+        self.awaiting().call()
+    }
+}
+
+impl ThreadPtr {
+    /// Ends the wait for the reply to call `stamp` if word was left that it is cancelled.
+    ///
+    /// The thread may have been woken by its home meanwhile; if it has even ended, its memory is kept by this CPU's section.
+    pub(crate) fn cancel_if_due(self, stamp: u64, _section: &Section) {
+        let thread = self.get();
+        if let Some((error, holder)) = thread.awaiting().take_if_cancelled(stamp, thread.marks()) {
+            Thread::awaited_no_more(holder, None);
+            thread.set_status(Err(error));
+            schedule::make_ready(self);
+        }
     }
 }

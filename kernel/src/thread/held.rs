@@ -10,14 +10,15 @@
 //!
 //! The other threads of the process may use the handle as well, and then say so (`taken`), so that it is used up for all. One that is
 //! *moved* by another thread while its holder answers may be answered by either. They read the words while they may change: the name is read first and
-//! last, so that they belong together; and what decides who answers is the caller's stamp alone (see `awaiting.rs`).
+//! last, so that they belong together; and what decides who answers is the caller's stamp alone (see `stamp.rs`).
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use abi::{Error, Handle};
 
 use super::{Thread, ThreadPtr};
+use crate::atomics::{Atomic, Atomics, Native};
 use crate::ipc::ReplyTarget;
 use crate::object::{AnyObject, Capability, HandleTable};
 
@@ -32,19 +33,19 @@ const fn is_worn_out(name: u64) -> bool {
 }
 
 /// What a thread holds. Written by the thread itself, or by who has taken it out of its wait.
-pub(crate) struct Held {
+pub(crate) struct Held<A: Atomics = Native> {
     /// The handle of the reply that was delivered last; 0: no slot is lent.
-    name: AtomicU64,
+    name: A::U64,
     /// The stamp of its call.
-    stamp: AtomicU64,
+    stamp: A::U64,
     /// Its caller; null if it was used.
-    caller: AtomicPtr<Thread>,
+    caller: A::Pointer<Thread>,
     /// The call, kept in the table, whose caller's priority it inherits: its stamp and its caller; null: there is none. Written by the thread itself or
     /// by who has taken it out of its wait; whoever takes that reply away clears it.
-    kept_stamp: AtomicU64,
-    kept: AtomicPtr<Thread>,
+    kept_stamp: A::U64,
+    kept: A::Pointer<Thread>,
     /// The last handle that another thread of the process has used up. Written under the table's lock.
-    taken: AtomicU64,
+    taken: A::U64,
 }
 
 impl Held {
@@ -56,6 +57,40 @@ impl Held {
             kept_stamp: AtomicU64::new(0),
             kept: AtomicPtr::new(core::ptr::null_mut()),
             taken: AtomicU64::new(0),
+        }
+    }
+
+    /// Who waits for the reply that is held, if anybody does. From any CPU: what is delivered or used at the same moment may be
+    /// seen or not. The caller is good until the CPU's next quiescent point.
+    #[inline]
+    pub(crate) fn caller(&self) -> Option<ThreadPtr> {
+        self.shown()?.waiting()
+    }
+
+    /// The caller of the call that is kept, if it still waits. As for [`caller`](Self::caller).
+    pub(crate) fn kept_caller(&self) -> Option<ThreadPtr> {
+        self.kept()?.waiting()
+    }
+
+    /// Forgets what is kept; gives its caller if that still waits for it.
+    pub(super) fn forget_kept(&self) -> Option<ThreadPtr> {
+        let caller = self.kept_caller();
+        self.kept.store(core::ptr::null_mut(), Ordering::SeqCst);
+        caller
+    }
+}
+
+impl<A: Atomics> Held<A> {
+    /// As [`Held::new`], of any family, with this slot lent.
+    #[cfg(test)]
+    pub(super) fn of(name: Handle) -> Held<A> {
+        Held {
+            name: A::U64::new(name.0),
+            stamp: A::U64::new(0),
+            caller: A::Pointer::new(core::ptr::null_mut()),
+            kept_stamp: A::U64::new(0),
+            kept: A::Pointer::new(core::ptr::null_mut()),
+            taken: A::U64::new(0),
         }
     }
 
@@ -78,7 +113,7 @@ impl Held {
         }
         let caller = self.caller.load(Ordering::Acquire);
         let stamp = self.stamp.load(Ordering::Relaxed);
-        fence(Ordering::Acquire);
+        A::fence(Ordering::Acquire);
         (!caller.is_null() && is_named()).then(|| ReplyTarget::new(caller, stamp))
     }
 
@@ -126,38 +161,29 @@ impl Held {
         !self.caller.load(Ordering::Relaxed).is_null()
     }
 
-    /// Who waits for the reply that is held, if anybody does. From any CPU: what is delivered or used at the same moment may be
-    /// seen or not. The caller is good until the CPU's next quiescent point.
-    #[inline]
-    pub(crate) fn caller(&self) -> Option<ThreadPtr> {
+    /// What is held, to be asked whether anybody waits for it.
+    #[inline(always)]
+    fn shown(&self) -> Option<ReplyTarget> {
         let caller = self.caller.load(Ordering::Acquire);
         let name = self.name.load(Ordering::Relaxed);
         if caller.is_null() || self.taken.load(Ordering::Relaxed) == name {
             return None;
         }
-        ReplyTarget::new(caller, self.stamp.load(Ordering::Acquire)).waiting()
+        Some(ReplyTarget::new(caller, self.stamp.load(Ordering::Acquire)))
     }
 
-    /// The caller of the call that is kept, if it still waits. As for [`caller`](Self::caller).
-    pub(crate) fn kept_caller(&self) -> Option<ThreadPtr> {
+    /// What is kept, as [`shown`](Self::shown).
+    #[inline(always)]
+    fn kept(&self) -> Option<ReplyTarget> {
         let caller = self.kept.load(Ordering::SeqCst);
-        if caller.is_null() {
-            return None;
-        }
-        ReplyTarget::new(caller, self.kept_stamp.load(Ordering::SeqCst)).waiting()
+        (!caller.is_null())
+            .then(|| ReplyTarget::new(caller, self.kept_stamp.load(Ordering::SeqCst)))
     }
 
     pub(super) fn keep_caller(&self, reply: &ReplyTarget) {
         let (caller, stamp) = reply.parts();
         self.kept_stamp.store(stamp, Ordering::SeqCst);
         self.kept.store(caller.cast_mut(), Ordering::SeqCst);
-    }
-
-    /// Forgets what is kept; gives its caller if that still waits for it.
-    pub(super) fn forget_kept(&self) -> Option<ThreadPtr> {
-        let caller = self.kept_caller();
-        self.kept.store(core::ptr::null_mut(), Ordering::SeqCst);
-        caller
     }
 
     /// Forgets what is kept if it is of this caller.

@@ -3,9 +3,11 @@
 //! Bits are set by anybody, with locked instructions, and tested by the switch with one plain load: as long as the word is zero, and it
 //! nearly always is, none of what it may say costs anything. Whoever sets a bit asks the thread's home to look afterwards.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
 use abi::Error;
+
+use crate::atomics::{Atomic, Atomics, Native, Number};
 
 /// It shall end.
 const KILLED: u32 = 1 << 0;
@@ -27,13 +29,20 @@ const ERROR_SHIFT: u32 = 16;
 const ERROR: u32 = u32::MAX << ERROR_SHIFT;
 
 /// The bits of one thread. The word lies where the switch sees it together with others, so that one look serves for all.
-#[derive(Clone, Copy)]
-pub(crate) struct Marks<'a>(&'a AtomicU32);
+pub(crate) struct Marks<'a, A: Atomics = Native>(&'a A::U32);
 
-impl Marks<'_> {
+impl<A: Atomics> Clone for Marks<'_, A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A: Atomics> Copy for Marks<'_, A> {}
+
+impl<'a, A: Atomics> Marks<'a, A> {
     /// Those in a word that was 0 in the beginning.
     #[inline]
-    pub(super) const fn of(word: &AtomicU32) -> Marks<'_> {
+    pub(crate) const fn of(word: &'a A::U32) -> Marks<'a, A> {
         Marks(word)
     }
 
@@ -157,7 +166,7 @@ impl Marks<'_> {
     }
 
     /// The word that was left.
-    pub(super) fn noted_cancel(self) -> Option<Error> {
+    pub(crate) fn noted_cancel(self) -> Option<Error> {
         let marks = self.0.load(Ordering::SeqCst);
         if marks & CANCELLED == 0 {
             None
@@ -169,12 +178,14 @@ impl Marks<'_> {
 
 #[cfg(test)]
 mod tests {
+    use core::sync::atomic::AtomicU32;
+
     use super::*;
 
     #[test]
     fn the_latest_cancellation_is_kept_beside_all_other_marks() {
         let word = AtomicU32::new(0);
-        let marks = Marks::of(&word);
+        let marks: Marks = Marks::of(&word);
         assert!(!marks.any());
         assert_eq!(marks.noted_cancel(), None);
         for &error in Error::ALL {
@@ -195,7 +206,7 @@ mod tests {
     #[test]
     fn each_mark_comes_and_goes_by_itself() {
         let word = AtomicU32::new(0);
-        let marks = Marks::of(&word);
+        let marks: Marks = Marks::of(&word);
         assert!(!marks.suspend(true) && marks.suspend(true) && marks.any());
         assert!(!marks.is_killed() && !marks.is_misplaced() && !marks.is_budgeted());
         marks.budget(true);

@@ -14,6 +14,7 @@ mod pointer;
 mod reporting;
 mod rest;
 mod spare;
+mod stamp;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -28,7 +29,6 @@ use abi::{Error, Priority, UserContext};
 use abi::{Handle, Rights};
 
 pub use area::IpcArea;
-pub(crate) use awaiting::{is_call, stamp_in};
 pub(crate) use held::Held;
 #[cfg(target_os = "none")]
 pub(crate) use inherit::MOST_CALLERS;
@@ -39,6 +39,7 @@ pub use pointer::ThreadPtr;
 pub(crate) use reporting::{Outcome, Reporting};
 pub(crate) use rest::{Rest, Until, UntilCell, WOKEN_AT_ONCE};
 pub(crate) use spare::{Spare, Spares};
+pub(crate) use stamp::{is_call, stamp_in};
 
 use crate::counter::{Counter, Lasting};
 #[cfg(target_os = "none")]

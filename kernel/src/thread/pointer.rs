@@ -3,8 +3,6 @@
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 
-use crate::object::Section;
-use crate::schedule;
 use crate::thread::Thread;
 
 /// A bare pointer to a thread, for queues. Whoever puts it into a queue sees to it that the thread lives while it is there: a
@@ -44,19 +42,6 @@ impl ThreadPtr {
     #[inline]
     pub fn as_ptr(self) -> *const Thread {
         self.0.as_ptr()
-    }
-
-    /// Ends the wait for the reply to call `stamp` if word was left that it is cancelled.
-    ///
-    /// The thread may have been woken by its home meanwhile; if it has even ended, its memory is kept by this CPU's section.
-    pub(crate) fn cancel_if_due(self, stamp: u64, _section: &Section) {
-        let thread = self.get();
-        if let Some(error) = thread.marks().noted_cancel()
-            && thread.take_awaiting(Some(stamp), None)
-        {
-            thread.set_status(Err(error));
-            schedule::make_ready(self);
-        }
     }
 }
 

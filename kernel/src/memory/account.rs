@@ -8,9 +8,7 @@
 //! When its process ends, what of a part is not in use goes back at once ([`close`](Account::close)), and from then on the account
 //! is as a shared one: who gave the part pays for what is left, until that goes as well, and for what it may still grow by.
 //!
-//! Each resource is one word, changed by one atomic operation: what is used, the limit, and whether the lender is charged as well.
-//! No lock is taken. What may go wrong is a charge while the account is closed: either it is in what is used, and so it is kept back, or
-//! it finds the mark and goes to the lender.
+//! Each resource is one word, and no lock is taken (`levels.rs`).
 //!
 //! What is charged to a closed account is counted there and where it is paid, and at no closed one between. So these can be left out: a row
 //! of processes, each of which makes the next with a part of its own and ends, would else leave an ever longer way to whoever pays. Whenever a part
@@ -23,6 +21,8 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, Ordering::Relaxed};
 use abi::Error;
 use abi::info::Quota;
 
+use super::levels::{self, Level, SHARED, forwards, used_of, word};
+use crate::atomics::Native;
 use crate::object::{Borrowed, Object, Ref, Section, Slab};
 use crate::sync::{Mutex, level};
 
@@ -42,7 +42,7 @@ impl Resource {
     pub const ALL: [Resource; 3] = [Resource::Frames, Resource::Handles, Resource::Threads];
 
     /// Its part of a quota.
-    const fn of(self, quota: &Quota) -> u64 {
+    pub(super) const fn of(self, quota: &Quota) -> u64 {
         match self {
             Resource::Frames => quota.pages,
             Resource::Handles => quota.handles,
@@ -54,26 +54,7 @@ impl Resource {
 /// The most accounts, each with a part of the next one's quota, that can be in a row.
 pub const MOST_LEVELS: usize = 32;
 /// The most that a limit can be: eight terabytes of memory.
-pub const MOST: u64 = USED;
-/// In a word: what is used.
-const USED: u64 = (1 << 31) - 1;
-/// In a word: the lender is charged as well, and the limit is the lender's.
-const FORWARD: u64 = 1 << 31;
-/// In a word: where the limit begins.
-const LIMIT_SHIFT: u32 = 32;
-
-const fn word(used: u64, limit: u64) -> u64 {
-    let limit = if limit < MOST { limit } else { MOST };
-    used | limit << LIMIT_SHIFT
-}
-
-const fn used_of(word: u64) -> u64 {
-    word & USED
-}
-
-const fn limit_of(word: u64) -> u64 {
-    word >> LIMIT_SHIFT
-}
+pub const MOST: u64 = (1 << 31) - 1;
 
 /// An account.
 pub struct Account {
@@ -139,7 +120,7 @@ impl Account {
     /// [`Error::NoMemory`]
     pub fn share(lender: &Ref<Account>) -> Result<Ref<Account>, Error> {
         Ref::try_new(Account {
-            words: [const { AtomicU64::new(FORWARD | MOST << LIMIT_SHIFT) }; 3],
+            words: [const { AtomicU64::new(SHARED) }; 3],
             lender: Lender::of(lender.payer_counted()),
         })
     }
@@ -168,18 +149,7 @@ impl Account {
         Ok(account)
     }
 
-    /// It itself, or the next on the way to lenders that pays.
-    fn payer(&self) -> &Account {
-        let mut account = self;
-        while account.words[0].load(Relaxed) & FORWARD != 0
-            && let Some(lender) = account.lender.get()
-        {
-            account = lender;
-        }
-        account
-    }
-
-    /// The same, counted.
+    /// The next on the way to lenders that pays, counted.
     fn payer_counted(&self) -> Ref<Account> {
         loop {
             // If nobody counts it any more, the way to it is another by now.
@@ -196,34 +166,6 @@ impl Account {
         unsafe { Borrowed::from_ptr(self, &section) }.to_ref()
     }
 
-    /// Whether all that is charged to it is charged to its lender as well.
-    fn is_closed(&self) -> bool {
-        let is = |word: &AtomicU64| word.load(Relaxed) & FORWARD != 0;
-        self.words.iter().all(is)
-    }
-
-    /// Leaves closed accounts out of the way from here up. Returns how many are left.
-    fn shorten_way(&self) -> usize {
-        let mut account = self;
-        let mut levels = 0;
-        while let Some(lender) = account.lender.get() {
-            let mut next = lender;
-            while next.is_closed()
-                && let Some(further) = next.lender.get()
-            {
-                next = further;
-            }
-            if !ptr::eq(next, lender)
-                && let Some(next) = next.counted()
-            {
-                account.lender.set(next);
-            }
-            account = next;
-            levels += 1;
-        }
-        levels
-    }
-
     /// What it has in use.
     pub fn used_of(&self, resource: Resource) -> u64 {
         used_of(self.words[resource as usize].load(Relaxed))
@@ -235,8 +177,8 @@ impl Account {
         loop {
             let word = account.words[resource as usize].load(Relaxed);
             match account.lender.get() {
-                Some(lender) if word & FORWARD != 0 => account = lender,
-                _ => return limit_of(word),
+                Some(lender) if forwards(word) => account = lender,
+                _ => return levels::limit_of(word),
             }
         }
     }
@@ -294,54 +236,7 @@ impl Account {
     /// # Errors
     /// [`Error::QuotaExceeded`], and nothing is charged.
     pub fn charge_of(&self, resource: Resource, count: u64) -> Result<(), Error> {
-        // First who pays, as he may refuse.
-        let payer = self.pay(resource, count)?;
-        if !ptr::eq(self, payer) {
-            self.words[resource as usize].fetch_add(count, Relaxed);
-        }
-        Ok(())
-    }
-
-    /// Charges it, or the next on the way to lenders that pays, and that one alone.
-    #[inline]
-    fn pay(&self, resource: Resource, count: u64) -> Result<&Account, Error> {
-        if count > MOST {
-            return Err(Error::QuotaExceeded);
-        }
-        let mut payer = self;
-        loop {
-            let charged = payer.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {
-                let sum = used_of(before) + count;
-                (before & FORWARD == 0 && sum <= limit_of(before)).then_some(before + count)
-            });
-            match (charged, payer.lender.get()) {
-                (Ok(_), _) => return Ok(payer),
-                (Err(word), Some(lender)) if word & FORWARD != 0 => payer = lender,
-                _ => return Err(Error::QuotaExceeded),
-            }
-        }
-    }
-
-    /// Takes back what [`pay`](Self::pay) has charged: from whoever pays by now. One that is closed has kept it back for its lender, and is so for ever.
-    fn repay(&self, resource: Resource, count: u64) {
-        let mut payer = self;
-        loop {
-            let uncharged =
-                payer.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {
-                    (before & FORWARD == 0).then(|| before.wrapping_sub(count))
-                });
-            match (uncharged, payer.lender.get()) {
-                (Ok(before), _) => {
-                    debug_assert!(
-                        used_of(before) >= count,
-                        "more is given back than was charged"
-                    );
-                    return;
-                }
-                (Err(_), Some(lender)) => payer = lender,
-                (Err(_), None) => return,
-            }
-        }
+        self.take(resource, count)
     }
 
     /// Charges as much as it can, at most `count`, and says how much.
@@ -355,48 +250,7 @@ impl Account {
 
     /// Takes a charge back.
     pub fn uncharge_of(&self, resource: Resource, count: u64) {
-        let before = self.words[resource as usize].fetch_sub(count, Relaxed);
-        debug_assert!(
-            used_of(before) >= count,
-            "more is given back than was charged"
-        );
-        if before & FORWARD != 0
-            && let Some(lender) = self.lender.get()
-        {
-            lender.repay(resource, count);
-        }
-    }
-
-    /// Takes `count` more from the lender: from who pays for it, as one that is closed counts only what is charged to it by its own process.
-    fn raise(&self, resource: Resource, count: u64) -> Result<(), Error> {
-        let lender = self.lender.get().ok_or(Error::WrongState)?;
-        lender.pay(resource, count)?;
-        let raised = self.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {
-            (before & FORWARD == 0 && limit_of(before) + count <= MOST)
-                .then_some(before + (count << LIMIT_SHIFT))
-        });
-        raised.map(|_| ()).map_err(|_| {
-            lender.repay(resource, count);
-            Error::WrongState
-        })
-    }
-
-    /// Gives `count` of the limit back to the lender.
-    fn lower(&self, resource: Resource, count: u64) -> Result<(), Error> {
-        let lender = self.lender.get().ok_or(Error::WrongState)?;
-        let lowered = self.words[resource as usize].fetch_update(Relaxed, Relaxed, |before| {
-            let left = limit_of(before).checked_sub(count)?;
-            (before & FORWARD == 0 && used_of(before) <= left)
-                .then_some(before - (count << LIMIT_SHIFT))
-        });
-        match lowered {
-            Ok(_) => {
-                lender.repay(resource, count);
-                Ok(())
-            }
-            Err(before) if before & FORWARD != 0 => Err(Error::WrongState),
-            Err(_) => Err(Error::QuotaExceeded),
-        }
+        self.give_back(resource, count);
     }
 
     /// Gives it another part of its lender's quota. All or nothing.
@@ -410,43 +264,31 @@ impl Account {
             return Err(Error::NoRight);
         }
         let _one_after_another = SETTING.lock();
-        let mut before = [0; 3];
-        for (index, resource) in Resource::ALL.into_iter().enumerate() {
-            before[index] = limit_of(self.words[resource as usize].load(Relaxed));
-            if let Err(error) = self.change(resource, before[index], resource.of(part)) {
-                for (former, resource) in before[..index].iter().zip(Resource::ALL) {
-                    // Back: what was raised may be in use by now, and stays then; what was lowered may be somebody else's.
-                    let _ = self.change(resource, resource.of(part), *former);
-                }
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    fn change(&self, resource: Resource, from: u64, to: u64) -> Result<(), Error> {
-        if to > MOST {
-            Err(Error::QuotaExceeded)
-        } else if to >= from {
-            self.raise(resource, to - from)
-        } else {
-            self.lower(resource, from - to)
-        }
+        self.set_parts(part)
     }
 
     /// Its process has ended: what of its part is not in use goes back to the lender, who pays for the rest from now on.
     pub fn close(&self) {
-        if self.lender.get().is_none() {
-            return;
-        }
-        for resource in Resource::ALL {
-            let before = self.words[resource as usize].fetch_or(FORWARD, Relaxed);
-            // Looked up only now: whoever has raised the limit before has taken that from this one, or from one below it that is left out by now.
-            if before & FORWARD == 0
-                && let Some(lender) = self.lender.get()
-            {
-                lender.repay(resource, limit_of(before) - used_of(before));
-            }
+        self.close_all();
+    }
+}
+
+impl Level for Account {
+    type Atomics = Native;
+
+    #[inline(always)]
+    fn word(&self, resource: Resource) -> &AtomicU64 {
+        &self.words[resource as usize]
+    }
+
+    #[inline(always)]
+    fn lender(&self) -> Option<&Self> {
+        self.lender.get()
+    }
+
+    fn set_lender(&self, lender: &Self) {
+        if let Some(lender) = lender.counted() {
+            self.lender.set(lender);
         }
     }
 }

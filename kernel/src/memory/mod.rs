@@ -37,6 +37,7 @@ pub mod kernel_space;
 mod large;
 #[cfg(test)]
 mod large_tests;
+mod levels;
 pub mod map;
 pub mod mode;
 pub mod object;

@@ -1,6 +1,9 @@
 //! Kernel objects: where they live, how long, and how a process names them.
 
 mod capability;
+mod count;
+mod epoch;
+mod generation;
 pub mod quiescent;
 mod reference;
 mod slab;

@@ -8,17 +8,17 @@
 //! In Rust's terms: a kernel entry owns a [`Section`]; a borrowed object lives as long as a shared borrow of
 //! it; whatever may block or leave takes the section by `&mut`, so that no borrow can outlive it.
 //!
-//! Why a counter and no fence: a CPU at its quiescent point reads the global epoch and writes what it read. If it
-//! read an epoch that was advanced after the retirement, x86's total store order has shown it the removal of the
-//! pointer as well, so whatever it loads afterwards can't be the retired object. A late write only delays the end.
+//! How that is counted is in `epoch.rs`.
 //!
 //! What may go wrong: a CPU that stays in user mode for long passes no quiescent point. Then [`reclaim`] names it as a
 //! straggler to the caller, who sends it an interrupt.
 
 use core::marker::PhantomData;
 use core::ptr;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
+use super::epoch::Epoch;
+pub use super::epoch::Seen;
 use crate::sync::{Mutex, level};
 
 /// A stretch of kernel execution between two quiescent points.
@@ -42,42 +42,19 @@ impl Section {
     }
 }
 
-/// The global epoch. Epoch 0 is never used as a retirement's.
-static EPOCH: AtomicU64 = AtomicU64::new(1);
-
-/// The epoch that one CPU has seen at its last quiescent point.
-#[repr(transparent)]
-pub struct Seen(AtomicU64);
+/// The global epoch.
+static EPOCH: Epoch = Epoch::first();
 
 impl Seen {
-    /// A CPU that is just starting and holds nothing.
-    pub const fn new() -> Seen {
-        Seen(AtomicU64::new(u64::MAX))
-    }
-
     /// Declares a quiescent point of the CPU that this belongs to.
     #[inline]
     pub fn pass(&self) {
-        self.0
-            .store(EPOCH.load(Ordering::Acquire), Ordering::Release);
+        self.pass_in(&EPOCH);
     }
 
-    /// Declares that the CPU holds no borrowed object until it calls [`return_to`](Self::return_to): it is about to sleep.
-    pub fn leave(&self) {
-        self.0.store(u64::MAX, Ordering::Release);
-    }
-
-    /// Ends what [`leave`](Self::leave) began, before anything else. Either the CPU sees what was removed meanwhile, or
-    /// whoever removed it sees that the CPU is back.
+    /// The CPU is back from its sleep, before anything else.
     pub fn return_to(&self) {
-        self.0
-            .store(EPOCH.load(Ordering::Acquire), Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-    }
-
-    /// Whether the CPU sleeps.
-    pub fn is_away(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == u64::MAX
+        self.return_in(&EPOCH);
     }
 
     /// [`return_to`](Self::return_to), if the CPU had left.
@@ -85,16 +62,6 @@ impl Seen {
         if self.is_away() {
             self.return_to();
         }
-    }
-
-    fn has_passed(&self, epoch: u64) -> bool {
-        self.0.load(Ordering::SeqCst) > epoch
-    }
-}
-
-impl Default for Seen {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -155,7 +122,7 @@ pub(super) unsafe fn retire(slot: *mut Retired) {
 /// The slot must be the caller's alone.
 unsafe fn append(list: &mut List, slot: *mut Retired) {
     // The advance comes after the removal that made the object unreachable, and is what other CPUs must have seen.
-    let epoch = EPOCH.fetch_add(1, Ordering::AcqRel);
+    let epoch = EPOCH.retire();
     // SAFETY: the slot is the caller's; the tail, if any, is a retired slot under the list's lock.
     unsafe {
         (*slot).next = ptr::null_mut();

@@ -7,7 +7,7 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ops::Deref;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::Error;
 
@@ -50,7 +50,7 @@ impl<T: Object> Vacant<T> {
         unsafe {
             (*slot.as_ref().value.get()).write(value);
             slot.as_ref().number.store(number, Ordering::Relaxed);
-            slot.as_ref().references.store(1, Ordering::Release);
+            slot.as_ref().references.begin();
         }
         Ref { slot }
     }
@@ -115,12 +115,8 @@ impl<T: Object> Ref<T> {
 
 impl<T: Object> Clone for Ref<T> {
     fn clone(&self) -> Self {
-        // Relaxed: the new reference is made from one that keeps the object alive.
         // SAFETY: as we count, the slot is valid.
-        let before = unsafe { self.slot.as_ref() }
-            .references
-            .fetch_add(1, Ordering::Relaxed);
-        debug_assert!(before != 0 && before < u32::MAX / 2);
+        unsafe { self.slot.as_ref() }.references.add();
         Ref { slot: self.slot }
     }
 }
@@ -138,8 +134,7 @@ impl<T: Object> Drop for Ref<T> {
     fn drop(&mut self) {
         // SAFETY: as we count, the slot is valid.
         let slot = unsafe { self.slot.as_ref() };
-        if slot.references.fetch_sub(1, Ordering::Release) == 1 {
-            fence(Ordering::Acquire);
+        if slot.references.remove() {
             // SAFETY: the value stays initialised until it is destroyed by `destroy`.
             unsafe { &*self.as_ptr() }.last_reference();
             // SAFETY: nobody counts, so the object is reachable only inside current sections.
@@ -181,11 +176,8 @@ impl<'s, T: Object> Borrowed<'s, T> {
         // SAFETY: inside the section the slot is valid.
         let references = &unsafe { self.slot.as_ref() }.references;
         references
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |count| {
-                if count == 0 { None } else { Some(count + 1) }
-            })
-            .ok()
-            .map(|_| Ref { slot: self.slot })
+            .add_unless_none()
+            .then_some(Ref { slot: self.slot })
     }
 
     /// The object, for as long as the section.

@@ -7,8 +7,9 @@
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
+use super::count::Count;
 use super::quiescent::Retired;
 use crate::memory::frames;
 use crate::sync::{Mutex, level};
@@ -45,7 +46,7 @@ pub struct Slot<T> {
     /// First, so that a pointer to it is a pointer to the slot.
     pub(super) retired: Retired,
     /// Counted references; 0 means retired or free.
-    pub(super) references: AtomicU32,
+    pub(super) references: Count,
     /// Grows, and is never set back: not when the object dies, nor when the next one moves in.
     pub(super) stamp: AtomicU64,
     /// The [number](Object::number) of the object that lives here, or did last. Whoever has a pointer to the slot may look, whatever becomes of it.
@@ -155,7 +156,7 @@ impl<T: Object> Slab<T> {
                     epoch: 0,
                     destroy: super::reference::destroy::<T>,
                 });
-                (&raw mut (*slot).references).write(AtomicU32::new(0));
+                (&raw mut (*slot).references).write(Count::none());
                 (&raw mut (*slot).stamp).write(AtomicU64::new(2));
                 (&raw mut (*slot).number).write(AtomicU64::new(0));
                 free.head = slot;

@@ -14,11 +14,11 @@
 
 use abi::{Error, Handle};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use arch::memory::{direct_virt_to_phys, phys_to_virt};
 
 use super::capability::{Capability, Object};
+use super::generation::Generation;
 use super::reference::Ref;
 use crate::memory::account::{self, Account, Resource};
 use crate::memory::frames;
@@ -29,7 +29,7 @@ use crate::thread::ThreadPtr;
 struct Slot {
     /// The generation of the handle that is or will next be valid; 0: the slot is retired, or lent to a thread. Written under the lock,
     /// read without it by whoever has looked the slot up before ([`Spot`]).
-    generation: AtomicU32,
+    generation: Generation,
     /// Next free slot, while this one is free.
     next_free: u32,
     capability: Option<Capability>,
@@ -107,7 +107,7 @@ impl HandleTable {
         // SAFETY: slots below `self.slots` are initialised; `&self` gives shared access.
         let slot = unsafe { &*slot };
         let capability = slot.capability.as_ref().ok_or(Error::BadHandle)?;
-        let is_named = match slot.generation.load(Ordering::Relaxed) {
+        let is_named = match slot.generation.get() {
             0 => {
                 matches!(capability.object(), Object::Held(thread) if thread.get().held.names(handle))
             }
@@ -184,12 +184,12 @@ impl HandleTable {
         let slot = self.slot(index).ok_or(Error::BadHandle)?;
         // SAFETY: slots below `self.slots` are initialised; `&mut self` gives exclusive access.
         let slot = unsafe { &mut *slot };
-        let generation = *slot.generation.get_mut();
+        let generation = slot.generation.get();
         if generation != handle.generation() || generation == 0 {
             return Err(Error::BadHandle);
         }
         let capability = slot.capability.take().ok_or(Error::BadHandle)?;
-        *slot.generation.get_mut() = generation.wrapping_add(1);
+        slot.generation.set(generation.wrapping_add(1));
         if generation == u32::MAX {
             // Used up: the slot stays out of the free list for ever, and counts as a handle in use.
         } else {
@@ -212,14 +212,14 @@ impl HandleTable {
         let slot = self.slot(index)?;
         // SAFETY: as in `remove`.
         let slot = unsafe { &mut *slot };
-        let generation = *slot.generation.get_mut();
+        let generation = slot.generation.get();
         if generation != handle.generation() || generation == 0 || generation == u32::MAX {
             return None;
         }
         if !is_wanted(slot.capability.as_ref()?) {
             return None;
         }
-        *slot.generation.get_mut() = generation + 1;
+        slot.generation.set(generation + 1);
         slot.next_free = self.first_free;
         self.first_free = index;
         self.free += 1;
@@ -242,14 +242,16 @@ impl HandleTable {
         let slot = unsafe { &mut *slot };
         self.first_free = slot.next_free;
         slot.capability = Some(Capability::of_reply(Object::Held(thread)));
-        Ok((index, core::mem::take(slot.generation.get_mut())))
+        let generation = slot.generation.get();
+        slot.generation.set(0);
+        Ok((index, generation))
     }
 
     /// Takes a lent slot back. `generation` is the last that its thread has used.
     pub fn take_back(&mut self, index: u32, generation: u32) {
         let next_free = self.first_free;
         let slot = self.lent(index);
-        *slot.generation.get_mut() = generation.wrapping_add(1);
+        slot.generation.set(generation.wrapping_add(1));
         slot.capability = None;
         slot.next_free = next_free;
         if generation == u32::MAX {
@@ -264,7 +266,7 @@ impl HandleTable {
     /// Makes an ordinary handle of a lent slot: that of `generation`.
     pub fn keep(&mut self, index: u32, generation: u32, capability: Capability) {
         let slot = self.lent(index);
-        *slot.generation.get_mut() = generation;
+        slot.generation.set(generation);
         slot.capability = Some(capability);
         self.reserved -= 1;
         self.free -= 1;
@@ -278,7 +280,7 @@ impl HandleTable {
         let slot = slot.map(|slot| unsafe { &mut *slot });
         slot.filter(|slot| {
             let held = slot.capability.as_ref().map(Capability::object);
-            slot.generation.load(Ordering::Relaxed) == 0 && matches!(held, Some(Object::Held(_)))
+            slot.generation.get() == 0 && matches!(held, Some(Object::Held(_)))
         })
         .expect("the slot was lent")
     }
@@ -292,7 +294,7 @@ impl HandleTable {
             let slot = self.slot(index)?;
             // SAFETY: as in `remove`.
             let slot = unsafe { &*slot };
-            let generation = slot.generation.load(Ordering::Relaxed);
+            let generation = slot.generation.get();
             // What is lent goes with its thread.
             if generation != 0 && slot.capability.is_some() {
                 return self.remove(Handle::new(index, generation)).ok();
@@ -313,7 +315,7 @@ impl HandleTable {
         self.first_free = slot.next_free;
         self.free -= 1;
         slot.capability = Some(capability);
-        Handle::new(index, *slot.generation.get_mut())
+        Handle::new(index, slot.generation.get())
     }
 
     fn ensure_free(&mut self, wanted: u32) -> Result<(), Error> {
@@ -343,7 +345,7 @@ impl HandleTable {
         };
         for offset in (0..more).rev() {
             let slot = Slot {
-                generation: AtomicU32::new(1),
+                generation: Generation::new(1),
                 next_free: self.first_free,
                 capability: None,
             };
@@ -417,13 +419,13 @@ impl HandleTable {
 /// The place of a slot's generation. It is valid as long as the table, so for all threads of the table's process.
 #[cfg(target_os = "none")]
 #[derive(Clone, Copy)]
-pub struct Spot(*const AtomicU32);
+pub struct Spot(*const Generation);
 
 #[cfg(target_os = "none")]
 impl Spot {
     /// No place: in no generation that a handle may have.
     pub const NOWHERE: Spot = {
-        static NOWHERE: AtomicU32 = AtomicU32::new(u32::MAX);
+        static NOWHERE: Generation = Generation::new(u32::MAX);
         Spot(&raw const NOWHERE)
     };
 
@@ -434,7 +436,7 @@ impl Spot {
     #[inline(always)]
     pub unsafe fn is_in(self, generation: u32) -> bool {
         // SAFETY: slots stay where they are until the table's end.
-        unsafe { (*self.0).load(Ordering::Acquire) == generation }
+        unsafe { (*self.0).is(generation) }
     }
 }
 

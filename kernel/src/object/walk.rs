@@ -6,7 +6,6 @@
 //! between.
 
 use core::ptr;
-use core::sync::atomic::Ordering;
 
 use super::reference::Borrowed;
 use super::slab::{Object, Slab, Slot};
@@ -72,7 +71,7 @@ impl<T: Object> Walk<T> {
         self.index += 1;
         // SAFETY: the frame has as many slots, whose heads were written before it was linked.
         let (references, value) = unsafe { (&(*slot).references, &raw const (*slot).value) };
-        if references.load(Ordering::Acquire) == 0 {
+        if references.is_none() {
             return Step::Free;
         }
         // SAFETY: somebody counts it, so it is not retired; the value is the slot's.

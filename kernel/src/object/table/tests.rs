@@ -24,7 +24,7 @@ impl HandleTable {
         self.get(handle).expect("the handle is good");
         let slot = self.slot(handle.index()).expect("the slot exists");
         // SAFETY: slots of the table are initialised, and `&mut self` gives exclusive access.
-        unsafe { *(*slot).generation.get_mut() = generation };
+        unsafe { &*slot }.generation.set(generation);
         Handle::new(handle.index(), generation)
     }
 }

@@ -185,6 +185,9 @@ pub(super) extern "C" fn reply_recv(handle: u64, tag: u64, reply: u64) -> ! {
     }
 }
 
+/// Who comes, what the switch has to carry, the word that says when the one that leaves has settled, and how many handles that takes.
+type Prepared = (&'static Thread, Concerns, *mut usize, u32);
+
 /// All of it but the switch. `None`: nothing was done.
 fn prepare_reply_recv<const LOAD: u8>(
     block: &'static CpuBlock,
@@ -192,10 +195,10 @@ fn prepare_reply_recv<const LOAD: u8>(
     handle: Handle,
     tag: Tag,
     reply: Handle,
-) -> Option<(&'static Thread, Concerns, *mut usize, u32)> {
+) -> Option<Prepared> {
     let accept = accept(thread, tag)?;
     if thread.bound().is_some() {
-        return None;
+        return prepare_beside_notification::<LOAD>(block, thread, handle, tag, reply, accept);
     }
     // SAFETY: the thread is this one; all kernel code between two quiescent points is inside a section.
     let endpoint: &Endpoint = if let Some(endpoint) = unsafe { thread.served.look(handle) } {
@@ -205,6 +208,47 @@ fn prepare_reply_recv<const LOAD: u8>(
         endpoint.begin_service(thread);
         endpoint
     };
+    answer_and_wait::<LOAD>(block, thread, endpoint, [handle, reply], tag, accept, || ())
+}
+
+/// The same for a thread that waits for its bound notification as well.
+///
+/// No bit is set, and none is until the thread is in its place: the notification is locked. Whoever signals it then takes the thread out of
+/// there as it does with every one that waits in `recv`.
+#[cold]
+#[inline(never)]
+fn prepare_beside_notification<const LOAD: u8>(
+    block: &'static CpuBlock,
+    thread: &'static Thread,
+    handle: Handle,
+    tag: Tag,
+    reply: Handle,
+    accept: u32,
+) -> Option<Prepared> {
+    let endpoint = thread.received_by(handle)?;
+    let quiet = thread.bound()?.lock_if_quiet()?;
+    answer_and_wait::<LOAD>(
+        block,
+        thread,
+        endpoint,
+        [handle, reply],
+        tag,
+        accept,
+        || drop(quiet),
+    )
+}
+
+/// The rest of it: `then` is called when the thread is in its place.
+#[inline(always)]
+fn answer_and_wait<const LOAD: u8>(
+    block: &'static CpuBlock,
+    thread: &'static Thread,
+    endpoint: &Endpoint,
+    [handle, reply]: [Handle; 2],
+    tag: Tag,
+    accept: u32,
+    then: impl FnOnce(),
+) -> Option<Prepared> {
     let (caller, stamp) = thread.held.own(reply)?;
     // SAFETY: a held reply points to a thread's slot, which is valid for ever. If the stamp is still the call's, the thread lives.
     let partner: &'static Thread = unsafe {
@@ -219,7 +263,10 @@ fn prepare_reply_recv<const LOAD: u8>(
     }
     // Until it settles, this thread's buffer and registers are its own.
     let settling = take_and_give::<LOAD, _>(thread, partner, tag, handle, || {
-        endpoint.receive_alone(ThreadPtr::new(thread), || partner.take_awaiting_here(stamp))
+        let settling =
+            endpoint.receive_alone(ThreadPtr::new(thread), || partner.take_awaiting_here(stamp))?;
+        then();
+        Some(settling)
     })?;
     thread.held.use_up();
     Some((partner, concerns, settling, accept))

@@ -221,8 +221,12 @@ extern "C" fn reply_recv_another(handle: u64, tag: u64, reply: u64) -> ! {
     // SAFETY: as in `call`.
     let thread = unsafe { cpu::running(arch::cpu::block()) }.get();
     let handle = Handle(handle);
-    // A thread with a bound notification goes the long way: whoever binds one makes it forget the endpoint.
-    if thread.bound().is_none() && thread.served.learn(thread, handle, Rights::RECEIVE) {
+    // Whoever binds a notification makes its thread forget the endpoint, and learns none here.
+    if thread.bound().is_some() {
+        // SAFETY: nothing here is to be dropped.
+        unsafe { go_on_in(carrying::reply_recv, [handle.0, tag, reply]) }
+    }
+    if thread.served.learn(thread, handle, Rights::RECEIVE) {
         // SAFETY: it was just found.
         unsafe { thread.served.last() }.begin_service(thread);
         reply_recv(handle, Tag(tag), Handle(reply))

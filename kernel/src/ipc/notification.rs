@@ -183,6 +183,13 @@ impl Notification {
         self.state.lock()
     }
 
+    /// The lock, if it is to be had and no bit is set: nobody sets one as long as it is held.
+    #[cfg(target_os = "none")]
+    pub(super) fn lock_if_quiet(&self) -> Option<Guard<'_, { level::NOTIFICATION }, State>> {
+        let state = self.state.try_lock()?;
+        (state.bits == 0).then_some(state)
+    }
+
     /// [`signal`](Self::signal) if it is open and bound to nobody. The waiter that it has taken out, if there was one, is to be
     /// [given the bits](give).
     #[cfg(target_os = "none")]

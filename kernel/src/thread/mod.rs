@@ -21,6 +21,7 @@ pub(crate) mod testing;
 mod tests;
 
 use core::cell::{Cell, UnsafeCell};
+use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 use abi::info::ThreadState;
@@ -237,7 +238,7 @@ impl Thread {
             reporting: Reporting::none(),
             listeners: Listeners::none(),
             serving: Serving::nothing(),
-            poised: AtomicPtr::new(core::ptr::null_mut()),
+            poised: AtomicPtr::new(ptr::null_mut()),
             #[cfg(target_os = "none")]
             callee: Known::nothing(),
             #[cfg(target_os = "none")]
@@ -271,8 +272,8 @@ impl Thread {
             migrations: Counter::new(),
             doomed: Doomed::none(),
             bound: UnsafeCell::new(None),
-            next: AtomicPtr::new(core::ptr::null_mut()),
-            previous: AtomicPtr::new(core::ptr::null_mut()),
+            next: AtomicPtr::new(ptr::null_mut()),
+            previous: AtomicPtr::new(ptr::null_mut()),
         }
     }
 
@@ -418,6 +419,17 @@ impl Thread {
     #[cfg(target_os = "none")]
     pub(crate) fn serves(&self, endpoint: &Endpoint) -> bool {
         self.received_at.names(endpoint) || self.served.names(endpoint)
+    }
+
+    /// The endpoint behind a handle by which it received last, in any way, if that is the one that it serves. For the running thread itself.
+    #[cfg(target_os = "none")]
+    pub(crate) fn received_by<'s>(&self, handle: Handle) -> Option<&'s Endpoint> {
+        // SAFETY: the caller is the thread, and all kernel code between two quiescent points is inside a section.
+        let endpoint = unsafe { self.received_at.look(handle) }?;
+        let serves = self.serving.endpoint();
+        serves
+            .is_some_and(|serves| ptr::eq(serves, endpoint))
+            .then_some(endpoint)
     }
 
     /// Lets it use the ports that its process may use from now on. For the running thread itself.

@@ -60,6 +60,17 @@ pub fn call_reply_cross_space(starter: &Starter, mine: Turn, servers: Turn) -> r
     cost
 }
 
+/// The same to a server that waits for a notification as well.
+///
+/// # Errors
+/// Those of the calls, and of what the server's process takes.
+pub fn call_reply_cross_space_bound(starter: &Starter) -> rt::Result<Cost> {
+    let (endpoint, server) = server(starter, Role::ServeBound)?;
+    let cost = call_reply(&endpoint, || ());
+    server.kill(0)?;
+    cost
+}
+
 /// Six words there and back, between two programs.
 pub fn call_reply_cross_space_6w(starter: &Starter) -> rt::Result<Cost> {
     const WORDS: [u64; 6] = [1, 2, 3, 4, 5, 6];

@@ -73,6 +73,9 @@ pub fn measure_all() -> Result<(), String> {
             messages::call_reply_cross_space(&starter, mine, servers)
         })?;
     }
+    tell("call_reply_cross_space_bound", &|| {
+        messages::call_reply_cross_space_bound(&starter)
+    })?;
     tell("call_reply_same_space", &messages::call_reply_same_space)?;
     for (name, bytes) in [("call_reply_256b", 256), ("call_reply_4k", BUFFER_BYTES)] {
         tell(name, &|| messages::call_reply_bytes(&starter, bytes))?;

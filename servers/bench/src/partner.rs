@@ -29,6 +29,8 @@ pub enum Role {
     Yield(Turn),
     /// Answers calls without words.
     Serve(Turn),
+    /// Answers calls without words, and waits for a notification as well, which never comes.
+    ServeBound,
     /// Answers calls of six words with the same words.
     ServeWords,
     /// Answers calls with so many bytes.
@@ -48,11 +50,12 @@ pub const CLIENT_CALLS: u64 = 2000;
 
 impl Role {
     /// All of them.
-    const ALL: [Role; 15] = [
+    const ALL: [Role; 16] = [
         Role::Yield(Turn::Plain),
         Role::Yield(Turn::Float),
         Role::Serve(Turn::Plain),
         Role::Serve(Turn::Float),
+        Role::ServeBound,
         Role::ServeWords,
         Role::ServeBytes(256),
         Role::ServeBytes(BUFFER_BYTES),
@@ -73,6 +76,7 @@ impl Role {
             Role::Yield(Turn::Float) => "yield-fpu".into(),
             Role::Serve(Turn::Plain) => "serve".into(),
             Role::Serve(Turn::Float) => "serve-fpu".into(),
+            Role::ServeBound => "serve-bound".into(),
             Role::ServeWords => "serve-words".into(),
             Role::ServeBytes(bytes) => format!("serve-{bytes}"),
             Role::ServeHandle => "serve-handle".into(),
@@ -129,6 +133,13 @@ pub fn serve(role: Role, endpoint: &Endpoint) {
             unsafe { sys::buffer().write_bytes(FILLING, BUFFER_BYTES) };
             let tag = Tag::new(0).with_bytes(bytes).0;
             answer(endpoint, |_| tag);
+        }
+        Role::ServeBound => {
+            if let Ok(events) = Notification::create()
+                && events.bind().is_ok()
+            {
+                answer(endpoint, |_| 0);
+            }
         }
         Role::ServeHandle => hold_handles(endpoint),
         Role::ServeWords => answer_words(endpoint),

@@ -11,6 +11,7 @@ mod contexts;
 mod deadlocks;
 mod debugging;
 mod direct;
+mod direct_bound;
 mod direct_waits;
 mod exhaustion;
 mod faults;
@@ -84,6 +85,7 @@ pub const ALL: &[&[Test]] = &[
     messages::TESTS,
     ipc::TESTS,
     direct::TESTS,
+    direct_bound::TESTS,
     direct_waits::TESTS,
     notifications::TESTS,
     streams::TESTS,
@@ -141,6 +143,7 @@ pub const HARDWARE: &[&[Test]] = &[
     ports::TESTS,
     interrupts::TESTS,
     direct::TESTS,
+    direct_bound::TESTS,
     direct_waits::TESTS,
     spaces::TESTS,
     schedule::TESTS,

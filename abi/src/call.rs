@@ -183,17 +183,18 @@ calls! {
     /// Errors: BadArgument, OutOfRange.
     MemoryCreatePaged = 43, "memory_create_paged";
     /// `(memory, offset, pointer, bytes) -> rdi pages that were new`: supply pages of memory that has a pager, whole pages from an offset in whole pages on; what is behind the
-    /// last byte, up to the end of its page, is zeros. A page that is there already stays as it is, as do those before an error. Other memory is [`Error::NotSupported`](crate::Error::NotSupported). Right MANAGE.
+    /// last byte, up to the end of its page, is zeros. A page that is there already stays as it is, as do those before an error. A page that is being taken back, and was written, is [`Error::Busy`](crate::Error::Busy) until
+    /// that is over. Other memory is [`Error::NotSupported`](crate::Error::NotSupported). Right MANAGE.
     ///
-    /// Errors: BadArgument, OutOfRange, NoMemory, QuotaExceeded, NotSupported, NotSupplied.
+    /// Errors: BadArgument, OutOfRange, NoMemory, QuotaExceeded, Busy, NotSupported, NotSupplied.
     MemorySupply = 44, "memory_supply";
     /// `(memory, offset, 0 or pointer to a page) -> rdi pager::TakenBack`: take back a page that was supplied, of memory with the flag
     /// [`RECLAIMABLE`](crate::MemoryFlags::RECLAIMABLE). When the call returns no CPU has it mapped, its frame is free and not charged any more, and who touches the page asks
-    /// for it again. If it was written since it was supplied, its contents are at the pointer, unless that is 0; if they can't be put there, the page stays, but
-    /// for one that another thread has supplied anew meanwhile: then that one does. Other memory is
+    /// for it again. If it was written since it was supplied, its contents are at the pointer, unless that is 0; if they can't be put there, the page stays
+    /// as it was. While another thread is putting them there the page can't be taken back, [`Error::Busy`](crate::Error::Busy). Other memory is
     /// [`Error::NotSupported`](crate::Error::NotSupported). Right MANAGE.
     ///
-    /// Errors: BadArgument, OutOfRange, NotSupported, NotSupplied.
+    /// Errors: BadArgument, OutOfRange, Busy, NotSupported, NotSupplied.
     MemoryTakeBack = 45, "memory_take_back";
 
     /// `(name pointer, name bytes, highest priority, mode: 0 64-bit or 1 32-bit, 0 or pointer to info::Quota) -> rdi handle, rsi landing page's image or 0, rdx its

@@ -9,10 +9,10 @@
 //! lock of the changes (cloning.rs)
 //!   change = page: nobody maps it any more    who faults on it waits for the lock
 //!   every space lets go of it
-//!   the frame leaves the array                a copy of the kernel's own that held the object's lock is over
+//!   the frame is hidden, if it was written    a copy of the kernel's own that held the object's lock is over
 //!   change = none                             who faults on it asks the pager
-//! what was written goes to the pager
-//! the frame is free
+//! what was written goes to the pager          who supplies it, or takes it back, is told to try again
+//! the frame leaves the array, and is free
 //! ```
 //!
 //! Such an object knows the spaces that map it, as one that can be cloned does. A page of it is mapped for reading alone until somebody writes to it: that is how it is known
@@ -32,10 +32,9 @@ use arch::memory::phys_to_virt;
 use arch::paging::PAGE_BYTES;
 
 use super::account::{self, Account};
-use super::cloning::Change;
+use super::cloning::{Change, Sharing};
 use super::frames::{self, FrameKind};
-use super::object::{Anonymous, Backing, MemoryObject};
-use super::radix::Found;
+use super::object::{Anonymous, Backing, Contents, MemoryObject};
 use super::user::{Direction, UserSlice};
 use crate::ipc::Listener;
 use crate::object::Ref;
@@ -73,7 +72,8 @@ impl MemoryObject {
     /// Supplies page `index` with the begin of `from`, at most a page of it, and zeros behind; whether it is new. No lock may be held.
     ///
     /// # Errors
-    /// [`Error::NotSupported`] if it has no pager; [`Error::OutOfRange`]; [`Error::QuotaExceeded`], [`Error::NoMemory`]; those of the copy. Nothing has changed then.
+    /// [`Error::NotSupported`] if it has no pager; [`Error::OutOfRange`]; [`Error::Busy`] while what was written to the page is being told as it is
+    /// [taken back](Self::take_back): supplied now it would be what it was before; [`Error::QuotaExceeded`], [`Error::NoMemory`]; those of the copy. Nothing has changed then.
     pub fn supply(&self, index: u64, from: UserSlice) -> Result<bool, Error> {
         let Backing::Anonymous(anonymous) = &self.backing else {
             return Err(Error::NotSupported);
@@ -84,7 +84,7 @@ impl MemoryObject {
         if index >= self.pages {
             return Err(Error::OutOfRange);
         }
-        if anonymous.contents.lock().radix.get(index).is_some() {
+        if Anonymous::has(&mut anonymous.contents.lock(), index)? {
             return Ok(false);
         }
         let account = anonymous.account.as_ref();
@@ -108,7 +108,8 @@ impl MemoryObject {
     /// most. When this returns no CPU has the page. No lock may be held.
     ///
     /// # Errors
-    /// [`Error::NotSupported`] if its pager can't; [`Error::OutOfRange`]; those of the copy: then the page is there as it was, unless it was supplied anew meanwhile.
+    /// [`Error::NotSupported`] if its pager can't; [`Error::OutOfRange`]; [`Error::Busy`] while somebody else takes the page back; those of the copy: then the page is
+    /// there as it was.
     pub fn take_back(&self, index: u64, into: Option<UserSlice>) -> Result<TakenBack, Error> {
         let (Some(anonymous), Some(sharing)) = (self.changeable(), self.sharing()) else {
             return Err(Error::NotSupported);
@@ -119,57 +120,81 @@ impl MemoryObject {
         if index >= self.pages {
             return Err(Error::OutOfRange);
         }
-        let taken = {
-            let _changes = sharing.lock();
-            anonymous.contents.lock().change = Change::Page(index);
-            sharing.let_go(Some(index));
-            let mut contents = anonymous.contents.lock();
-            contents.change = Change::None;
-            contents.radix.take(index)
-        };
-        let Some((frame, written)) = taken else {
-            return Ok(TakenBack::Nothing);
-        };
-        if let (true, Some(into)) = (written, into) {
-            let into = into.first(PAGE_BYTES as usize);
-            // SAFETY: the frame is a whole page in the direct map, which nobody else has any more.
-            let told = unsafe { into.copy_raw(phys_to_virt(frame), Direction::ToUser) };
-            if let Err(error) = told {
-                anonymous.put_back(index, frame);
-                return Err(error);
+        match (
+            anonymous.begin_to_take(sharing, index, into.is_some())?,
+            into,
+        ) {
+            (Taken::Frame(frame, taken), _) => {
+                anonymous.give_up(frame);
+                Ok(taken)
             }
+            (Taken::Hidden(frame), Some(into)) => {
+                let into = into.first(PAGE_BYTES as usize);
+                // SAFETY: the frame is a whole page in the direct map, which nobody else has any more.
+                let told = unsafe { into.copy_raw(phys_to_virt(frame), Direction::ToUser) };
+                anonymous.end_to_take(index, told)
+            }
+            (Taken::Hidden(_), None) => anonymous.end_to_take(index, Ok(())),
+            (Taken::Nothing, _) => Ok(TakenBack::Nothing),
         }
-        anonymous.give_up(frame);
-        Ok(if written {
-            TakenBack::Written
-        } else {
-            TakenBack::Unchanged
-        })
     }
 }
 
+/// What a page was that nobody has mapped any more.
+enum Taken {
+    Nothing,
+    /// Its frame is out of the array.
+    Frame(PhysAddr, TakenBack),
+    /// It was written, and its pager wants to know what: the frame is hidden until that is told.
+    Hidden(PhysAddr),
+}
+
 impl Anonymous {
-    /// Puts a frame that was just taken, and had been written, in again as page `index`; if the page was supplied meanwhile, that one stays.
-    fn put_back(&self, index: u64, frame: PhysAddr) {
-        let back = {
-            let mut contents = self.contents.lock();
-            let back = contents.radix.get_or_insert(
-                index,
-                &mut |kind| match kind {
-                    FrameKind::User => Ok(frame),
-                    // The tables are there still.
-                    _ => Err(Error::NoMemory),
-                },
-                &mut |_| Err(Error::NoMemory),
-            );
-            if back == Ok(frame) {
-                contents.radix.mark(index);
-            }
-            back
+    /// Has everybody let go of page `index`. If what was written is to be `told`, it stays in the array, hidden.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if it is hidden: somebody else is telling.
+    fn begin_to_take(&self, sharing: &Sharing, index: u64, told: bool) -> Result<Taken, Error> {
+        let _changes = sharing.lock();
+        self.contents.lock().change = Change::Page(index);
+        sharing.let_go(Some(index));
+        let mut contents = self.contents.lock();
+        contents.change = Change::None;
+        if contents.radix.is_hidden(index) {
+            return Err(Error::Busy);
+        }
+        let written = contents.radix.is_marked(index);
+        if let (true, true, Some(frame)) = (written, told, contents.radix.get(index)) {
+            contents.radix.hide(index);
+            return Ok(Taken::Hidden(frame));
+        }
+        let taken = if written {
+            TakenBack::Written
+        } else {
+            TakenBack::Unchanged
         };
-        if back != Ok(frame) {
+        let frame = contents.radix.take(index);
+        Ok(frame.map_or(Taken::Nothing, |frame| Taken::Frame(frame, taken)))
+    }
+
+    /// The end of what [`begin_to_take`](Self::begin_to_take) hid: it goes if it was `told` what was written, else it is there as it was.
+    ///
+    /// # Errors
+    /// `told`
+    fn end_to_take(&self, index: u64, told: Result<(), Error>) -> Result<TakenBack, Error> {
+        let frame = {
+            let mut contents = self.contents.lock();
+            if told.is_err() {
+                contents.radix.show(index);
+                None
+            } else {
+                contents.radix.take(index)
+            }
+        };
+        if let Some(frame) = frame {
             self.give_up(frame);
         }
+        told.map(|()| TakenBack::Written)
     }
 
     /// Frees a frame that was taken out of the array.
@@ -179,10 +204,24 @@ impl Anonymous {
         account::uncharge(self.account.as_ref(), 1);
     }
 
+    /// Whether page `index` is there.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while it is being taken back.
+    fn has(contents: &mut Contents, index: u64) -> Result<bool, Error> {
+        if contents.radix.is_hidden(index) {
+            return Err(Error::Busy);
+        }
+        Ok(contents.radix.get(index).is_some())
+    }
+
     /// Puts a frame that was charged in as page `index`; false if there is one.
+    ///
+    /// # Errors
+    /// As [`has`](Self::has); [`Error::QuotaExceeded`], [`Error::NoMemory`] for tables.
     fn put(&self, index: u64, frame: PhysAddr) -> Result<bool, Error> {
         let mut contents = self.contents.lock();
-        if contents.radix.find(index) != Found::Nothing {
+        if Self::has(&mut contents, index)? {
             return Ok(false);
         }
         contents.radix.get_or_insert(

@@ -210,3 +210,63 @@ fn only_what_was_made_for_it_is_taken_back() {
     drop(object);
     testing::settle(&account);
 }
+
+#[test]
+fn nobody_supplies_a_page_while_what_was_written_to_it_is_being_told() {
+    testing::kernel_machine();
+    let account = Account::create(10).unwrap();
+    let object = paged(&account, MemoryFlags::RECLAIMABLE);
+    let (anonymous, sharing) = (object.changeable().unwrap(), object.sharing().unwrap());
+    let space = Space::create(None, Mode::Long).unwrap();
+    let rights = Protection::READ_WRITE;
+    space
+        .map(&object, Rights::ALL, BASE, 0, PAGES * PAGE_BYTES, rights)
+        .unwrap();
+    for told in [Err(Error::BadPointer), Ok(()), Err(Error::NotSupplied)] {
+        assert_eq!(supply(&object, 1, &[1]), Ok(true));
+        object.write(PAGE_BYTES, &[7]).unwrap();
+        let used = account.used();
+        let address = BASE + PAGE_BYTES;
+        assert_eq!(
+            space.handle_page_fault(address, Access::ReadWrite),
+            Fault::Resolved
+        );
+        // One thread of the pager is at its buffer, and nobody has the page.
+        let taken = anonymous.begin_to_take(sharing, 1, true).unwrap();
+        assert!(matches!(taken, Taken::Hidden(_)));
+        assert_eq!(object.read(PAGE_BYTES, &mut [0]), Err(Error::NotSupplied));
+        assert_eq!(object.write(PAGE_BYTES, &[8]), Err(Error::NotSupplied));
+        for access in [Access::Read, Access::ReadWrite] {
+            let fault = space.handle_page_fault(address, access);
+            assert_eq!(fault, Fault::Unsupplied);
+        }
+        assert_eq!(translate(&space, address), None);
+        // Another thread of the pager is there, and has what the page was before.
+        assert_eq!(supply(&object, 1, &[1]), Err(Error::Busy));
+        let mut bytes = [0_u8; PAGE_BYTES as usize];
+        let into = UserSlice::new(bytes.as_mut_ptr() as u64, PAGE_BYTES).unwrap();
+        for into in [None, Some(into)] {
+            assert_eq!(object.take_back(1, into), Err(Error::Busy));
+        }
+        assert_eq!(account.used(), used);
+        // Pages beside it are nobody's concern.
+        assert_eq!(supply(&object, 2, &[2]), Ok(true));
+        assert_eq!(object.take_back(2, Some(into)), Ok(TakenBack::Unchanged));
+
+        let ended = anonymous.end_to_take(1, told);
+        assert_eq!(ended, told.map(|()| TakenBack::Written));
+        let mut byte = [0];
+        let read = object.read(PAGE_BYTES, &mut byte).map(|()| byte[0]);
+        if told.is_err() {
+            // It is there, and still what was written.
+            assert_eq!((read, account.used()), (Ok(7), used));
+            assert_eq!(supply(&object, 1, &[1]), Ok(false));
+            assert_eq!(object.take_back(1, Some(into)), Ok(TakenBack::Written));
+            assert_eq!(bytes[0], 7);
+        } else {
+            assert_eq!((read, account.used()), (Err(Error::NotSupplied), used - 1));
+        }
+    }
+    drop((space, object));
+    testing::settle(&account);
+}

@@ -31,6 +31,8 @@ use super::frames::{self, FrameKind};
 const PRESENT: u64 = 1;
 /// In the word of a frame: it was marked.
 const MARKED: u64 = 2;
+/// In the word of a frame, instead of [`PRESENT`]: it is hidden, so that nothing is at the index for anybody but who did that.
+const HIDDEN: u64 = 4;
 const INDEX_BITS: u32 = 9;
 
 #[derive(Debug)]
@@ -83,7 +85,7 @@ impl Radix {
             // SAFETY: a word in use above level 0 is the address of a table of this tree, or has the mark of a block.
             word = unsafe { Self::slot(word, index, level).read() };
         }
-        (word != 0).then(|| PhysAddr::new(word & ADDRESS_MASK))
+        (word & PRESENT != 0).then(|| PhysAddr::new(word & ADDRESS_MASK))
     }
 
     /// The block at `index`, if it is one of 2 MiB: its first frame.
@@ -172,7 +174,7 @@ impl Radix {
         let mut word = self.root;
         let mut level = self.height;
         let mut shared = false;
-        while word != 0 {
+        while word & PRESENT != 0 {
             let mut frame = PhysAddr::new(word & ADDRESS_MASK);
             let block = level > 0 && word & LARGE != 0;
             if block {
@@ -225,7 +227,7 @@ impl Radix {
         self.walk(index, make, copy)
     }
 
-    /// The word for the frame at `index`, if there is one. For arrays without blocks.
+    /// The word for the frame at `index`, if there is one, hidden or not. For arrays without blocks.
     fn leaf(&mut self, index: u64) -> Option<*mut u64> {
         let mut slot: *mut u64 = &raw mut self.root;
         for level in (0..self.height).rev() {
@@ -255,13 +257,37 @@ impl Radix {
             .is_some_and(|slot| unsafe { slot.read() } & MARKED != 0)
     }
 
-    /// Takes the frame at `index` out, which is the caller's from now on; and whether it was marked. The tables on the way to it stay. Arrays whose frames
+    /// Hides the frame at `index`, if there is one. It can be [shown](Self::show) again or [taken](Self::take), and nothing may be put in its place
+    /// meanwhile. Arrays with hidden frames are not shared.
+    pub(super) fn hide(&mut self, index: u64) {
+        if let Some(slot) = self.leaf(index) {
+            // SAFETY: as in `mark`.
+            unsafe { slot.write(slot.read() & !PRESENT | HIDDEN) };
+        }
+    }
+
+    /// Ends the hiding of the frame at `index`.
+    pub(super) fn show(&mut self, index: u64) {
+        if let Some(slot) = self.leaf(index) {
+            // SAFETY: as in `mark`.
+            unsafe { slot.write(slot.read() & !HIDDEN | PRESENT) };
+        }
+    }
+
+    /// Whether a hidden frame is at `index`.
+    pub(super) fn is_hidden(&mut self, index: u64) -> bool {
+        self.leaf(index)
+            // SAFETY: as in `mark`.
+            .is_some_and(|slot| unsafe { slot.read() } & HIDDEN != 0)
+    }
+
+    /// Takes the frame at `index` out, hidden or not, which is the caller's from now on. The tables on the way to it stay. Arrays whose frames
     /// are taken out are not shared.
-    pub(super) fn take(&mut self, index: u64) -> Option<(PhysAddr, bool)> {
+    pub(super) fn take(&mut self, index: u64) -> Option<PhysAddr> {
         let slot = self.leaf(index)?;
         // SAFETY: as in `mark`.
         let word = unsafe { slot.replace(0) };
-        Some((PhysAddr::new(word & ADDRESS_MASK), word & MARKED != 0))
+        Some(PhysAddr::new(word & ADDRESS_MASK))
     }
 
     /// Goes down to `index` and makes all on the way the array's own, and there.

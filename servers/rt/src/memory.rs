@@ -100,7 +100,8 @@ impl Memory {
     /// Supplies pages of such memory from `offset`, a multiple of the page size, on: those that are not there yet. Gives how many these were.
     ///
     /// # Errors
-    /// `NotSupported` for other memory, `NoRight` without MANAGE, `OutOfRange`, `BadArgument` for no bytes or another offset, `NoMemory`, `QuotaExceeded`.
+    /// `NotSupported` for other memory, `NoRight` without MANAGE, `OutOfRange`, `BadArgument` for no bytes or another offset, `NoMemory`, `QuotaExceeded`; `Busy` while another
+    /// thread [takes](Self::take_back) a written page back: what is supplied should be what that thread gets.
     pub fn supply(&self, offset: u64, from: &[u8]) -> Result<u64> {
         let arguments = [
             self.handle().0,
@@ -118,7 +119,8 @@ impl Memory {
     /// to it since it was supplied is put to `into`, if there is one; else it is lost.
     ///
     /// # Errors
-    /// `NotSupported` unless it was made with [`MemoryFlags::RECLAIMABLE`], `NoRight` without MANAGE, `OutOfRange`, `BadArgument` for another offset.
+    /// `NotSupported` unless it was made with [`MemoryFlags::RECLAIMABLE`], `NoRight` without MANAGE, `OutOfRange`, `BadArgument` for another offset, `Busy` while another
+    /// thread takes it back.
     pub fn take_back(
         &self,
         offset: u64,

@@ -4,15 +4,16 @@ use abi::pager::TakenBack;
 use abi::report::Answer;
 use abi::{Call, CpuSet, Error, MemoryFlags, Protection, Rights};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
-use rt::{AsHandle, Badge, Endpoint, Memory, thread, time};
+use rt::{AsHandle, Badge, Endpoint, Event, Memory, thread, time};
 
 use super::memory::comes_back;
 use super::pagers::{BADGE, PAGE, exited, read, reader, wanted};
 use super::probe::{soon, until};
 use super::tests;
-use crate::kernel_calls::refused;
+use crate::kernel_calls::{call, refused};
 use crate::verdict::Verdict;
 use crate::world::World;
 use crate::{check, code, fail, must, same};
@@ -20,11 +21,16 @@ use crate::{check, code, fail, must, same};
 tests! {
     a_page_that_is_taken_back_is_asked_for_again: 60,
     what_is_written_while_pages_are_taken_back_is_never_lost: 60,
+    what_programs_of_several_spaces_write_while_a_page_is_taken_back_is_never_lost: 60,
     pages_that_are_supplied_and_taken_back_at_once_leak_nothing: 60,
+    a_page_that_two_threads_take_back_at_once_is_told_to_one: 60,
+    no_supply_takes_the_place_of_what_could_not_be_told: 60,
     pages_are_taken_back_with_good_arguments_only: 60,
 }
 
 const PAGES: u64 = 3;
+/// Programs that write to one page.
+const SPACES: u32 = 3;
 
 /// Memory whose pages can be taken back, and where they are asked for.
 fn reclaimable() -> rt::Result<(Memory, Endpoint)> {
@@ -146,40 +152,258 @@ fn what_is_written_while_pages_are_taken_back_is_never_lost(world: &'static Worl
     Ok(())
 }
 
+/// The words that some programs count in, of a page as the kernel reads it.
+fn words(memory: &Memory) -> rt::Result<[u64; SPACES as usize]> {
+    let mut bytes = [0; 8 * SPACES as usize];
+    memory.read(0, &mut bytes)?;
+    Ok(numbers(&bytes))
+}
+
+/// The first numbers of a page.
+fn numbers(bytes: &[u8]) -> [u64; SPACES as usize] {
+    let mut words = [0; SPACES as usize];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    words
+}
+
+/// Answers whoever wants the page, as long as somebody does within `patience`.
+fn serve(
+    memory: &Memory,
+    endpoint: &Endpoint,
+    contents: &[u8],
+    patience: Duration,
+) -> rt::Result<u64> {
+    let mut answered = 0;
+    loop {
+        let message = match endpoint.recv(0, time::after(patience)) {
+            Ok(Event::Message(message)) => message,
+            Ok(Event::Notification(_)) | Err(Error::TimedOut) => return Ok(answered),
+            Err(error) => return Err(error),
+        };
+        match memory.supply(0, contents) {
+            // Another thread is about to learn what is to be supplied: who wants it asks again.
+            Ok(_) | Err(Error::Busy) => {}
+            Err(error) => return Err(error),
+        }
+        if let Some(reply) = message.reply {
+            reply.answer_report(Answer::Resume)?;
+            answered += 1;
+        }
+    }
+}
+
+fn what_programs_of_several_spaces_write_while_a_page_is_taken_back_is_never_lost(
+    world: &'static World,
+) -> Verdict {
+    let (memory, endpoint) = must!(reclaimable());
+    let mut programs = Vec::new();
+    for number in 0..SPACES {
+        let program = must!(reader(&memory, u64::from(number) * 8, counts()));
+        let cpu = CpuSet::only((number + 1) % world.cpus);
+        must!(program.thread.set_affinity(&cpu));
+        must!(program.thread.start());
+        programs.push(program);
+    }
+    let mut contents = [0; PAGE as usize];
+    let (mut rounds, start) = (0, time::now());
+    while rounds < 40 && (rounds < 3 || crate::clock::since(start) < Duration::from_secs(2)) {
+        let last = numbers(&contents);
+        until("all of them count", || {
+            serve(&memory, &endpoint, &contents, Duration::from_micros(100))?;
+            match words(&memory) {
+                Ok(now) => Ok(now.iter().zip(&last).all(|(now, last)| now > last)),
+                Err(Error::NotSupplied) => Ok(false),
+                Err(error) => Err(error),
+            }
+        })?;
+        same!(
+            memory.take_back(0, Some(&mut contents)),
+            Ok(TakenBack::Written)
+        );
+        let now = numbers(&contents);
+        check!(
+            now.iter().zip(&last).all(|(now, last)| now > last),
+            "{now:?} were counted, and {last:?} before"
+        );
+        rounds += 1;
+    }
+    // Each ends by itself if one of its numbers is lost.
+    for program in &programs {
+        must!(program.process.kill(5));
+        same!(must!(program.run_to_end()).code, 5);
+    }
+    Ok(())
+}
+
+/// Reads a word over and over.
+fn reads() -> &'static [u8] {
+    code!("2:", "mov rax, [rbx]", "pause", "jmp 2b")
+}
+
 fn pages_that_are_supplied_and_taken_back_at_once_leak_nothing(world: &'static World) -> Verdict {
     let before = must!(world.system.memory()).free;
     let (memory, endpoint) = must!(reclaimable());
-    let memory = Arc::new(memory);
-    let program = must!(reader(&memory, 0, counts()));
-    let stop = Arc::new(AtomicBool::new(false));
+    let (memory, endpoint) = (Arc::new(memory), Arc::new(endpoint));
+    let program = must!(reader(&memory, 0, reads()));
+    must!(program.thread.set_affinity(&CpuSet::only(2 % world.cpus)));
+    must!(program.thread.start());
+    let (stop, answered) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
     let supplying = {
-        let (memory, stop) = (Arc::clone(&memory), Arc::clone(&stop));
+        let (memory, endpoint) = (Arc::clone(&memory), Arc::clone(&endpoint));
+        let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
         must!(thread::Builder::new().cpu(1 % world.cpus).spawn(move || {
+            let contents = [0; PAGE as usize];
             while !stop.load(Ordering::Relaxed) {
-                memory.supply(0, &[0; PAGE as usize])?;
-                thread::yield_now();
+                let some = serve(&memory, &endpoint, &contents, Duration::from_micros(100))?;
+                answered.fetch_add(some, Ordering::Relaxed);
+                // Also unasked.
+                memory.supply(0, &contents)?;
             }
             Ok::<_, Error>(())
         }))
     };
     let (mut taken, start) = (0, time::now());
     // A hundred times, or as often as they come by turns in a while: where one thread of the host runs all CPUs a turn takes long.
-    while taken < 100 && (taken < 4 || crate::clock::since(start) < Duration::from_millis(500)) {
+    while answered.load(Ordering::Relaxed) == 0
+        || taken < 100 && (taken < 4 || crate::clock::since(start) < Duration::from_millis(500))
+    {
         let answer = must!(memory.take_back(0, None));
         if answer == TakenBack::Nothing {
             check!(
                 crate::clock::since(start) < super::probe::PATIENCE,
-                "nobody supplies: {taken} were taken"
+                "nobody supplies, or nobody reads: {taken} were taken"
             );
             thread::yield_now();
         } else {
+            same!(answer, TakenBack::Unchanged);
             taken += 1;
         }
     }
+    must!(program.process.kill(5));
+    same!(must!(program.run_to_end()).code, 5);
     stop.store(true, Ordering::Relaxed);
     must!(must!(supplying.join(soon())));
     drop((program, endpoint, memory));
     comes_back(world, before, 64 * PAGE)
+}
+
+fn a_page_that_two_threads_take_back_at_once_is_told_to_one(world: &'static World) -> Verdict {
+    let (memory, _endpoint) = must!(reclaimable());
+    let memory = Arc::new(memory);
+    let (stop, theirs, told) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let other = {
+        let (memory, stop) = (Arc::clone(&memory), Arc::clone(&stop));
+        let (theirs, told) = (Arc::clone(&theirs), Arc::clone(&told));
+        must!(thread::Builder::new().cpu(1 % world.cpus).spawn(move || {
+            let mut contents = [0; PAGE as usize];
+            while !stop.load(Ordering::Relaxed) {
+                match memory.take_back(0, Some(&mut contents)) {
+                    Ok(TakenBack::Written) => {
+                        theirs.fetch_add(1, Ordering::Relaxed);
+                        told.store(numbers(&contents)[0], Ordering::Release);
+                    }
+                    Ok(_) | Err(Error::Busy) => thread::yield_now(),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        }))
+    };
+    let mut contents = [0; PAGE as usize];
+    let (mut round, mut mine, start) = (0, 0, time::now());
+    while round < 500 && (round < 3 || crate::clock::since(start) < Duration::from_secs(1)) {
+        round += 1;
+        until("it is there, and written", || {
+            match memory.supply(0, &[0; 8]) {
+                Ok(_) | Err(Error::Busy) => {}
+                Err(error) => return Err(error),
+            }
+            match memory.write(0, &u64::to_le_bytes(round)) {
+                // The other one was faster.
+                Err(Error::NotSupplied) => Ok(false),
+                done => done.map(|()| true),
+            }
+        })?;
+        match memory.take_back(0, Some(&mut contents)) {
+            Ok(TakenBack::Written) => {
+                same!(numbers(&contents)[0], round);
+                mine += 1;
+            }
+            Ok(TakenBack::Nothing) | Err(Error::Busy) => until("the other one was told", || {
+                Ok(told.load(Ordering::Acquire) == round)
+            })?,
+            answer => fail!("what was written is {answer:?}"),
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    must!(must!(other.join(soon())));
+    same!(mine + theirs.load(Ordering::Relaxed), round);
+    Ok(())
+}
+
+fn no_supply_takes_the_place_of_what_could_not_be_told(world: &'static World) -> Verdict {
+    let (memory, _endpoint) = must!(reclaimable());
+    let memory = Arc::new(memory);
+    same!(memory.supply(0, &[6; PAGE as usize]), Ok(1));
+    must!(memory.write(0, &[5]));
+    let (stop, failed) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let other = {
+        let (memory, stop) = (Arc::clone(&memory), Arc::clone(&stop));
+        let failed = Arc::clone(&failed);
+        must!(thread::Builder::new().cpu(1 % world.cpus).spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                // No memory is there.
+                let arguments = [memory.handle().0, 0, 0x10];
+                match call(Call::MemoryTakeBack, &arguments) {
+                    Err(Error::BadPointer) => failed.fetch_add(1, Ordering::Relaxed),
+                    other => return other.map(drop),
+                };
+                core::hint::spin_loop();
+            }
+            Ok(())
+        }))
+    };
+    let mut calls = 0;
+    let start = time::now();
+    while calls < 2000 && crate::clock::since(start) < Duration::from_millis(500)
+        || failed.load(Ordering::Relaxed) < 4
+    {
+        check!(
+            crate::clock::since(start) < super::probe::PATIENCE,
+            "nobody takes it back"
+        );
+        match memory.supply(0, &[1; 8]) {
+            Ok(0) | Err(Error::Busy) => {}
+            other => fail!("what was written is there, and a supply {other:?}"),
+        }
+        let mut bytes = [0; 2];
+        match memory.read(0, &mut bytes) {
+            Ok(()) => same!(bytes, [5, 6]),
+            Err(error) => same!(error, Error::NotSupplied),
+        }
+        calls += 1;
+        if failed.load(Ordering::Relaxed) < 4 {
+            thread::yield_now();
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    must!(must!(other.join(soon())));
+    let mut told = [0; PAGE as usize];
+    same!(memory.take_back(0, Some(&mut told)), Ok(TakenBack::Written));
+    same!(told[..3], [5, 6, 6]);
+    Ok(())
 }
 
 fn pages_are_taken_back_with_good_arguments_only(_: &'static World) -> Verdict {

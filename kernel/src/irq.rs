@@ -25,7 +25,7 @@ use abi::irq::{IrqInfo, Message, Rate};
 use arch::platform::msi::MaskBit;
 
 use crate::ipc::{Notification, Signaller};
-use crate::object::{Object, Ref, Slab};
+use crate::object::{Object, Ref, Slab, Waking};
 use crate::sync::{Mutex, level};
 use gate::{Gate, Passage};
 
@@ -82,6 +82,8 @@ impl Source {
 /// An interrupt line, or a message.
 pub struct Irq {
     vector: u8,
+    /// Those who waited for it, and are many: from its last reference on.
+    waking: Mutex<{ level::IRQ }, Option<Waking>>,
 }
 
 /// What belongs to a vector.
@@ -167,12 +169,25 @@ impl Object for Irq {
     }
 
     fn last_reference(&self) {
-        release_vector(self.vector);
+        // The first few at once, and the others by pieces.
+        let waking = release_vector(self.vector).filter(Waking::wake_some);
+        if waking.is_some() {
+            *self.waking.lock() = waking;
+        }
+    }
+
+    fn tear_down(&mut self) -> bool {
+        let waking = self.waking.get_mut();
+        if waking.as_ref().is_some_and(Waking::wake_some) {
+            return false;
+        }
+        *waking = None;
+        true
     }
 }
 
-/// Masks what belongs to a vector, and frees the vector.
-fn release_vector(vector: u8) {
+/// Masks what belongs to a vector, and frees the vector. Then those are to be woken who waited for its interrupt and nothing else. No lock may be held.
+fn release_vector(vector: u8) -> Option<Waking> {
     let former = {
         let mut table = TABLE.lock();
         if let Some(binding) = table.of(vector) {
@@ -181,10 +196,18 @@ fn release_vector(vector: u8) {
         table.bindings[usize::from(vector - FIRST_VECTOR)].take()
     };
     // Its notification goes without the lock.
-    drop(former);
+    let (notification, _) = former?.notification?;
+    notification.give_up()
 }
 
 impl Irq {
+    fn of(vector: u8) -> Irq {
+        Irq {
+            vector,
+            waking: Mutex::new(None),
+        }
+    }
+
     /// Takes a line, masked. It goes to the first CPU.
     ///
     /// # Errors
@@ -202,11 +225,12 @@ impl Irq {
             table.take(Source::Line(line), 0).ok_or(Error::Busy)?
         };
         let free = |error| {
-            release_vector(vector);
+            let waking = release_vector(vector);
+            debug_assert!(waking.is_none(), "nobody was bound to it");
             error
         };
         controller::route(line, vector, 0).map_err(free)?;
-        Ref::try_new(Irq { vector }).map_err(free)
+        Ref::try_new(Irq::of(vector)).map_err(free)
     }
 
     /// A message for `cpu`, and what a device must be programmed with to send it. `mask`: physical address, checked to be a device's,
@@ -233,11 +257,12 @@ impl Irq {
             vector
         };
         let free = |error| {
-            release_vector(vector);
+            let waking = release_vector(vector);
+            debug_assert!(waking.is_none(), "nobody was bound to it");
             error
         };
         let message = controller::message(vector, cpu).map_err(free)?;
-        let irq = Ref::try_new(Irq { vector }).map_err(free)?;
+        let irq = Ref::try_new(Irq::of(vector)).map_err(free)?;
         Ok((irq, message))
     }
 
@@ -246,7 +271,8 @@ impl Irq {
         TABLE.lock().of(self.vector).map(act).ok_or(Error::Ended)
     }
 
-    /// Signals `bits` of a notification at each interrupt, and lets it in.
+    /// Signals `bits` of a notification at each interrupt, and lets it in. Who waited for the notification that was bound before, and for nothing else, is woken: others may
+    /// have the CPU in between. No lock may be held, and of objects counted references only.
     ///
     /// # Errors
     /// None while the object is there.
@@ -258,7 +284,9 @@ impl Irq {
             binding.settle();
             former
         })?;
-        drop(former);
+        if let Some((notification, _)) = former {
+            notification.end();
+        }
         Ok(())
     }
 

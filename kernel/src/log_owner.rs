@@ -7,7 +7,7 @@ use abi::Error;
 
 use crate::ipc::{Notification, Signaller};
 use crate::log;
-use crate::object::Ref;
+use crate::object::{Ref, Waking};
 use crate::sync::{Mutex, level};
 
 struct Owner {
@@ -55,13 +55,15 @@ pub fn take(process: u64, notification: Ref<Notification>, bits: u64) -> Result<
     Ok(())
 }
 
-/// A process has ended: if it was the owner, the kernel writes to serial port and screen again.
-pub fn process_ended(process: u64) {
+/// A process has ended: if it was the owner, the kernel writes to serial port and screen again. Then those are to be woken who waited to be told of the log by that
+/// and nothing else. No lock may be held.
+pub(crate) fn process_ended(process: u64) -> Option<Waking> {
     let mut owner = OWNER.lock();
-    if owner.as_ref().is_some_and(|owner| owner.process == process) {
-        let former = owner.take();
-        drop(owner);
-        drop(former);
-        log::untake();
+    if owner.as_ref().is_none_or(|owner| owner.process != process) {
+        return None;
     }
+    let former = owner.take();
+    drop(owner);
+    log::untake();
+    former?.notification.give_up()
 }

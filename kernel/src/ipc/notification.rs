@@ -190,8 +190,11 @@ impl Notification {
         (state.bits == 0).then_some(state)
     }
 
-    /// [`signal`](Self::signal) if it is open and bound to nobody. The waiter that it has taken out, if there was one, is to be
+    /// [`signal`](Self::signal) if nobody has its lock and it is bound to nobody. The waiter that it has taken out, if there was one, is to be
     /// [given the bits](give).
+    ///
+    /// Whether it is closed is not asked, here as there: nobody begins to wait for a closed one, who waited is taken out and told, and until that has come to him a bit is as
+    /// good an answer as the error.
     #[cfg(target_os = "none")]
     #[inline(always)]
     pub(crate) fn signal_plainly(&self, bits: u64) -> Signalled {
@@ -366,7 +369,8 @@ impl Notification {
 
 /// The kernel's own reference to a notification that it signals: as long as there is one, waits for the notification are not in vain.
 ///
-/// Dropping the last one wakes all who wait, in one go; [`give_up`](Self::give_up) leaves that to the caller.
+/// Dropping the last one wakes all who wait, in one go; [`end`](Self::end) lets others have the CPU in between, and [`give_up`](Self::give_up) leaves it to the
+/// caller.
 pub struct Signaller(Option<Ref<Notification>>);
 
 impl Signaller {
@@ -391,6 +395,13 @@ impl Signaller {
         }
         notification.close();
         Some(Waking::Notification(notification))
+    }
+
+    /// Gives it up where others may have the CPU in between. The caller has no lock, and holds counted references only.
+    pub(crate) fn end(self) {
+        if let Some(waking) = self.give_up() {
+            waking.wake_all();
+        }
     }
 }
 

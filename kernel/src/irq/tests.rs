@@ -6,6 +6,9 @@ use abi::{Deadline, Error};
 
 use super::controller::{BROKEN, CPUS, LINES, cpu, register, state};
 use super::*;
+use crate::object::quiescent;
+use crate::schedule;
+use crate::thread::WOKEN_AT_ONCE;
 use crate::thread::testing::*;
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -126,6 +129,62 @@ fn a_second_binding_replaces_the_first() {
         (woken(), program.resume()),
         (vec![program.pointer()], Err(Error::PeerClosed))
     );
+}
+
+/// Threads that wait for what only `irq` can signal.
+fn many_who_wait_for(irq: &Irq) -> Vec<Program> {
+    let notification = mute_notification();
+    irq.bind(notification.clone(), 1).unwrap();
+    let waiters: Vec<Program> = (0..100).map(|_| Program::alone("waiter")).collect();
+    for waiter in &waiters {
+        let went = waiter.wait(&notification, Deadline::NEVER);
+        assert_eq!(went, Ok(Went::Blocked));
+    }
+    waiters
+}
+
+fn all_are_told(waiters: Vec<Program>) {
+    for waiter in waiters {
+        assert_eq!(waiter.resume(), Err(Error::PeerClosed));
+        waiter.leave();
+    }
+}
+
+#[test]
+fn the_many_who_wait_for_a_replaced_binding_are_woken_a_few_at_a_time() {
+    let _turn = alone();
+    let irq = Irq::create(line(9)).unwrap();
+    let waiters = many_who_wait_for(&irq);
+    schedule::longest_stretch();
+    irq.bind(notification(), 1).unwrap();
+    assert_eq!(woken().len(), waiters.len());
+    let step = schedule::longest_stretch();
+    assert!(step <= WOKEN_AT_ONCE, "{step} are woken in one go");
+    all_are_told(waiters);
+}
+
+#[test]
+fn the_many_who_wait_for_a_line_that_is_given_up_are_woken_a_few_at_a_time() {
+    let _turn = alone();
+    let irq = Irq::create(line(10)).unwrap();
+    let waiters = many_who_wait_for(&irq);
+    drop(irq);
+    // The line is free at once.
+    drop(Irq::create(line(10)).unwrap());
+    let mut told = woken().len();
+    assert!((1..=WOKEN_AT_ONCE).contains(&told), "{told}");
+    for _ in 0..10_000 {
+        // Each call does a piece.
+        quiescent::reclaim(1, &|_| {}, &mut |_| {});
+        let step = woken().len();
+        assert!(step <= WOKEN_AT_ONCE, "{step} are woken in one go");
+        told += step;
+        if told == waiters.len() {
+            break;
+        }
+    }
+    assert_eq!(told, waiters.len());
+    all_are_told(waiters);
 }
 
 #[test]

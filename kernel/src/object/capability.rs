@@ -176,6 +176,15 @@ impl Waking {
             Waking::Notification(notification) => notification.wake_some(),
         }
     }
+
+    /// Tells all of them, a few at a time; others may have the CPU in between.
+    ///
+    /// The caller has no lock, and holds counted references only.
+    pub(crate) fn wake_all(self) {
+        while self.wake_some() {
+            schedule::preemption_point();
+        }
+    }
 }
 
 impl Capability {
@@ -203,9 +212,7 @@ impl Capability {
     /// The caller has no lock, and holds counted references only.
     pub(crate) fn end(self) {
         if let Some(waking) = self.give_up() {
-            while waking.wake_some() {
-                schedule::preemption_point();
-            }
+            waking.wake_all();
         }
     }
 }

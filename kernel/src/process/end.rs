@@ -120,13 +120,14 @@ impl Process {
         }
     }
 
-    /// The last of its end: it is over.
-    fn is_over(&self, space: Option<Ref<Space>>) {
+    /// The last of its end: it is over. Gives those who waited for what it had from the kernel.
+    fn is_over(&self, space: Option<Ref<Space>>) -> Option<Waking> {
         self.listeners.clear();
-        crate::log_owner::process_ended(self.id);
+        let waking = crate::log_owner::process_ended(self.id);
         drop(space);
         self.account.close();
         self.inner.lock().finished = true;
+        waking
     }
 
     /// Tells a watcher, if there is one that was not told. Then those are to be woken who waited for that and nothing else.
@@ -257,8 +258,8 @@ impl End {
                 if let Some(capability) = capability {
                     *waking = capability.give_up();
                 } else if looks > 0 {
-                    process.is_over(space.take());
-                    self.0 = Stage::Watchers { waking: None };
+                    let waking = process.is_over(space.take());
+                    self.0 = Stage::Watchers { waking };
                 }
             }
             Stage::Watchers { waking } => {

@@ -584,6 +584,32 @@ fn the_many_who_wait_for_what_a_forgotten_process_held_are_woken_a_few_at_a_time
 }
 
 #[test]
+fn the_many_who_wait_to_be_told_of_the_log_are_woken_a_few_at_a_time_when_its_owner_ends() {
+    let (process, log) = (process("console"), mute_notification());
+    crate::log_owner::take(process.id(), log.clone(), 1).unwrap();
+    let waiters: Vec<Program> = (0..100).map(|_| Program::alone("waiter")).collect();
+    // What is in the log already was told.
+    assert_eq!(poll(&log), Ok(1));
+    for waiter in &waiters {
+        let went = waiter.wait(&log, Deadline::NEVER);
+        assert_eq!(went, Ok(Went::Blocked));
+    }
+    schedule::longest_stretch();
+    process.end(Ending::Kill(0));
+    assert_eq!(woken().len(), waiters.len());
+    let step = schedule::longest_stretch();
+    assert!(step <= WOKEN_AT_ONCE, "{step} are woken in one go");
+    for waiter in waiters {
+        assert_eq!(waiter.resume(), Err(Error::PeerClosed));
+        waiter.leave();
+    }
+    // The next one can have it.
+    let next = self::process("console");
+    crate::log_owner::take(next.id(), notification(), 1).unwrap();
+    next.end(Ending::Kill(0));
+}
+
+#[test]
 fn a_started_process_goes_on_with_no_handles_but_its_own() {
     let process = process("alone");
     let thread = Program::new(&process);

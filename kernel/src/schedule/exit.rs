@@ -225,7 +225,8 @@ pub fn leave_thread() -> ! {
     // What it has given up, or its process just now. The process's list has let go of it, but we not yet: others may run in between.
     process::settle(thread);
     drop(reference);
-    // Again, as the end of a process may have been preempted and the thread been ready meanwhile.
+    // Again: it was ended before it left the list, so that nobody finds one in no list that has not ended. Then the work that it did may have been preempted, and whoever is
+    // preempted is ready, and runs again: the state that is left for good is this one.
     thread.set_state(ThreadState::Ended);
     abandon()
 }

@@ -6,19 +6,20 @@
 
 mod doomed;
 mod end;
+mod ways;
 
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use abi::info::{NAME_BYTES, ProcessEntry, ProcessInfo, ProcessState};
-use abi::{Error, Handle, Priority, UserContext};
+use abi::{Error, Priority, UserContext};
 
 use crate::io_ports::ProcessPorts;
 use crate::ipc::{Listeners, Notification, Signaller};
 use crate::landing;
 use crate::memory::account::Account;
 use crate::memory::space::{Mode, Space, max_ipc_areas};
-use crate::object::{AnyObject, Capability, HandleTable, Object, Ref, Slab, Vacant, Waking};
+use crate::object::{HandleTable, Object, Ref, Slab, Vacant, Waking};
 use crate::sync::{Mutex, level};
 use crate::thread::{Spare, Spares, Thread};
 use crate::trace::Asked;
@@ -26,6 +27,7 @@ pub(crate) use doomed::Doomed;
 #[cfg(target_os = "none")]
 pub(crate) use doomed::{has_orphans, settle, work_off_a_piece};
 pub use end::Ending;
+use ways::Ways;
 
 /// Handles that a process may have.
 pub const HANDLE_LIMIT: u32 = 16_384;
@@ -115,10 +117,7 @@ struct Inner {
     /// The next one in the list to be ended, while the process's end goes through it.
     to_end: *mut Thread,
     threads: u32,
-    /// Handles to it and to its threads that it was given itself before one was started.
-    own_handles: u32,
-    /// A thread of it was started.
-    started: bool,
+    ways: Ways,
     watchers: [Option<(Signaller, u64)>; MAX_WATCHERS],
     next_area: u32,
     free_areas: [u32; FREE_AREAS],
@@ -133,6 +132,22 @@ struct Inner {
 
 // SAFETY: the raw pointers are to threads that the list keeps alive; the lock hands them on.
 unsafe impl Send for Inner {}
+
+/// A thread that was taken out of a process's list.
+struct Taken {
+    /// The list's.
+    reference: Ref<Thread>,
+    left: Left,
+}
+
+/// Who is left in a list when a thread was taken out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Left {
+    Nobody,
+    /// None that was started; the thread was.
+    Unstarted,
+    Others,
+}
 
 static SLAB: Slab<Process> = Slab::new();
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -176,8 +191,7 @@ impl Process {
                 first: ptr::null_mut(),
                 to_end: ptr::null_mut(),
                 threads: 0,
-                own_handles: 0,
-                started: false,
+                ways: Ways::new(),
                 watchers: [const { None }; MAX_WATCHERS],
                 next_area: 0,
                 free_areas: [0; FREE_AREAS],
@@ -236,65 +250,6 @@ impl Process {
     /// The ports that it may use.
     pub(crate) fn ports(&self) -> &ProcessPorts {
         &self.ports
-    }
-
-    /// Puts a capability into its table.
-    ///
-    /// # Errors
-    /// Gives the capability back with [`Error::Ended`], [`Error::QuotaExceeded`] or [`Error::NoMemory`].
-    pub fn grant(&self, capability: Capability) -> Result<Handle, (Error, Capability)> {
-        let own = match capability.object() {
-            AnyObject::Process(process) => Some(process),
-            AnyObject::Thread(thread) => Some(thread.process()),
-            _ => None,
-        };
-        let own = own
-            .filter(|process| ptr::eq(&raw const ***process, self))
-            .cloned();
-        let (handle, unreachable) = {
-            // Under the process's lock, so that nothing is put into a table that has been emptied for good.
-            let mut inner = self.inner.lock();
-            if inner.state != ProcessState::Alive {
-                return Err((Error::Ended, capability));
-            }
-            let handle = self.table.lock().insert(capability)?;
-            let counts = own.is_some() && !inner.started;
-            if counts {
-                inner.own_handles += 1;
-            }
-            // The last handle outside may have been closed while this one was on its way in, and so was not its own yet.
-            (
-                handle,
-                counts && self.handles.load(Ordering::Acquire) == inner.own_handles,
-            )
-        };
-        if let Some(process) = own
-            && unreachable
-        {
-            doomed::later(process);
-        }
-        Ok(handle)
-    }
-
-    /// A handle to it, or to a thread of it, was made.
-    pub(crate) fn handle_added(&self) {
-        self.handles.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A handle to it, or to a thread of it, is gone. If none of its threads was started, and all handles that are left are in its own
-    /// table, if any is, nobody can ever reach it: it ends.
-    pub(crate) fn handle_removed(process: &Ref<Process>) {
-        process.handles.fetch_sub(1, Ordering::AcqRel);
-        let unreachable = {
-            let inner = process.inner.lock();
-            // Counted under the lock: one that the process was given itself meanwhile is in both figures or in neither.
-            process.handles.load(Ordering::Acquire) == inner.own_handles
-                && !inner.started
-                && inner.state == ProcessState::Alive
-        };
-        if unreachable {
-            doomed::later(process.clone());
-        }
     }
 
     /// Its address space.
@@ -371,7 +326,7 @@ impl Process {
             return Err(Error::Ended);
         }
         let result = act()?;
-        inner.started = true;
+        inner.ways.add_running();
         Ok(result)
     }
 
@@ -436,31 +391,34 @@ impl Process {
             || ptr::eq(inner.first, ptr::from_ref(thread))
     }
 
-    /// Takes an ended thread out of the list; with the last one the process ends as well.
+    /// Takes a thread out of the list that was started and has ended; with the last one the process ends as well, also if it is the last that was started and nobody can reach the
+    /// others.
     ///
-    /// The list's reference comes back to the caller, who drops it when no lock is held.
+    /// The list's reference comes back to the caller, who drops it when no lock is held. Others may have the CPU in between.
     pub fn remove_thread(&self, thread: &Thread) -> Option<Ref<Thread>> {
-        let (reference, last) = self.take_out(thread)?;
-        if last {
-            self.finish();
+        let taken = self.take_out(thread, true)?;
+        match taken.left {
+            Left::Nobody => self.finish(),
+            Left::Unstarted => self.look_for_ways(thread.process()),
+            Left::Others => {}
         }
-        Some(reference)
+        Some(taken.reference)
     }
 
     /// Takes a thread out that was ended before it was started, as nobody can start it any more.
     pub(crate) fn remove_unstarted(process: &Ref<Process>, thread: &Thread) {
-        if let Some((reference, last)) = process.take_out(thread) {
-            drop(reference);
-            if last {
+        if let Some(taken) = process.take_out(thread, false) {
+            drop(taken.reference);
+            if taken.left == Left::Nobody {
                 doomed::later(process.clone());
             }
         }
     }
 
-    /// The list's reference to a thread, and whether it was the last in the list.
-    fn take_out(&self, thread: &Thread) -> Option<(Ref<Thread>, bool)> {
+    /// Takes a thread out of the list, which was started or not.
+    fn take_out(&self, thread: &Thread, was_started: bool) -> Option<Taken> {
         let pointer = ptr::from_ref(thread).cast_mut();
-        let (reference, last) = {
+        let taken = {
             let mut inner = self.inner.lock();
             let next = thread.next.swap(ptr::null_mut(), Ordering::Relaxed);
             let previous = thread.previous.swap(ptr::null_mut(), Ordering::Relaxed);
@@ -485,11 +443,21 @@ impl Process {
             if inner.threads == 0 && inner.state == ProcessState::Alive {
                 inner.state = ProcessState::Exited;
             }
+            let was_last = was_started && inner.ways.remove_running();
+            let left = if inner.threads == 0 {
+                Left::Nobody
+            } else if was_last && inner.state == ProcessState::Alive {
+                inner.ways.forget();
+                Left::Unstarted
+            } else {
+                Left::Others
+            };
             // SAFETY: `add_thread` gave this reference up.
-            (unsafe { Ref::from_raw(pointer) }, inner.threads == 0)
+            let reference = unsafe { Ref::from_raw(pointer) };
+            Taken { reference, left }
         };
         thread.tell_of_end();
-        Some((reference, last))
+        Some(taken)
     }
 
     /// Signals `bits` when the process has ended; at once if it has.

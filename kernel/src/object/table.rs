@@ -97,6 +97,17 @@ impl HandleTable {
         self.len() == 0
     }
 
+    /// Slots that it has; handles have indices below.
+    pub const fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// What is in a slot, whatever handle names it.
+    pub fn peek(&self, index: u32) -> Option<&Capability> {
+        // SAFETY: as in `get`.
+        unsafe { &*self.slot(index)? }.capability.as_ref()
+    }
+
     /// What a handle names.
     ///
     /// # Errors

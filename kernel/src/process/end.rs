@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering;
 use abi::UserContext;
 use abi::info::{ProcessState, ThreadEnd};
 
-use super::Process;
+use super::{Left, Process};
 use crate::memory::space::Space;
 use crate::object::{Ref, Waking};
 use crate::schedule;
@@ -81,7 +81,7 @@ impl Process {
             if thread.end_unstarted() {
                 drop(inner);
                 // It is still in the list, as only we take an unstarted one out.
-                drop(self.take_out(thread));
+                drop(self.take_out(thread, false));
             } else {
                 thread.marks().kill();
                 schedule::ask(ThreadPtr::new(thread), ask::LOOK);
@@ -93,7 +93,12 @@ impl Process {
     /// Ends one thread of the process: at once if it was not started, else at its next way out of the kernel.
     pub fn end_thread(&self, thread: &Thread) {
         if thread.end_unstarted() {
-            drop(self.remove_thread(thread));
+            if let Some(taken) = self.take_out(thread, false) {
+                drop(taken.reference);
+                if taken.left == Left::Nobody {
+                    self.finish();
+                }
+            }
             return;
         }
         // Its home is asked only while the thread is in the list, under the lock: so the home finds the question before it

@@ -4,7 +4,7 @@ use abi::info::{NAME_BYTES, ProcessState, ThreadState};
 use abi::{Badge, Deadline, Error, Rights, Tag, UserContext};
 
 use super::*;
-use crate::object::{AnyObject, Section, Step, Walk, quiescent};
+use crate::object::{AnyObject, Capability, Section, Step, Walk, quiescent};
 use crate::schedule;
 use crate::thread::testing::*;
 use crate::thread::{WOKEN_AT_ONCE, ask};
@@ -26,6 +26,8 @@ fn poll(notification: &Notification) -> Result<u64, Error> {
     program.leave();
     bits
 }
+
+mod forgotten;
 
 #[test]
 fn names_are_short_plain_text() {
@@ -50,55 +52,6 @@ fn names_are_short_plain_text() {
     ] {
         assert_eq!(Name::new(bad).err(), Some(Error::BadArgument), "{bad:?}");
     }
-}
-
-#[test]
-fn a_process_that_is_to_be_ended_twice_is_ended_once() {
-    let (doomed, other, end) = (process("doomed"), process("other"), notification());
-    doomed.watch(end.clone(), 1).unwrap();
-    for process in [&doomed, &doomed, &other] {
-        doomed::later(process.clone());
-    }
-    // That is the work of whoever gave it up, on his way out.
-    assert_eq!(state(&doomed).0, ProcessState::Alive as u32);
-    doomed::work_off();
-    for ended in [&doomed, &other] {
-        assert_eq!(state(ended), (ProcessState::Killed as u32, 0, 0));
-    }
-    assert_eq!(poll(&end), Ok(1));
-    assert_eq!(poll(&end), Err(Error::TimedOut));
-    // As late as that there is nothing more to do.
-    doomed::later(doomed.clone());
-    doomed::work_off();
-    assert_eq!(poll(&end), Err(Error::TimedOut));
-    assert!(!doomed::work_off_a_piece());
-}
-
-#[test]
-fn what_one_has_given_up_is_ended_a_piece_at_a_time_beside_others() {
-    let (large, end) = (process("large"), notification());
-    large.watch(end.clone(), 1).unwrap();
-    let outside = all(AnyObject::Process(large.clone()));
-    for _ in 0..100 {
-        large.grant(log()).map_err(|(error, _)| error).unwrap();
-    }
-    drop(outside);
-    let mut pieces = 0;
-    while poll(&end).is_err() {
-        let before = large.info().handles;
-        assert!(doomed::work_off_a_piece(), "the end of a process is lost");
-        assert!(before - large.info().handles <= 1);
-        pieces += 1;
-        // Somebody else's comes in between, and is ended beside it.
-        if pieces == 50 {
-            let other = process("other");
-            let mut end = end::End::of_unreachable();
-            while end.piece(&other) {}
-            assert_eq!(state(&other), (ProcessState::Killed as u32, 0, 0));
-            assert_eq!(state(&large).0, ProcessState::Killed as u32);
-        }
-    }
-    assert!(pieces > 100);
 }
 
 #[test]
@@ -443,147 +396,6 @@ fn area_numbers_are_used_again() {
 }
 
 #[test]
-fn a_process_that_never_ran_closes_its_handles_when_it_is_forgotten() {
-    let (process, closed) = (process("forgotten"), endpoint());
-    let account = process.account().clone();
-    for badge in 0..100 {
-        let capability = if badge == 99 {
-            Capability::new(
-                AnyObject::Endpoint(closed.clone()),
-                Rights::ALL,
-                Badge(badge),
-            )
-        } else {
-            log()
-        };
-        process
-            .grant(capability)
-            .map_err(|(error, _)| error)
-            .unwrap();
-    }
-    let caller = Program::alone("caller");
-    caller.load(Tag::new(0), [0; 6]);
-    assert_eq!(caller.send(&closed, 0, Deadline::NOW), Err(Error::TimedOut));
-    drop(process);
-    settle(&account);
-    // Its space goes after it, so its handles are closed by now.
-    assert_eq!(
-        caller.send(&closed, 0, Deadline::NOW),
-        Err(Error::PeerClosed)
-    );
-}
-
-/// A capability with all rights.
-fn all(object: AnyObject) -> Capability {
-    Capability::new(object, Rights::ALL, Badge(0))
-}
-
-fn given(process: &Process, object: AnyObject) {
-    let granted = process.grant(all(object));
-    granted.map_err(|(error, _)| error).unwrap();
-}
-
-#[test]
-fn a_process_that_was_never_started_ends_when_only_its_own_handles_name_it_or_its_threads() {
-    for with_thread in [false, true] {
-        let process = process("self-contained");
-        let account = process.account().clone();
-        let outside = all(AnyObject::Process(process.clone()));
-        given(&process, AnyObject::Process(process.clone()));
-        if with_thread {
-            let thread = Program::unstarted(&process).thread().clone();
-            let outside = all(AnyObject::Thread(thread.clone()));
-            given(&process, AnyObject::Thread(thread.clone()));
-            given(&process, AnyObject::Process(process.clone()));
-            drop(outside);
-        }
-        assert_eq!(state(&process).0, ProcessState::Alive as u32);
-        drop(outside);
-        doomed::work_off();
-        assert_eq!(state(&process).0, ProcessState::Killed as u32);
-        drop(process);
-        settle(&account);
-    }
-}
-
-#[test]
-fn a_process_that_was_never_started_ends_with_the_last_handle_to_it() {
-    let (process, end) = (process("forgotten"), notification());
-    process.watch(end.clone(), 2).unwrap();
-    let (first, second) = (
-        all(AnyObject::Process(process.clone())),
-        all(AnyObject::Process(process.clone())),
-    );
-    drop(first);
-    doomed::work_off();
-    assert_eq!(state(&process).0, ProcessState::Alive as u32);
-    drop(second);
-    doomed::work_off();
-    // Somebody still refers to it, who looked it up before: he makes nothing of it any more.
-    assert_eq!(state(&process).0, ProcessState::Killed as u32);
-    assert_eq!(poll(&end), Ok(2));
-    let late = process.grant(log()).map_err(|(error, _)| error);
-    assert_eq!(late.err(), Some(Error::Ended));
-}
-
-#[test]
-fn a_handle_of_its_own_that_comes_as_the_last_one_outside_goes_keeps_no_process_alive() {
-    let process = process("overlapping");
-    let outside = all(AnyObject::Process(process.clone()));
-    // A grant has made the second handle; before it is in the table the first one is closed.
-    let own = outside.duplicate(Rights::ALL).unwrap();
-    drop(outside);
-    doomed::work_off();
-    assert_eq!(state(&process).0, ProcessState::Alive as u32);
-    process.grant(own).map_err(|(error, _)| error).unwrap();
-    doomed::work_off();
-    assert_eq!(state(&process).0, ProcessState::Killed as u32);
-}
-
-#[test]
-fn the_many_who_wait_for_what_a_forgotten_process_held_are_woken_a_few_at_a_time() {
-    for was_reachable in [false, true] {
-        let process = process("holder");
-        let account = process.account().clone();
-        let (endpoint, notification) = (endpoint(), notification());
-        let outside = was_reachable.then(|| all(AnyObject::Process(process.clone())));
-        given(&process, AnyObject::Endpoint(endpoint.clone()));
-        given(&process, AnyObject::Notification(notification.clone()));
-        let waiters: Vec<Program> = (0..100).map(|_| Program::alone("waiter")).collect();
-        for (number, waiter) in waiters.iter().enumerate() {
-            waiter.load(Tag::new(0), [0; 6]);
-            let went = match number % 2 {
-                0 => waiter.send(&endpoint, 0, Deadline::NEVER),
-                _ => waiter.wait(&notification, Deadline::NEVER),
-            };
-            assert_eq!(went, Ok(Went::Blocked));
-        }
-        drop((process, outside));
-        let mut woken = 0;
-        for _ in 0..10_000 {
-            schedule::longest_stretch();
-            doomed::work_off();
-            if !was_reachable {
-                // Each call does a piece.
-                quiescent::reclaim(1, &|_| {}, &mut |_| {});
-            }
-            let step = schedule::longest_stretch();
-            assert!(step <= WOKEN_AT_ONCE, "{step} are woken in one go");
-            woken += schedule::take_ready().len();
-            if woken == waiters.len() {
-                break;
-            }
-        }
-        assert_eq!(woken, waiters.len());
-        for waiter in waiters {
-            assert_eq!(waiter.resume(), Err(Error::PeerClosed));
-            waiter.leave();
-        }
-        settle(&account);
-    }
-}
-
-#[test]
 fn the_many_who_wait_to_be_told_of_the_log_are_woken_a_few_at_a_time_when_its_owner_ends() {
     let (process, log) = (process("console"), mute_notification());
     crate::log_owner::take(process.id(), log.clone(), 1).unwrap();
@@ -607,50 +419,4 @@ fn the_many_who_wait_to_be_told_of_the_log_are_woken_a_few_at_a_time_when_its_ow
     let next = self::process("console");
     crate::log_owner::take(next.id(), notification(), 1).unwrap();
     next.end(Ending::Kill(0));
-}
-
-#[test]
-fn a_started_process_goes_on_with_no_handles_but_its_own() {
-    let process = process("alone");
-    let thread = Program::new(&process);
-    let outside = all(AnyObject::Process(process.clone()));
-    thread.give(AnyObject::Process(process.clone()), Rights::ALL);
-    drop(outside);
-    doomed::work_off();
-    assert_eq!(state(&process).0, ProcessState::Alive as u32);
-    thread.leave();
-}
-
-#[test]
-fn a_long_row_of_processes_each_with_the_last_handle_to_the_next_ends_without_a_deep_stack() {
-    let mut accounts = Vec::new();
-    let mut next: Option<(Ref<Process>, Ref<Thread>)> = None;
-    for number in 0..500 {
-        let process = process("row");
-        accounts.push(process.account().clone());
-        let thread = Program::unstarted(&process).thread().clone();
-        if let Some((last, last_thread)) = next.take() {
-            // By turns the only handle to a thread, and one beside the process's own.
-            if number % 2 == 0 {
-                given(&last, AnyObject::Process(last.clone()));
-                given(&process, AnyObject::Process(last.clone()));
-            }
-            given(&process, AnyObject::Thread(last_thread));
-        }
-        next = Some((process, thread));
-    }
-    let (first, thread) = next.unwrap();
-    let outside = all(AnyObject::Thread(thread));
-    drop(first);
-    // As much as a kernel stack has, or thereabouts: the host's checked code takes more.
-    let small = std::thread::Builder::new().stack_size(128 * 1024);
-    let end = small.spawn(move || {
-        drop(outside);
-        doomed::work_off();
-    });
-    let end = end.unwrap();
-    end.join().unwrap();
-    for account in &accounts {
-        settle(account);
-    }
 }

@@ -1,15 +1,17 @@
 //! Processes that end because nobody can reach them: by whom, beside whom, and that it is certain.
 
 use abi::info::ThreadState;
-use abi::{CpuSet, Error, Rights};
+use abi::{Call, CpuSet, Error, Rights};
 use alloc::vec::Vec;
-use rt::{AsHandle, Badge, Endpoint, Message, Notification, Process, thread};
+use core::sync::atomic::{AtomicU64, Ordering};
+use rt::{AsHandle, Badge, Endpoint, Memory, Message, Notification, Process, Protection, thread};
 
 use super::priorities::priority;
 use super::probe::{PATIENCE, soon, until};
 use super::tests;
 use crate::bare::{self, Bare};
 use crate::clock::since;
+use crate::kernel_calls::call;
 use crate::verdict::Verdict;
 use crate::world::World;
 use crate::{check, code, must, same};
@@ -17,6 +19,7 @@ use crate::{check, code, must, same};
 tests! {
     who_gives_up_a_process_ends_it_and_holds_up_nobody_elses: 40,
     a_forgotten_process_is_taken_away_though_no_other_cpu_enters_the_kernel: 40,
+    a_process_whose_last_running_thread_ends_goes_though_one_was_never_started: 40,
 }
 
 /// More handles than are closed between two preemption points.
@@ -101,4 +104,72 @@ fn a_forgotten_process_is_taken_away_though_no_other_cpu_enters_the_kernel(
         Ok(())
     }));
     must!(worker.join(soon()))
+}
+
+fn a_process_whose_last_running_thread_ends_goes_though_one_was_never_started(
+    _: &'static World,
+) -> Verdict {
+    const PLACE: u64 = 0x3000_0000;
+    for handles_first in [false, true] {
+        let memory = must!(Memory::create(4096));
+        let mapping = must!(memory.map(Protection::READ_WRITE));
+        // SAFETY: mapped, aligned, and used as an atomic by all.
+        let word = unsafe { &*mapping.as_ptr().cast::<AtomicU64>() };
+        let mut values = bare::pattern();
+        values[bare::reg::RBX] = PLACE;
+        // Its thread ends when it is told to.
+        let code = code!(
+            "2:",
+            "pause",
+            "cmp qword ptr [rbx], 0",
+            "je 2b",
+            "xor edi, edi",
+            "mov eax, 58",
+            "syscall",
+            "ud2"
+        );
+        let program = must!(Bare::new(code, &values));
+        must!(
+            program
+                .process
+                .map(&memory, PLACE, 0, 4096, Protection::READ_WRITE)
+        );
+        let ended = must!(Notification::create());
+        must!(program.process.watch(&ended, 1));
+        // More than one piece of a look through them.
+        for _ in 0..3 * HANDLES {
+            must!(program.process.grant(&ended, Rights::SIGNAL));
+        }
+        // SAFETY: it is never started.
+        let unstarted = must!(unsafe { program.process.create_thread(0x1000, 0, 0) });
+        must!(program.process.grant(&unstarted, Rights::ALL));
+        must!(program.process.grant(&program.process, Rights::ALL));
+        drop(unstarted);
+        must!(program.thread.start());
+        let close = || -> Verdict {
+            for handle in [program.process.handle(), program.thread.handle()] {
+                must!(call(Call::HandleClose, &[handle.0]));
+            }
+            Ok(())
+        };
+        if handles_first {
+            close()?;
+            must!(rt::time::sleep(core::time::Duration::from_millis(2)));
+            same!(ended.poll(), Ok(0));
+            word.store(1, Ordering::Release);
+        } else {
+            word.store(1, Ordering::Release);
+            until("its thread has ended", || {
+                Ok(program.thread.info()?.state == ThreadState::Ended as u32)
+            })?;
+            // Whoever has a handle could start the other one.
+            same!(must!(program.process.info()).threads, 1);
+            same!(ended.poll(), Ok(0));
+            close()?;
+        }
+        same!(ended.wait(soon()), Ok(1));
+        // Its handles are closed.
+        core::mem::forget(program);
+    }
+    Ok(())
 }

@@ -84,12 +84,13 @@ pub struct MemoryFlags(pub u32);
 impl MemoryFlags {
     /// Nothing particular.
     pub const NONE: MemoryFlags = MemoryFlags(0);
-    /// It can be cloned. At most 32 address spaces can map it at a time.
+    /// It can be cloned. It can be mapped at 32 places at a time: those mappings of an address space that have the same distance between address and
+    /// offset are one.
     pub const CLONABLE: MemoryFlags = MemoryFlags(1);
     /// Where a program touches it first, it gets 2 MiB at once that lie in a row, if there are any and they fit: mapped so that addresses
     /// and offsets differ by a multiple of 2 MiB, it needs fewer faults and less of the TLB.
     pub const LARGE_PAGES: MemoryFlags = MemoryFlags(2);
-    /// Its pager can take pages back ([`Call::MemoryTakeBack`](crate::Call::MemoryTakeBack)). At most 32 address spaces can map it at a time. For memory with a
+    /// Its pager can take pages back ([`Call::MemoryTakeBack`](crate::Call::MemoryTakeBack)). It can be mapped at 32 places at a time, as what can be cloned. For memory with a
     /// pager only, and that takes no other flag.
     pub const RECLAIMABLE: MemoryFlags = MemoryFlags(4);
     /// All flags there are.

@@ -18,7 +18,8 @@
 //! The kernel's own reads and writes hold the object's lock, by way of a buffer if the other side is user memory.
 //!
 //! Both objects are charged for all that they refer to, shared or not, so that a write to what is shared needs no quota and whoever
-//! dies leaves nobody else's bill. All this is done without a preemption point, so the spaces that map such an object are few: [`MAX_SPACES`].
+//! dies leaves nobody else's bill. All this is done without a preemption point, so the places where such an object is mapped are few: [`MAX_PLACES`]. All of a space's mappings
+//! that have the same distance between address and offset are one place, so that a page is at one address there, if it is there at all.
 //!
 //! What may go wrong: a space that dies while it is asked to let go. It takes its mappings back one by one, each under the lock of
 //! the changes, before it goes.
@@ -37,8 +38,8 @@ use super::space::Space;
 use crate::object::{Object, Ref, Slab};
 use crate::sync::{Guard, Mutex, level};
 
-/// Address spaces that can map an object that can be cloned.
-pub const MAX_SPACES: usize = 32;
+/// Places where an object can be mapped that can be cloned, in all address spaces.
+pub const MAX_PLACES: usize = 32;
 
 /// What is about to change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,20 +68,19 @@ pub(super) enum Page {
 pub struct Sharing {
     /// The lock of the changes. Spaces come and go under it as well.
     changes: Mutex<{ level::CHANGES }, ()>,
-    mappers: [Mapper; MAX_SPACES],
+    mappers: [Mapper; MAX_PLACES],
 }
 
-/// A space that maps it. The space is written under the lock of the changes, the place under the space's lock.
+/// A place where a space maps it. Space and distance are written under the lock of the changes, the bounds under the space's lock.
 pub(super) struct Mapper {
     space: AtomicPtr<Space>,
+    /// What must be added to an offset in the object to have its address.
+    delta: AtomicU64,
     /// Mappings, counting those that are about to be.
     count: AtomicU32,
     /// Where they are: all lie between these. Nowhere if the first is not below the second.
     low: AtomicU64,
     high: AtomicU64,
-    /// What must be added to an offset in the object to have its address, the same in all mappings but where `scattered`.
-    delta: AtomicU64,
-    scattered: AtomicU32,
 }
 
 /// Where a space may map what it shall let go of.
@@ -100,20 +100,20 @@ impl Sharing {
             mappers: [const {
                 Mapper {
                     space: AtomicPtr::new(ptr::null_mut()),
+                    delta: AtomicU64::new(0),
                     count: AtomicU32::new(0),
                     low: AtomicU64::new(u64::MAX),
                     high: AtomicU64::new(0),
-                    delta: AtomicU64::new(0),
-                    scattered: AtomicU32::new(0),
                 }
-            }; MAX_SPACES],
+            }; MAX_PLACES],
         })
     }
 
-    fn mapper(&self, space: *const Space) -> Option<&Mapper> {
-        self.mappers
-            .iter()
-            .find(|mapper| ptr::eq(mapper.space.load(Relaxed), space))
+    /// The place of a space that has this distance.
+    fn mapper(&self, space: *const Space, delta: u64) -> Option<&Mapper> {
+        self.mappers.iter().find(|mapper| {
+            ptr::eq(mapper.space.load(Relaxed), space) && mapper.delta.load(Relaxed) == delta
+        })
     }
 
     /// Takes the lock of the changes.
@@ -140,7 +140,7 @@ impl Mapper {
         let (low, high) = (self.low.load(Relaxed), self.high.load(Relaxed));
         match page {
             _ if low >= high => Place::Nowhere,
-            Some(page) if self.scattered.load(Relaxed) == 0 => {
+            Some(page) => {
                 let address = (page * PAGE_BYTES).wrapping_add(self.delta.load(Relaxed));
                 if (low..high).contains(&address) {
                     Place::Page(address)
@@ -148,7 +148,7 @@ impl Mapper {
                     Place::Nowhere
                 }
             }
-            _ => Place::Between(low, high),
+            None => Place::Between(low, high),
         }
     }
 }
@@ -204,58 +204,57 @@ impl MemoryObject {
         }
     }
 
-    /// A space is about to map it.
+    /// A space is about to map it, with this distance between address and offset.
     ///
     /// # Errors
-    /// [`Error::QuotaExceeded`] if too many do, and the object can be cloned.
-    pub(super) fn attach(&self, space: &Space) -> Result<(), Error> {
+    /// [`Error::QuotaExceeded`] if it is mapped at too many places, and can be cloned.
+    pub(super) fn attach(&self, space: &Space, delta: u64) -> Result<(), Error> {
         let Some(sharing) = self.sharing() else {
             return Ok(());
         };
         let _changes = sharing.changes.lock();
-        if let Some(mapper) = sharing.mapper(space) {
+        if let Some(mapper) = sharing.mapper(space, delta) {
             mapper.count.fetch_add(1, Relaxed);
             return Ok(());
         }
-        let mapper = sharing.mapper(ptr::null()).ok_or(Error::QuotaExceeded)?;
+        let is_free = |mapper: &&Mapper| mapper.space.load(Relaxed).is_null();
+        let mapper = sharing.mappers.iter().find(is_free);
+        let mapper = mapper.ok_or(Error::QuotaExceeded)?;
+        mapper.delta.store(delta, Relaxed);
         mapper.count.store(1, Relaxed);
         mapper.low.store(u64::MAX, Relaxed);
         mapper.high.store(0, Relaxed);
-        mapper.scattered.store(0, Relaxed);
         mapper.space.store(ptr::from_ref(space).cast_mut(), Relaxed);
         Ok(())
     }
 
-    /// An attached space maps it from `start` to `end`, with `offset` at `start`. The space's lock is held.
-    pub(super) fn mapped(&self, space: &Space, start: u64, end: u64, offset: u64) {
-        let Some(mapper) = self.sharing().and_then(|sharing| sharing.mapper(space)) else {
-            return;
-        };
-        let delta = start.wrapping_sub(offset);
-        let (low, high) = (mapper.low.load(Relaxed), mapper.high.load(Relaxed));
-        if low >= high {
-            mapper.delta.store(delta, Relaxed);
-        } else if mapper.delta.load(Relaxed) != delta {
-            mapper.scattered.store(1, Relaxed);
+    /// A space that is attached there maps it from `start` to `end`, with this distance. The space's lock is held.
+    pub(super) fn mapped(&self, space: &Space, start: u64, end: u64, delta: u64) {
+        if let Some(mapper) = self.place_of(space, delta) {
+            mapper.low.fetch_min(start, Relaxed);
+            mapper.high.fetch_max(end, Relaxed);
         }
-        mapper.low.store(low.min(start), Relaxed);
-        mapper.high.store(high.max(end), Relaxed);
     }
 
-    /// One mapping of a space became two.
-    pub(super) fn mapping_cut(&self, space: &Space) {
-        if let Some(mapper) = self.sharing().and_then(|sharing| sharing.mapper(space)) {
+    /// One mapping of a space became two. The space's lock is held.
+    pub(super) fn mapping_cut(&self, space: &Space, delta: u64) {
+        if let Some(mapper) = self.place_of(space, delta) {
             mapper.count.fetch_add(1, Relaxed);
         }
     }
 
+    /// The place where a space has a mapping with this distance, or is about to: so it stays one.
+    fn place_of(&self, space: &Space, delta: u64) -> Option<&Mapper> {
+        self.sharing()?.mapper(space, delta)
+    }
+
     /// A mapping of a space is gone, or was not to be. No lock of a space's level or above may be held.
-    pub(super) fn detach(&self, space: &Space) {
+    pub(super) fn detach(&self, space: &Space, delta: u64) {
         let Some(sharing) = self.sharing() else {
             return;
         };
         let _changes = sharing.changes.lock();
-        let Some(mapper) = sharing.mapper(space) else {
+        let Some(mapper) = sharing.mapper(space, delta) else {
             debug_assert!(false, "a space that has a mapping is in the list");
             return;
         };

@@ -7,7 +7,7 @@ use arch::paging::{Access, PAGE_BYTES, PageSize, PageTables, Translation};
 use proptest::prelude::*;
 
 use super::account::Account;
-use super::cloning::{MAX_SPACES, Page, Sharing};
+use super::cloning::{MAX_PLACES, Page, Sharing};
 use super::frames::{self, FrameKind};
 use super::object::MemoryObject;
 use super::space::{Fault, Mode, Space};
@@ -380,46 +380,46 @@ fn a_clone_that_cannot_be_had_changes_nothing() {
 }
 
 #[test]
-fn as_many_spaces_as_are_allowed_map_what_can_be_cloned() {
+fn what_can_be_cloned_is_mapped_at_as_many_places_as_are_allowed() {
     testing::kernel_machine();
     let account = Account::create(10_000).unwrap();
-    let object = clonable(&account, 2 * PAGE_BYTES);
-    let map = |space: &Ref<Space>, offset| {
-        space.map(
-            &object,
-            Rights::ALL,
-            0,
-            offset,
-            PAGE_BYTES,
-            Protection::READ_WRITE,
-        )
+    let object = clonable(&account, 3 * PAGE_BYTES);
+    let map_at = |space: &Ref<Space>, address, offset| {
+        let rights = Protection::READ_WRITE;
+        space.map(&object, Rights::ALL, address, offset, PAGE_BYTES, rights)
     };
-    let mut spaces: Vec<(Ref<Space>, u64)> = (0..MAX_SPACES)
+    let map = |space: &Ref<Space>, offset| map_at(space, 0, offset);
+    let mut spaces: Vec<(Ref<Space>, u64)> = (1..MAX_PLACES)
         .map(|_| {
             let space = Space::create(None, Mode::Long).unwrap();
             let place = map(&space, 0).unwrap();
             (space, place)
         })
         .collect();
-    let late = Space::create(None, Mode::Long).unwrap();
-    assert_eq!(map(&late, 0), Err(Error::QuotaExceeded));
-    // Those who have it may have it again, at another offset.
+    // At another distance it is another place.
     let (first, place) = &spaces[0];
     let again = map(first, PAGE_BYTES).unwrap();
-    for at in [*place, again] {
+    let late = Space::create(None, Mode::Long).unwrap();
+    for space in [first, &late] {
+        assert_eq!(map(space, 0), Err(Error::QuotaExceeded));
+    }
+    // At the same one it is not.
+    let next = *place + PAGE_BYTES;
+    assert_eq!(map_at(first, next, PAGE_BYTES), Ok(next));
+    for at in [*place, next, again] {
         assert_eq!(
             first.handle_page_fault(at, Access::ReadWrite),
             Fault::Resolved
         );
     }
     let clone = object.clone_for(None).unwrap();
-    for at in [*place, again] {
+    for at in [*place, next, again] {
         assert_eq!(translate(first, at), None, "it was mapped for writing");
     }
-    // Both mappings must go before there is room.
+    // All mappings of a place must go before there is room.
     assert!(first.unmap(*place, PAGE_BYTES).is_ok());
     assert_eq!(map(&late, 0), Err(Error::QuotaExceeded));
-    assert!(first.unmap(again, PAGE_BYTES).is_ok());
+    assert!(first.unmap(next, PAGE_BYTES).is_ok());
     let place = map(&late, 0).unwrap();
     assert_eq!(map(first, 0), Err(Error::QuotaExceeded));
     // A space that dies makes room as well.
@@ -434,6 +434,65 @@ fn as_many_spaces_as_are_allowed_map_what_can_be_cloned() {
         Fault::Resolved
     );
     drop((object, clone, late, spaces));
+    testing::settle(&account);
+}
+
+#[test]
+fn a_page_that_changes_goes_alone_wherever_a_space_maps_it() {
+    const PAGES: u64 = 5;
+    testing::kernel_machine();
+    let account = Account::create(10_000).unwrap();
+    let object = clonable(&account, PAGES * PAGE_BYTES);
+    let other = MemoryObject::create(PAGES * PAGE_BYTES, Some(account.clone())).unwrap();
+    let space = Space::create(None, Mode::Long).unwrap();
+    let map = |object: &Ref<MemoryObject>, at, offset| {
+        let bytes = PAGES * PAGE_BYTES - offset;
+        let rights = Protection::READ_WRITE;
+        assert_eq!(
+            space.map(object, Rights::ALL, at, offset, bytes, rights),
+            Ok(at)
+        );
+    };
+    // Twice, the second time from another offset on, and something else in between.
+    let (first, between, second) = (0x4000_0000, 0x4000_8000, 0x4001_0000);
+    map(&object, first, 0);
+    map(&other, between, 0);
+    map(&object, second, 2 * PAGE_BYTES);
+    for page in 0..PAGES {
+        object.write(page * PAGE_BYTES, &[page as u8]).unwrap();
+    }
+    let clone = object.clone_for(None).unwrap();
+    let touch_all = || {
+        for page in 0..PAGES {
+            let at = page * PAGE_BYTES;
+            assert_eq!(touch(&space, first + at, Access::Read), Fault::Resolved);
+            assert_eq!(touch(&space, between + at, Access::Read), Fault::Resolved);
+            if page >= 2 {
+                let at = second + at - 2 * PAGE_BYTES;
+                assert_eq!(touch(&space, at, Access::Read), Fault::Resolved);
+            }
+        }
+    };
+    touch_all();
+    for changed in [3, 1] {
+        object.write(changed * PAGE_BYTES, &[0x77]).unwrap();
+        for page in 0..PAGES {
+            let at = page * PAGE_BYTES;
+            let stays = page != changed;
+            assert_eq!(translate(&space, first + at).is_some(), stays, "{page}");
+            assert!(translate(&space, between + at).is_some(), "{page}");
+            if page >= 2 {
+                let at = second + at - 2 * PAGE_BYTES;
+                assert_eq!(translate(&space, at).is_some(), stays, "{page}");
+            }
+        }
+        touch_all();
+        let at = first + changed * PAGE_BYTES;
+        // SAFETY: a page of the object's, in the arena.
+        let byte = unsafe { byte_at(translate(&space, at).unwrap()).read() };
+        assert_eq!(byte, 0x77);
+    }
+    drop((object, clone, other, space));
     testing::settle(&account);
 }
 

@@ -33,6 +33,11 @@ pub(super) struct Region {
 }
 
 impl Region {
+    /// What must be added to an offset in the object to have its address.
+    pub(super) fn delta(&self) -> u64 {
+        self.start.wrapping_sub(self.offset)
+    }
+
     /// Cuts off the part from `address` on and gives it; `address` lies inside.
     fn split_off(&mut self, address: u64) -> Region {
         debug_assert!(self.start < address && address < self.end);

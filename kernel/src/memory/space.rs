@@ -251,16 +251,40 @@ impl Space {
         if address != 0 {
             check_range(self.mode, address, bytes)?;
         }
-        object.attach(self)?;
-        let region = Region {
-            start: address,
-            end: address + bytes,
+        let region = |start| Region {
+            start,
+            end: start + bytes,
             offset,
             object: object.clone(),
             access: access_of(protection),
             limit: rights,
         };
-        self.insert(region).inspect_err(|_| object.detach(self))
+        if object.sharing().is_none() {
+            return self.insert(region(address));
+        }
+        loop {
+            let start = match address {
+                // It is told before where it will be mapped.
+                0 => {
+                    let mut inner = self.inner.lock();
+                    let start = inner.choose(bytes)?;
+                    inner.next = start + bytes + PAGE_BYTES;
+                    start
+                }
+                _ => address,
+            };
+            let delta = start.wrapping_sub(offset);
+            object.attach(self, delta)?;
+            match self.insert(region(start)) {
+                Ok(start) => return Ok(start),
+                // Another thread was faster there, and has its mapping.
+                Err(Error::AlreadyMapped) if address == 0 => object.detach(self, delta),
+                Err(error) => {
+                    object.detach(self, delta);
+                    return Err(error);
+                }
+            }
+        }
     }
 
     /// Puts a region in, where there is room if its start is 0; gives where.
@@ -279,17 +303,17 @@ impl Space {
         {
             return Err(Error::AlreadyMapped);
         }
-        let (start, end, offset) = (region.start, region.end, region.offset);
+        let (start, end, delta) = (region.start, region.end, region.delta());
         let object = region.object.clone();
         inner.regions.insert(region)?;
-        object.mapped(self, start, end, offset);
+        object.mapped(self, start, end, delta);
         Ok(start)
     }
 
     /// Cuts the region that spans an address, if there is one.
     fn cut(&self, inner: &mut Inner, address: u64) -> Result<(), Error> {
         if let Some(tail) = inner.regions.cut(address)? {
-            tail.object.mapping_cut(self);
+            tail.object.mapping_cut(self, tail.delta());
         }
         Ok(())
     }
@@ -354,7 +378,7 @@ impl Space {
         drop(inner);
         // Only now, after the shoot-down, may the objects and their frames go.
         for region in taken.into_iter().flatten() {
-            region.object.detach(self);
+            region.object.detach(self, region.delta());
         }
         Ok(if more || freeing == Progress::More {
             Progress::More

@@ -52,7 +52,7 @@ impl Space {
         for _ in 0..REGIONS_A_PIECE {
             let region = self.inner.lock().regions.take_inside(0, USER_END);
             match region {
-                Some(region) => region.object.detach(self),
+                Some(region) => region.object.detach(self, region.delta()),
                 None => return true,
             }
         }

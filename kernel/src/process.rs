@@ -166,16 +166,17 @@ impl Process {
     /// A process without threads, for which `account` pays.
     ///
     /// # Errors
-    /// [`Error::NoMemory`].
+    /// [`Error::NoMemory`], [`Error::QuotaExceeded`]. The account is closed then, as at the end of its process: a part of a quota is back at once.
     pub fn create(
         name: Name,
         account: Ref<Account>,
         highest: Priority,
         mode: Mode,
     ) -> Result<Ref<Process>, Error> {
-        let space = Space::create(Some(account.clone()), mode)?;
+        let space = Space::create(Some(account.clone()), mode).inspect_err(|_| account.close())?;
         let landing = space.landing_image();
-        let process = Vacant::take()?.fill(Process {
+        let place = Vacant::take().inspect_err(|_| account.close())?;
+        let process = place.fill(Process {
             table: Mutex::new(HandleTable::new(HANDLE_LIMIT, Some(account.clone()))),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             name,

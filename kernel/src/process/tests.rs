@@ -1,9 +1,10 @@
 //! How processes end, and what of them stays.
 
-use abi::info::{NAME_BYTES, ProcessState, ThreadState};
+use abi::info::{NAME_BYTES, ProcessState, Quota, ThreadState};
 use abi::{Badge, Deadline, Error, Rights, Tag, UserContext};
 
 use super::*;
+use crate::memory::account::Resource;
 use crate::object::{AnyObject, Capability, Section, Step, Walk, quiescent};
 use crate::schedule;
 use crate::thread::testing::*;
@@ -51,6 +52,26 @@ fn names_are_short_plain_text() {
         &too_long,
     ] {
         assert_eq!(Name::new(bad).err(), Some(Error::BadArgument), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_process_that_cannot_be_made_takes_no_part_of_a_quota() {
+    crate::memory::testing::kernel_machine();
+    let lender = Account::create(1000).unwrap();
+    let used = || Resource::ALL.map(|resource| lender.used_of(resource));
+    let part = Quota {
+        pages: 0,
+        handles: 70,
+        threads: 7,
+    };
+    for _ in 0..20 {
+        let account = Account::divide(&lender, &part).unwrap();
+        let name = Name::new(b"too poor").unwrap();
+        let made = Process::create(name, account, Priority::HIGHEST, Mode::Long);
+        assert_eq!(made.err(), Some(Error::QuotaExceeded));
+        // No quiescent point has passed since.
+        assert_eq!(used(), [0; 3]);
     }
 }
 

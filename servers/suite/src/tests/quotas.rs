@@ -23,6 +23,7 @@ tests! {
     a_part_of_a_quota_is_changed_by_whose_it_is: 100,
     who_uses_up_a_quota_gets_an_error_and_nobody_else: 100,
     a_call_that_runs_out_half_way_leaves_nothing: 100,
+    processes_that_cannot_be_made_one_after_the_other_leave_nothing: 100,
 }
 
 /// The partners of these tests.
@@ -42,6 +43,10 @@ pub const ROLES: &[Role] = &[
     Role {
         name: "quota-half-way",
         run: |_, _| verdict(half_way()),
+    },
+    Role {
+        name: "quota-failing",
+        run: |_, _| verdict(failing()),
     },
 ];
 
@@ -103,12 +108,34 @@ fn a_call_that_runs_out_half_way_leaves_nothing(world: &'static World) -> Verdic
     play(world, "quota-half-way")
 }
 
+fn processes_that_cannot_be_made_one_after_the_other_leave_nothing(
+    world: &'static World,
+) -> Verdict {
+    play(world, "quota-failing")
+}
+
 fn made(part: &Quota) -> rt::Result<Process> {
     Process::make_with(Mode::Long, "part", Priority::LOWEST, Some(part)).map(|made| made.process)
 }
 
 fn own() -> rt::Result<QuotaInfo> {
     process::current().quota()
+}
+
+/// Asks over and over for processes that get all handles and threads that are left, and no page to be made of.
+fn failing() -> Verdict {
+    let start = must!(own());
+    let part = Quota {
+        pages: 0,
+        handles: start.limit.handles - start.used.handles,
+        threads: start.limit.threads - start.used.threads,
+    };
+    for _ in 0..200 {
+        same!(made(&part).map(drop), Err(Error::QuotaExceeded));
+        same!(must!(own()).used, start.used);
+    }
+    same!(made(&PART).map(drop), Ok(()));
+    Ok(())
 }
 
 const fn sum(a: Quota, b: Quota) -> Quota {

@@ -10,18 +10,18 @@ use core::arch::asm;
 use core::cell::{Cell, UnsafeCell};
 use core::mem::offset_of;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use abi::{SHORT_CALLS, UserContext};
+use abi::UserContext;
 
 use super::gdt::{self, Gdt};
 use super::idt::Idt;
 use super::msr::Msr;
+use super::short_calls::{Routines, ShortCalls};
 use super::tss::{self, Ist, Tss};
 use crate::addr::{ApicId, CpuIndex};
-use crate::entry::REPORTED_SHORT_CALL;
 use crate::fpu::Owner;
-use crate::hooks::{self, ShortCall};
+use crate::hooks;
 use crate::paging::KEEP;
 use crate::ports::CpuPorts;
 use crate::switch::ThreadState;
@@ -49,70 +49,13 @@ impl Pending {
     pub const PASS: Pending = Pending(128);
 }
 
-/// The kernel's part of each short call, by number.
-pub(crate) type ShortCalls = [Option<ShortCall>; SHORT_CALLS as usize];
-
-/// Whether short calls are noted.
-static NOTED: AtomicBool = AtomicBool::new(false);
-
-/// Has short calls go to the routines of those that are noted on these CPUs from now on, or to the others. Threads whose calls are reported keep theirs.
-///
-/// Whoever calls it decides by something that others change as well, and looks afterwards whether that is still so.
-pub fn note_short_calls(on: bool, blocks: impl Iterator<Item = &'static CpuBlock>) {
-    NOTED.store(on, Ordering::SeqCst);
-    for block in blocks {
-        block.fill_short_calls(Slot::renew);
-    }
-}
-
-/// The place of a short call's routine. Its own CPU's entry reads it, and others may change it from one of the kernel's routines to another.
-#[repr(transparent)]
-struct Slot(AtomicPtr<()>);
-
-impl Slot {
-    const fn new(call: Option<ShortCall>) -> Slot {
-        Slot(AtomicPtr::new(Slot::address(call)))
-    }
-
-    const fn address(call: Option<ShortCall>) -> *mut () {
-        match call {
-            Some(call) => call as *mut (),
-            None => ptr::null_mut(),
-        }
-    }
-
-    fn get(&self) -> Option<ShortCall> {
-        let address = self.0.load(Ordering::SeqCst);
-        // SAFETY: a null pointer is `None`, and what is none was made of such a function by `address`.
-        unsafe { core::mem::transmute::<*mut (), Option<ShortCall>>(address) }
-    }
-
-    fn set(&self, call: Option<ShortCall>) {
-        self.0.store(Slot::address(call), Ordering::SeqCst);
-    }
-
-    /// Puts another of the kernel's routines there, unless the current thread's calls are reported.
-    fn renew(&self, call: ShortCall) {
-        let (new, reported) = (
-            Slot::address(Some(call)),
-            Slot::address(Some(REPORTED_SHORT_CALL)),
-        );
-        // The CPU may do the same at this moment, or a reported thread may come: it is tried again with what is there then.
-        let _ = self
-            .0
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
-                (now != reported && now != new).then_some(new)
-            });
-    }
-}
-
 /// One CPU's block.
 #[repr(C, align(4096))]
 pub struct CpuBlock {
     /// The block's own address, so that `mov reg, gs:0` finds it.
     pub(super) self_pointer: Cell<*const CpuBlock>,
     /// The kernel's part of each short call, by number.
-    short_calls: [Slot; SHORT_CALLS as usize],
+    pub(super) short_calls: ShortCalls,
     /// The kernel's part of every other call, as the current thread needs it.
     system_call: Cell<Option<extern "C" fn(&mut UserContext)>>,
     /// Where the entries keep the user's RSP, or a register, while there is no stack.
@@ -216,7 +159,7 @@ impl CpuBlock {
     pub(super) const fn empty(index: u32) -> CpuBlock {
         CpuBlock {
             self_pointer: Cell::new(ptr::null()),
-            short_calls: [const { Slot::new(None) }; SHORT_CALLS as usize],
+            short_calls: ShortCalls::empty(),
             system_call: Cell::new(None),
             scratch: Cell::new(0),
             current: AtomicPtr::new(ptr::null_mut()),
@@ -433,36 +376,12 @@ impl CpuBlock {
     /// From now on the calls of the current thread, by `syscall` and `int 0x80` of 64-bit code, are brought to the hook for calls that are reported, each with a whole
     /// context; or they go their usual ways.
     pub(crate) fn report_calls(&self, on: bool) {
-        if on {
-            for slot in &self.short_calls {
-                slot.set(Some(REPORTED_SHORT_CALL));
-            }
-        } else {
-            self.fill_short_calls(|slot, call| slot.set(Some(call)));
-        }
+        self.short_calls.report(on);
         self.system_call.set(Some(if on {
             hooks::reported_call
         } else {
             hooks::system_call
         }));
-    }
-
-    /// Puts the kernel's routines into the table by `put`, those that note calls or the others; again if that was changed meanwhile.
-    fn fill_short_calls(&self, put: impl Fn(&Slot, ShortCall)) {
-        loop {
-            let noted = NOTED.load(Ordering::SeqCst);
-            let calls = if noted {
-                &hooks::noted_short_calls
-            } else {
-                &hooks::short_calls
-            };
-            for (slot, call) in self.short_calls.iter().zip(calls) {
-                put(slot, *call);
-            }
-            if NOTED.load(Ordering::SeqCst) == noted {
-                return;
-            }
-        }
     }
 
     /// Runs a system call of the current thread that came with a whole context.
@@ -474,13 +393,8 @@ impl CpuBlock {
     }
 
     /// Puts other routines into the table of short calls, and returns those that were there.
-    pub(crate) fn exchange_short_calls(&self, calls: ShortCalls) -> ShortCalls {
-        core::array::from_fn(|number| {
-            let slot = &self.short_calls[number];
-            let before = slot.get();
-            slot.set(calls[number]);
-            before
-        })
+    pub(crate) fn exchange_short_calls(&self, calls: Routines) -> Routines {
+        self.short_calls.exchange(calls)
     }
 
     /// How many handlers of NMI, #MC and #DB are under way, those of a #DB from user mode apart.

@@ -9,12 +9,11 @@ mod idt;
 mod init;
 mod msr;
 mod mtrr;
+mod short_calls;
 mod tss;
 
 pub(crate) use block::offsets;
-pub use block::{
-    BLOCK_PAGES, CpuBlock, Pending, UserTables, block, current_index, note_short_calls,
-};
+pub use block::{BLOCK_PAGES, CpuBlock, Pending, UserTables, block, current_index};
 pub use boot_block::{install_boot_block, is_installed};
 pub use features::{Features, features};
 pub use gdt::{CPU_NUMBER, KERNEL_CODE, KERNEL_DATA, USER_CODE32, USER_CODE64, USER_DATA};
@@ -22,6 +21,7 @@ pub use halt::{halt_until_interrupt, skip_halt};
 pub(crate) use init::{CR0, CR0_TASK_SWITCHED};
 pub use init::{ControlState, InitError, cpu_init, detect};
 pub use msr::Msr;
+pub use short_calls::note_short_calls;
 
 use core::arch::asm;
 

@@ -92,10 +92,9 @@ pub fn first_thread(
     block: &start::Builder,
     argument: &str,
 ) -> Result<Thread> {
-    let stack_top = prepare(process, plan, stack_bytes, block, argument)?;
-    let start_block = places(plan.mode).start_block;
+    let begin = prepare(process, plan, stack_bytes, block, argument)?;
     // SAFETY: the process is not this one: it was made empty, and what it runs reaches only what it is given.
-    unsafe { process.create_thread(plan.entry, stack_top, start_block) }
+    unsafe { process.create_thread(begin.entry, begin.stack_top, begin.start_block) }
 }
 
 /// The same of a thread that runs at once.
@@ -109,20 +108,26 @@ pub fn start(
     block: &start::Builder,
     argument: &str,
 ) -> Result<Thread> {
-    let stack_top = prepare(process, plan, stack_bytes, block, argument)?;
-    let start_block = places(plan.mode).start_block;
+    let begin = prepare(process, plan, stack_bytes, block, argument)?;
     // SAFETY: as above.
-    unsafe { process.start_thread(plan.entry, stack_top, start_block) }
+    unsafe { process.start_thread(begin.entry, begin.stack_top, begin.start_block) }
 }
 
-/// Maps a first thread's stack and start block. Returns the stack's top.
+/// What a first thread begins with.
+struct Begin {
+    entry: u64,
+    stack_top: u64,
+    start_block: u64,
+}
+
+/// Maps a first thread's stack and start block.
 fn prepare(
     process: &Made,
     plan: &Plan,
     stack_bytes: u64,
     block: &start::Builder,
     argument: &str,
-) -> Result<u64> {
+) -> Result<Begin> {
     let places = places(plan.mode);
     let stack_bytes = memory::page_up(stack_bytes.max(PAGE_SIZE)).ok_or(Error::OutOfRange)?;
     if stack_bytes > places.most_stack {
@@ -133,7 +138,11 @@ fn prepare(
     let bytes = block.build_with(argument, &landing_of(process))?;
     let padded = memory::page_up(bytes.len() as u64).ok_or(Error::OutOfRange)?;
     process.map_new(places.start_block, padded, Protection::READ, &bytes)?;
-    Ok(places.stack_top)
+    Ok(Begin {
+        entry: plan.entry,
+        stack_top: places.stack_top,
+        start_block: places.start_block,
+    })
 }
 
 /// What a start block says of the landing page, by name.

@@ -43,10 +43,12 @@ mod probe;
 mod processes;
 mod quotas;
 mod registers;
+mod report_registers;
 mod reported_calls;
 mod reported_calls32;
 mod reports;
 mod reports_lost;
+mod reports_refused;
 mod schedule;
 mod segments;
 mod spaces;
@@ -112,6 +114,8 @@ pub const ALL: &[&[Test]] = &[
     suspended_registers::TESTS,
     suspending::TESTS,
     reports::TESTS,
+    report_registers::TESTS,
+    reports_refused::TESTS,
     reports_lost::TESTS,
     debugging::TESTS,
     reported_calls::TESTS,

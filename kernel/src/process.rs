@@ -130,6 +130,14 @@ struct Inner {
     finished: bool,
 }
 
+impl Inner {
+    /// Whether a thread of the process is in the list.
+    fn lists(&self, thread: &Thread) -> bool {
+        !thread.previous.load(Ordering::Relaxed).is_null()
+            || ptr::eq(self.first, ptr::from_ref(thread))
+    }
+}
+
 // SAFETY: the raw pointers are to threads that the list keeps alive; the lock hands them on.
 unsafe impl Send for Inner {}
 
@@ -387,9 +395,7 @@ impl Process {
 
     /// Whether a thread is in the list: made, and not taken out yet.
     pub(crate) fn lists(&self, thread: &Thread) -> bool {
-        let inner = self.inner.lock();
-        !thread.previous.load(Ordering::Relaxed).is_null()
-            || ptr::eq(inner.first, ptr::from_ref(thread))
+        self.inner.lock().lists(thread)
     }
 
     /// Takes a thread out of the list that was started and has ended; with the last one the process ends as well, also if it is the last that was started and nobody can reach the

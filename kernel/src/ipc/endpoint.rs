@@ -272,6 +272,8 @@ impl Endpoint {
     ///
     /// The caller has reserved table slots for the handles that `current` takes, and one for the reply unless it has one for what it holds.
     ///
+    /// `None`: it has met so many senders whose messages can't be taken that others are to have the CPU before it is called again.
+    ///
     /// # Errors
     /// [`Error::PeerClosed`], or [`Error::TimedOut`] for a deadline of 0.
     pub fn receive(
@@ -280,14 +282,14 @@ impl Endpoint {
         bound: Option<&Notification>,
         deadline: Deadline,
         section: &Section,
-    ) -> Result<Flow, Error> {
+    ) -> Result<Option<Flow>, Error> {
         current.settle_before_wait();
-        loop {
+        for _ in 0..WOKEN_AT_ONCE {
             // The notification's lock is held until the thread is queued, or a signal could come in between and find nobody.
             let mut notification = bound.map(Notification::lock);
             if let Some(bits) = notification.as_mut().and_then(|state| state.take_bits()) {
                 transfer::finish_notified(current, bits);
-                return Ok(Flow::Done);
+                return Ok(Some(Flow::Done));
             }
             let mut queues = self.lock_by(Some(current));
             if self.receivers.load(Ordering::Acquire) == 0 {
@@ -301,7 +303,7 @@ impl Endpoint {
                 queues
                     .receivers
                     .push_back(ThreadPtr::new(current), current.priority());
-                return Ok(Flow::Block);
+                return Ok(Some(Flow::Block));
             };
             drop(notification);
             let partner = sender.get();
@@ -343,10 +345,11 @@ impl Endpoint {
                         partner.set_status(Ok(()));
                         schedule::make_ready(sender);
                     }
-                    return Ok(Flow::Done);
+                    return Ok(Some(Flow::Done));
                 }
             }
         }
+        Ok(None)
     }
 
     /// The receiver that waits alone, which nobody holds: it may be gone at any moment, but not its memory.

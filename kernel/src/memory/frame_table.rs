@@ -6,7 +6,7 @@
 //!
 //! A record's `next`, `tag` and `note` belong to whoever holds the frame ([`FrameList`] strings frames together by
 //! them without a byte of their contents), and so does `prev`, which counts how many [arrays](super::radix) share a held frame; the other
-//! fields are the allocator's, under its lock. All are atomics, since the allocator looks at neighbours that others hold.
+//! fields are the allocator's, under its lock, but that what a [prepared](super::prepared) frame is for is noted when it is handed out. All are atomics, since the allocator looks at neighbours that others hold.
 
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 

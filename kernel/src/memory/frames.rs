@@ -2,8 +2,7 @@
 //!
 //! It is a [buddy allocator](super::buddy) behind one lock. Everything that can be had here can be refused, so each
 //! function gives an `Option`. Frame 0 is never handed out (a physical address of 0 means *none* in tables), and memory below
-//! 1 MiB is the last to go. Where the one lock hurts, a cache of frames for each CPU fits between [`allocate`] and the
-//! lock without a change for callers.
+//! 1 MiB is the last to go. Zeroed frames come from what each CPU has [prepared](super::prepared), past the lock.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -123,7 +122,7 @@ pub(super) fn record(frame: PhysAddr) -> &'static Frame {
 
 /// 2^`order` frames in a row, aligned to their size, with arbitrary contents. `order` is at most 10 (4 MiB).
 pub fn allocate_order(order: u8, kind: FrameKind) -> Option<PhysAddr> {
-    take(order, Zone::High, kind)
+    or_of_the_prepared(|| take(order, Zone::High, kind))
 }
 
 /// `frames` frames in a row (at most 1024), with arbitrary contents. The first has an address that is a multiple of 2^`align` pages, and the
@@ -134,9 +133,11 @@ pub(super) fn allocate_run(
     limit: u64,
     kind: FrameKind,
 ) -> Option<PhysAddr> {
-    let number = FRAMES
-        .lock()
-        .allocate_run(frames, align, limit / PAGE_BYTES, kind)?;
+    let number = or_of_the_prepared(|| {
+        FRAMES
+            .lock()
+            .allocate_run(frames, align, limit / PAGE_BYTES, kind)
+    })?;
     Some(PhysAddr::new(number * PAGE_BYTES))
 }
 
@@ -148,7 +149,7 @@ pub(crate) fn free_run(start: PhysAddr, frames: u64) {
 
 /// A frame below 4 GiB, with arbitrary contents.
 pub fn allocate_below_4g(kind: FrameKind) -> Option<PhysAddr> {
-    take(0, Zone::Below4G, kind)
+    or_of_the_prepared(|| take(0, Zone::Below4G, kind))
 }
 
 /// Gives back what was allocated, by its first frame.
@@ -297,6 +298,14 @@ pub(super) fn table() -> FrameTable {
 fn take(order: u8, highest: Zone, kind: FrameKind) -> Option<PhysAddr> {
     let number = FRAMES.lock().allocate(order, highest, kind)?;
     Some(PhysAddr::new(number * PAGE_BYTES))
+}
+
+/// What `attempt` finds; if that is nothing, what it finds when all that was prepared is free again.
+fn or_of_the_prepared<T>(attempt: impl Fn() -> Option<T>) -> Option<T> {
+    attempt().or_else(|| {
+        let any = prepared::give_back();
+        any.then(attempt).flatten()
+    })
 }
 
 /// Page tables come from the frame allocator.

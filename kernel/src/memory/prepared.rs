@@ -7,7 +7,7 @@
 //! All are bounded: when they are full the idle CPU stops, when they are empty the frame is zeroed on the spot.
 //!
 //! Frames kept here count as free to everybody who asks: they are handed out when nothing else is left, those of other CPUs'
-//! shelves too.
+//! shelves too. Who needs several in a row, and finds none, has some of them given back first.
 
 use core::sync::atomic::Ordering;
 
@@ -26,6 +26,8 @@ const CAPACITY: usize = 256;
 const KEPT_FREE: u64 = 4 * CAPACITY as u64;
 /// Zeroed frames on one CPU's shelf at most: what two small processes take.
 const SHELF: usize = 32;
+/// Frames that go back at once where somebody needs some in a row: some ten thousand instructions.
+const GIVEN_BACK: usize = 64;
 /// Roots on one CPU's shelf at most.
 const ROOTS: usize = 4;
 
@@ -203,6 +205,20 @@ pub(super) fn take_any(kind: FrameKind) -> Option<PhysAddr> {
     None
 }
 
+/// Gives some of what is prepared back to the allocator, for one who needs frames in a row; whether that was any.
+#[cold]
+pub(super) fn give_back() -> bool {
+    let mut any = false;
+    for _ in 0..GIVEN_BACK {
+        let Some(frame) = take_any(FrameKind::Prepared) else {
+            break;
+        };
+        frames::free_frame(frame);
+        any = true;
+    }
+    any
+}
+
 /// Frames that were taken from here, by kind: so many more are of the kind than the allocator knows, and so many fewer are prepared.
 pub(super) fn taken() -> [u64; FrameKind::COUNT] {
     let mut sum = [0; FrameKind::COUNT];
@@ -238,21 +254,81 @@ mod tests {
         testing::kernel_machine();
         init();
         while prepare_one() {}
-        let before = frames::statistics();
-        assert!(before.held[FrameKind::Prepared as usize] > 2 * SHELF as u64);
-        let mut taken = Vec::new();
         // More than a shelf has.
-        for _ in 0..2 * SHELF {
-            let frame = frames::allocate_zeroed(FrameKind::User).unwrap();
+        let taken: Vec<_> = (0..2 * SHELF)
+            .map(|_| frames::allocate_zeroed(FrameKind::User).unwrap())
+            .collect();
+        for frame in taken {
             assert!(bytes_of(frame).iter().all(|&byte| byte == 0));
-            taken.push(frame);
+            frames::free_frame(frame);
         }
-        let after = frames::statistics();
-        assert_eq!(before.total, after.total);
-        assert!(after.held[FrameKind::User as usize] >= taken.len() as u64);
+    }
+
+    /// What there was before `act`, between it and `undo`, and afterwards: of each kind, the free ones last, and of all.
+    fn counts(act: impl FnOnce() -> Vec<PhysAddr>) -> [[u64; FrameKind::COUNT + 2]; 3] {
+        let now = || {
+            let known = frames::statistics();
+            let mut counts = [known.free; FrameKind::COUNT + 2];
+            counts[..FrameKind::COUNT].copy_from_slice(&known.held);
+            counts[FrameKind::COUNT + 1] = known.total;
+            counts
+        };
+        let before = now();
+        let taken = act();
+        let between = now();
         for frame in taken {
             frames::free_frame(frame);
         }
+        [before, between, now()]
+    }
+
+    #[test]
+    fn every_frame_is_counted_once_and_as_what_it_is() {
+        const COUNT: u64 = 2 * SHELF as u64;
+        testing::kernel_machine();
+        init();
+        let zeroed = || {
+            let take = |_| frames::allocate_zeroed(FrameKind::User).unwrap();
+            (0..COUNT).map(take).collect()
+        };
+        let in_a_row = || {
+            give_back();
+            Vec::new()
+        };
+        // Other tests of the same process may take frames meanwhile, so it is done until they don't.
+        let exactly = |what: &str, right: &dyn Fn() -> bool| {
+            let found = (0..2000).any(|_| {
+                while prepare_one() {}
+                std::thread::yield_now();
+                right()
+            });
+            assert!(found, "{what}: the counts are never right");
+        };
+        let all_there = |counts: [u64; FrameKind::COUNT + 2]| {
+            counts[..=FrameKind::COUNT].iter().sum::<u64>() == counts[FrameKind::COUNT + 1]
+        };
+        let (user, prepared, free) = (
+            FrameKind::User as usize,
+            FrameKind::Prepared as usize,
+            FrameKind::COUNT,
+        );
+        exactly("taken and given back", &|| {
+            let [before, between, after] = counts(zeroed);
+            let mut wanted = [before; 2];
+            for wanted in &mut wanted {
+                wanted[prepared] -= COUNT;
+            }
+            wanted[0][user] += COUNT;
+            wanted[1][free] += COUNT;
+            wanted == [between, after] && [before, between, after].into_iter().all(all_there)
+        });
+        exactly("given back unused", &|| {
+            let [before, _, after] = counts(in_a_row);
+            let mut wanted = before;
+            wanted[prepared] -= GIVEN_BACK as u64;
+            wanted[free] += GIVEN_BACK as u64;
+            wanted == after
+        });
     }
 
     #[test]

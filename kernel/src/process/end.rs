@@ -4,7 +4,6 @@
 //! that wait for what one handle keeps open. Whoever does it holds the process by a counted reference and no lock. That is who kills
 //! it, its last thread, or, if it never ran, who gave up the last way to it ([`doomed`](super::doomed)).
 
-use core::ptr;
 use core::sync::atomic::Ordering;
 
 use abi::UserContext;
@@ -104,16 +103,10 @@ impl Process {
         // Its home is asked only while the thread is in the list, under the lock: so the home finds the question before it
         // has left the thread for good, and never a pointer to a thread that is gone.
         let inner = self.inner.lock();
-        let mut next = inner.first;
-        // SAFETY: threads in the list are alive under its lock.
-        while let Some(listed) = unsafe { next.as_ref() } {
-            if ptr::eq(listed, thread) {
-                thread.rest.note_end(ThreadEnd::Killed, 0);
-                thread.marks().kill();
-                schedule::ask(ThreadPtr::new(thread), ask::LOOK);
-                return;
-            }
-            next = listed.next.load(Ordering::Relaxed);
+        if inner.lists(thread) {
+            thread.rest.note_end(ThreadEnd::Killed, 0);
+            thread.marks().kill();
+            schedule::ask(ThreadPtr::new(thread), ask::LOOK);
         }
     }
 

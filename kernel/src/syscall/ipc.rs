@@ -76,7 +76,7 @@ pub(super) fn send(caller: Caller, section: &mut Section) -> Result<Outcome, Err
 /// `recv`.
 pub(super) fn recv(caller: Caller, section: &mut Section) -> Result<Outcome, Error> {
     let deadline = caller.deadline();
-    let flow = receive(caller, true, deadline, section);
+    let flow = receive_in_pieces(caller, true, deadline, section);
     finish(flow, deadline, section)
 }
 
@@ -85,12 +85,13 @@ fn takes_handles(caller: Caller) -> bool {
     Tag(caller.thread().registers().rsi).takes_handles()
 }
 
+/// The receive half of a call; `None`: others are to have the CPU before it is tried again.
 fn receive(
     caller: Caller,
     takes: bool,
     deadline: Deadline,
     section: &Section,
-) -> Result<Flow, Error> {
+) -> Result<Option<Flow>, Error> {
     let (endpoint, _) = caller.find::<Endpoint>(caller.handle(0), Rights::RECEIVE, section)?;
     caller.thread().note_served(caller.handle(0));
     caller.thread().expect_reply()?;
@@ -100,6 +101,26 @@ fn receive(
         caller.thread().served.forget();
     }
     endpoint.receive(caller.thread(), caller.thread().bound(), deadline, section)
+}
+
+/// The same as often as it takes. A client that sends what nobody takes holds up the thread itself, as it pays with its own time for each, and nobody
+/// else on its CPU.
+fn receive_in_pieces(
+    caller: Caller,
+    takes: bool,
+    deadline: Deadline,
+    section: &mut Section,
+) -> Result<Flow, Error> {
+    loop {
+        if let Some(flow) = receive(caller, takes, deadline, section)? {
+            return Ok(flow);
+        }
+        if caller.thread().marks().is_killed() {
+            return Err(Error::Cancelled);
+        }
+        // Nothing is borrowed here: the endpoint is looked up anew.
+        schedule::preemption_point();
+    }
 }
 
 fn finish(
@@ -125,7 +146,7 @@ pub(super) fn reply_recv(caller: Caller, section: &mut Section) -> Result<Outcom
     let handle = Handle(caller.thread().registers().r15);
     let takes = takes_handles(caller);
     let just_receive = |section: &mut Section| {
-        let flow = receive(caller, takes, deadline, section);
+        let flow = receive_in_pieces(caller, takes, deadline, section);
         finish(flow, deadline, section)
     };
     if handle.is_none() {
@@ -140,14 +161,22 @@ pub(super) fn reply_recv(caller: Caller, section: &mut Section) -> Result<Outcom
         Err(error) => return Err(error),
     };
     match receive(caller, takes, deadline, section) {
-        Ok(Flow::Block) => Ok(go_on(Flow::SwitchTo(answered), deadline, section)),
-        other => {
-            if other.is_err() {
-                // It goes on, with what it had inherited from the one that it has answered.
-                schedule::settle_running();
-            }
+        Ok(Some(Flow::Block)) => Ok(go_on(Flow::SwitchTo(answered), deadline, section)),
+        Ok(Some(flow)) => {
             schedule::make_ready(answered);
-            finish(other, deadline, section)
+            Ok(go_on(flow, deadline, section))
+        }
+        Ok(None) => {
+            schedule::settle_running();
+            schedule::make_ready(answered);
+            schedule::preemption_point();
+            just_receive(section)
+        }
+        Err(error) => {
+            // It goes on, with what it had inherited from the one that it has answered.
+            schedule::settle_running();
+            schedule::make_ready(answered);
+            Err(error)
         }
     }
 }

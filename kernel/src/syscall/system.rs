@@ -264,7 +264,7 @@ fn memory_info() -> MemoryInfo {
         total: frames.total * PAGE_BYTES,
         free: free * PAGE_BYTES,
         kernel_image: machine::facts().map_or(0, |facts| facts.image_bytes),
-        kernel: (frames.total - free - user) * PAGE_BYTES,
+        kernel: frames.total.saturating_sub(free + user) * PAGE_BYTES,
         user: user * PAGE_BYTES,
         reclaimed: machine::reclaimed(),
     }

@@ -346,7 +346,7 @@ impl Program {
         self.thread.expect_reply()?;
         self.reserve(0)?;
         endpoint.begin_service(&self.thread);
-        let flow = endpoint.receive(&self.thread, self.thread.bound(), deadline, &section());
+        let flow = self.receive_in_pieces(endpoint, deadline);
         self.finish(flow)
     }
 
@@ -484,7 +484,17 @@ impl Program {
     fn receive(&self, endpoint: &Endpoint, deadline: Deadline) -> Result<Flow, Error> {
         self.reserve(1)?;
         endpoint.begin_service(&self.thread);
-        endpoint.receive(&self.thread, self.thread.bound(), deadline, &section())
+        self.receive_in_pieces(endpoint, deadline)
+    }
+
+    fn receive_in_pieces(&self, endpoint: &Endpoint, deadline: Deadline) -> Result<Flow, Error> {
+        loop {
+            let bound = self.thread.bound();
+            if let Some(flow) = endpoint.receive(&self.thread, bound, deadline, &section())? {
+                return Ok(flow);
+            }
+            schedule::preemption_point();
+        }
     }
 
     fn reserve(&self, more: u32) -> Result<(), Error> {

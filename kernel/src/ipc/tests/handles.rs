@@ -5,6 +5,8 @@ use abi::{Badge, Deadline, Error, Handle, Rights, Tag};
 use super::pair;
 use crate::object::{AnyObject, Capability};
 use crate::process::HANDLE_LIMIT;
+use crate::schedule;
+use crate::thread::WOKEN_AT_ONCE;
 use crate::thread::testing::*;
 
 /// A handle to the log: it has no state, so that many can be made and told apart by their badge.
@@ -199,6 +201,35 @@ fn a_handle_can_be_copied_often_but_moved_once() {
         (1, 5, 0)
     );
     woken();
+}
+
+#[test]
+fn many_whose_messages_can_not_be_taken_are_told_a_few_at_a_time() {
+    const SENDERS: usize = 5 * WOKEN_AT_ONCE + 3;
+    let (server, _, endpoint) = pair();
+    let senders: Vec<_> = (0..SENDERS).map(|_| Program::alone("sender")).collect();
+    for sender in &senders {
+        // A handle that names nothing, which shows when the message is received.
+        sender.post(&[Handle::new(9999, 1)]);
+        sender.load(Tag::new(0).with_handles(1, 1), [0; 6]);
+        assert_eq!(
+            sender.call(&endpoint, 0, Deadline::NEVER),
+            Ok(Went::Blocked)
+        );
+    }
+    woken();
+    schedule::longest_stretch();
+    server.accept(1);
+    assert_eq!(server.recv(&endpoint, Deadline::NEVER), Ok(Went::Blocked));
+    assert_eq!(woken().len(), SENDERS);
+    let stretch = schedule::longest_stretch();
+    assert!(
+        (1..=WOKEN_AT_ONCE).contains(&stretch),
+        "{stretch} in one stretch"
+    );
+    for sender in &senders {
+        assert_eq!(sender.resume(), Err(Error::BadHandle));
+    }
 }
 
 #[test]

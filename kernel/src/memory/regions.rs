@@ -4,6 +4,9 @@
 //! sorted arrays, so that a look-up is two binary searches and an insertion moves at most a frame's contents; nothing here takes
 //! longer. A frame has room for [`MAX_LEAVES`] leaves, and a leaf is at least half full when a second one is made of
 //! it, which bounds the number of regions of a process to some thousands.
+//!
+//! Who pays for the space pays for these frames. A region may be all that is left of its object, to which no handle is needed any more: so
+//! a leaf is charged with what the objects behind its regions take in the kernel, too.
 
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
@@ -13,9 +16,10 @@ use arch::memory::{direct_virt_to_phys, phys_to_virt};
 use arch::paging::Access;
 
 use super::PAGE_BYTES;
+use super::account::{self, Account};
 use super::frames::{self, FrameKind};
 use super::object::MemoryObject;
-use crate::object::Ref;
+use crate::object::{Ref, Slot};
 
 /// A stretch of addresses that is mapped to a part of one memory object.
 pub(super) struct Region {
@@ -70,6 +74,12 @@ const LEAF_REGIONS: usize = (PAGE_BYTES as usize - size_of::<usize>()) / size_of
 const MAX_LEAVES: usize =
     (PAGE_BYTES as usize - size_of::<usize>()) / size_of::<(u64, NonNull<Leaf>)>();
 
+/// Frames that a leaf is charged with: its own, and as many as the objects of all of its regions fill.
+const LEAF_CHARGE: u64 =
+    1 + (LEAF_REGIONS * size_of::<Slot<MemoryObject>>()).div_ceil(PAGE_BYTES as usize) as u64;
+/// Frames that the directory is charged with.
+const DIRECTORY_CHARGE: u64 = 1;
+
 #[repr(C)]
 struct Leaf {
     count: usize,
@@ -99,6 +109,8 @@ struct Position {
 pub(super) struct Regions {
     directory: Option<NonNull<Directory>>,
     count: usize,
+    /// Who pays for the frames.
+    account: Option<Ref<Account>>,
     /// Where a region was put or taken last. What is mapped next is often near, and what is unmapped next the same.
     hint: Position,
 }
@@ -107,10 +119,12 @@ pub(super) struct Regions {
 unsafe impl Send for Regions {}
 
 impl Regions {
-    pub(super) const fn new() -> Regions {
+    /// None. `account` pays for the frames of those that come.
+    pub(super) const fn new(account: Option<Ref<Account>>) -> Regions {
         Regions {
             directory: None,
             count: 0,
+            account,
             hint: Position { leaf: 0, index: 0 },
         }
     }
@@ -413,8 +427,10 @@ impl Regions {
 
     /// Makes the directory with one empty leaf, which is filled at once.
     fn make_directory(&mut self) -> Result<(), Error> {
-        let directory: NonNull<Directory> = new_frame()?;
-        let leaf = new_frame().inspect_err(|_| free(directory))?;
+        let directory: NonNull<Directory> = self.new_frame(DIRECTORY_CHARGE)?;
+        let leaf = self
+            .new_frame(LEAF_CHARGE)
+            .inspect_err(|_| self.free(directory, DIRECTORY_CHARGE))?;
         // SAFETY: both are fresh, zeroed frames: counts of 0 and uninitialised arrays.
         unsafe {
             (*directory.as_ptr()).leaves[0].write(leaf);
@@ -427,12 +443,12 @@ impl Regions {
     /// Moves the upper half of a full leaf to a new one behind it; gives how many regions stay.
     fn split_leaf(&mut self, leaf: usize) -> Result<usize, Error> {
         let old = self.leaf_pointer(leaf);
-        let directory = self.directory_mut().expect("a leaf is in a directory");
-        let count = directory.count;
+        let count = self.directory().expect("a leaf is in a directory").count;
         if count == MAX_LEAVES {
             return Err(Error::QuotaExceeded);
         }
-        let new: NonNull<Leaf> = new_frame()?;
+        let new: NonNull<Leaf> = self.new_frame(LEAF_CHARGE)?;
+        let directory = self.directory_mut().expect("a leaf is in a directory");
         let kept = LEAF_REGIONS / 2;
         // SAFETY: the old leaf is full, the new one empty and of the same size; the regions are moved, not copied.
         let first = unsafe {
@@ -456,7 +472,8 @@ impl Regions {
     /// Frees an empty leaf, and the directory with the last one.
     fn remove_leaf(&mut self, leaf: usize) {
         // SAFETY: an entry below `count`, as `leaf_pointer` checks, is not null.
-        free(unsafe { NonNull::new_unchecked(self.leaf_pointer(leaf)) });
+        let gone = unsafe { NonNull::new_unchecked(self.leaf_pointer(leaf)) };
+        self.free(gone, LEAF_CHARGE);
         let directory = self.directory_mut().expect("a leaf is in a directory");
         let count = directory.count;
         directory.leaves.copy_within(leaf + 1..count, leaf);
@@ -465,8 +482,25 @@ impl Regions {
         if count == 1
             && let Some(directory) = self.directory.take()
         {
-            free(directory);
+            self.free(directory, DIRECTORY_CHARGE);
         }
+    }
+
+    /// A zeroed frame as a `T`, for which the account is charged so many.
+    fn new_frame<T>(&self, charge: u64) -> Result<NonNull<T>, Error> {
+        account::charge(self.account.as_ref(), charge)?;
+        let frame = frames::allocate_zeroed(FrameKind::Kernel);
+        let new = frame.and_then(|frame| NonNull::new(phys_to_virt(frame).cast()));
+        new.ok_or_else(|| {
+            account::uncharge(self.account.as_ref(), charge);
+            Error::NoMemory
+        })
+    }
+
+    /// The opposite.
+    fn free<T>(&self, frame: NonNull<T>, charge: u64) {
+        frames::free_frame(direct_virt_to_phys(frame.as_ptr()));
+        account::uncharge(self.account.as_ref(), charge);
     }
 }
 
@@ -475,16 +509,6 @@ impl Drop for Regions {
         while self.take_inside(0, u64::MAX).is_some() {}
         debug_assert!(self.directory.is_none());
     }
-}
-
-/// A zeroed frame as a `T`.
-fn new_frame<T>() -> Result<NonNull<T>, Error> {
-    let frame = frames::allocate_zeroed(FrameKind::Kernel).ok_or(Error::NoMemory)?;
-    NonNull::new(phys_to_virt(frame).cast()).ok_or(Error::NoMemory)
-}
-
-fn free<T>(frame: NonNull<T>) {
-    frames::free_frame(direct_virt_to_phys(frame.as_ptr()));
 }
 
 #[cfg(test)]
@@ -541,7 +565,7 @@ mod tests {
         ) {
             testing::machine();
             let object = MemoryObject::create(1 << 20, None).unwrap();
-            let mut regions = Regions::new();
+            let mut regions = Regions::new(None);
             let mut model: BTreeMap<u64, u64> = BTreeMap::new();
             for (what, start, length) in steps {
                 let end = start + length;
@@ -603,7 +627,7 @@ mod tests {
     fn thousands_of_regions_fit_and_the_limit_is_an_error() {
         testing::machine();
         let object = MemoryObject::create(1 << 20, None).unwrap();
-        let mut regions = Regions::new();
+        let mut regions = Regions::new(None);
         let mut made = 0u64;
         let error = loop {
             match regions.insert(region(&object, made * 2, made * 2 + 1)) {

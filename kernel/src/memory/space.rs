@@ -153,7 +153,7 @@ impl Space {
         let inner = Inner {
             tables,
             mode,
-            regions: Regions::new(),
+            regions: Regions::new(account.clone()),
             discard: Discard::new(),
             next: mode.map_start(),
             roots,

@@ -270,16 +270,21 @@ fn the_short_way_is_for_pages_beside_others_and_there_at_once() {
 fn a_failure_for_want_of_memory_changes_nothing_and_leaks_nothing() {
     testing::kernel_machine();
     let mut complete = false;
-    for limit in 0..40 {
+    for limit in 0..50 {
         let account = Account::create(limit).unwrap();
         let object = MemoryObject::create(1 << 30, Some(account.clone())).unwrap();
         let Ok(space) = Space::new(Some(account.clone()), Mode::Long) else {
             assert_eq!(limit, 0);
             continue;
         };
-        let address = space
-            .map(&object, Rights::ALL, 0, 0, 1 << 30, Protection::READ_WRITE)
-            .unwrap();
+        let mapped = space.map(&object, Rights::ALL, 0, 0, 1 << 30, Protection::READ_WRITE);
+        let Ok(address) = mapped else {
+            // There is nothing to note it in.
+            assert_eq!(mapped, Err(Error::QuotaExceeded));
+            drop((space, object));
+            testing::settle(&account);
+            continue;
+        };
         let mut failed = None;
         for touched in [0, 1 << 21, 1 << 29, 0xFFF, 3 << 20] {
             match space.handle_page_fault(address + touched, Access::ReadWrite) {

@@ -15,7 +15,7 @@ pub use capability::{Capability, Object as AnyObject};
 pub use quiescent::Section;
 pub(crate) use reference::number_of;
 pub use reference::{Borrowed, Ref, Vacant, stamp_of};
-pub use slab::{Object, Slab};
+pub use slab::{Object, Slab, Slot};
 pub use table::HandleTable;
 #[cfg(any(test, target_os = "none"))]
 pub(crate) use walk::{Step, Walk};

@@ -284,10 +284,11 @@ fn pages_that_are_supplied_and_taken_back_at_once_leak_nothing(world: &'static W
             taken += 1;
         }
     }
-    must!(program.process.kill(5));
-    same!(must!(program.run_to_end()).code, 5);
+    // Before the program's end: who is answered lives.
     stop.store(true, Ordering::Relaxed);
     must!(must!(supplying.join(soon())));
+    must!(program.process.kill(5));
+    same!(must!(program.run_to_end()).code, 5);
     drop((program, endpoint, memory));
     comes_back(world, before, 64 * PAGE)
 }

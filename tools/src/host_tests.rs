@@ -49,7 +49,7 @@ pub fn run(ws: &Workspace) -> Result<Outcome> {
 }
 
 /// Cargo's arguments that name every host test.
-fn selection(ws: &Workspace) -> Vec<String> {
+pub fn selection(ws: &Workspace) -> Vec<String> {
     let mut packages = Vec::new();
     let mut arguments = Vec::new();
     for package in &ws.metadata.packages {

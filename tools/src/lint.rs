@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::cargo::{self, BARE, UEFI};
+use crate::host_tests;
 use crate::workspace::{USER_TARGETS, Workspace};
 
 /// Runs clippy over the workspace.
@@ -20,23 +21,10 @@ pub fn run() -> Result<()> {
     for target in USER_TARGETS {
         clippy(&ws, target, &ws.packages_for(target, |_| true))?;
     }
-    // Libraries, with their tests, as the host tests build them.
-    let libraries: Vec<&str> = ws
-        .metadata
-        .packages
-        .iter()
-        .filter(|p| {
-            p.targets
-                .iter()
-                .any(|t| t.kind.contains(&cargo_metadata::TargetKind::Lib))
-        })
-        .map(|p| p.name.as_str())
-        .collect();
+    // Libraries, with their tests and those in folders of their own, as the host tests build them.
     let mut command = cargo::command(&ws);
-    command.args(["clippy", "--lib", "--profile", "test"]);
-    for package in libraries {
-        command.args(["--package", package]);
-    }
+    command.args(["clippy", "--profile", "test"]);
+    command.args(host_tests::selection(&ws));
     command.args(["--", "--deny", "warnings"]);
     cargo::run(command)?;
     let mut command = cargo::command(&ws);

@@ -69,8 +69,8 @@ fn a_part_is_taken_from_the_lender_and_comes_back_with_the_account() {
 
 #[test]
 fn parts_beyond_a_closed_account_are_counted_by_who_pays_and_nobody_else() {
-    crate::memory::testing::machine();
     const MANY: u64 = 1_600_000_000;
+    crate::memory::testing::machine();
     let of = |handles: u64| Quota {
         pages: 0,
         handles,

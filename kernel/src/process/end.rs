@@ -128,18 +128,20 @@ impl Process {
         waking
     }
 
-    /// Tells a watcher, if there is one that was not told. Then those are to be woken who waited for that and nothing else.
-    fn tell_a_watcher(&self) -> Option<Option<Waking>> {
+    /// Tells a watcher; false if all were told. Those who waited for that and nothing else are then to be woken.
+    fn tell_a_watcher(&self, waking: &mut Option<Waking>) -> bool {
         let watcher = self.inner.lock().watchers.iter_mut().find_map(Option::take);
-        watcher.map(|(notification, bits)| {
-            notification.signal(bits);
-            notification.give_up()
-        })
+        let Some((notification, bits)) = watcher else {
+            return false;
+        };
+        notification.signal(bits);
+        *waking = notification.give_up();
+        true
     }
 
     /// All have been told.
+    #[cfg(target_os = "none")]
     fn was_told(&self) {
-        #[cfg(target_os = "none")]
         if crate::boot::first_process::is(self.id) {
             let info = self.info();
             crate::boot::give_up(&format_args!(
@@ -159,9 +161,10 @@ impl Process {
             }
             self.waking = None;
         }
-        while let Some(waking) = self.tell_a_watcher() {
-            self.waking = waking;
-            if self.waking.is_some() {
+        let mut waking = None;
+        while self.tell_a_watcher(&mut waking) {
+            if waking.is_some() {
+                self.waking = waking;
                 return false;
             }
         }
@@ -264,9 +267,8 @@ impl End {
                 if waking.as_ref().is_some_and(Waking::wake_some) {
                     return true;
                 }
-                if let Some(next) = process.tell_a_watcher() {
-                    *waking = next;
-                } else {
+                if !process.tell_a_watcher(waking) {
+                    #[cfg(target_os = "none")]
                     process.was_told();
                     self.0 = Stage::Over;
                 }

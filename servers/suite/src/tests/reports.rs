@@ -1,21 +1,17 @@
 //! Faults that are reported: what a handler is told, what it may do, and what becomes of the thread if nobody answers.
 
 use abi::info::{ProcessState, ThreadState};
-use abi::report::{Answer, ReportKind, label};
-use abi::{Call, ContextPart, CpuSet, Deadline, Error, FaultKind, Handle, Rights, UserContext};
-use core::sync::atomic::{AtomicU64, Ordering};
-use rt::report::{Fault, resume_at};
-use rt::sys::{self, IpcRegisters};
-use rt::{AsHandle, Badge, Endpoint, Memory, Message, Protection, Received, Reply, thread};
+use abi::report::{Answer, ReportKind};
+use abi::{Error, FaultKind, Rights, UserContext};
+use rt::report::Fault;
+use rt::{Badge, Endpoint, Memory, Protection, Received, Reply};
 
 use super::contexts::{START, full, prepared};
 use super::faults::faulted;
 use super::ipc::receive;
-use super::probe::{soon, until};
-use super::suspended_registers::own;
+use super::probe::until;
 use super::tests;
 use crate::bare::{self, Bare, reg};
-use crate::kernel_calls::refused;
 use crate::verdict::{Verdict, Why};
 use crate::world::{World, ending};
 use crate::{check, code, code32, fail, must, same};

@@ -49,6 +49,18 @@ impl FpuMode {
     }
 }
 
+/// Whether an idle CPU is to poll and never to halt; `Err` holds a value that is no choice.
+///
+/// # Errors
+/// The unknown value.
+pub fn polls_when_idle(line: &str) -> Result<bool, &str> {
+    match option(line, "idle") {
+        None | Some("halt") => Ok(false),
+        Some("poll") => Ok(true),
+        Some(other) => Err(other),
+    }
+}
+
 /// The components of floating-point state that a command line allows, as XCR0 has them; all, if it does not say. `Err` holds a value
 /// that is no number.
 ///
@@ -88,6 +100,14 @@ mod tests {
         assert_eq!(FpuMode::from_command_line("fpu=auto"), Ok(FpuMode::Auto));
         assert_eq!(FpuMode::from_command_line(""), Ok(FpuMode::Auto));
         assert_eq!(FpuMode::from_command_line("fpu=never"), Err("never"));
+    }
+
+    #[test]
+    fn an_idle_cpu_halts_unless_it_is_asked_to_poll() {
+        assert_eq!(polls_when_idle("fpu=lazy"), Ok(false));
+        assert_eq!(polls_when_idle("idle=poll idle=halt"), Ok(false));
+        assert_eq!(polls_when_idle("idle=poll"), Ok(true));
+        assert_eq!(polls_when_idle("idle=mwait"), Err("mwait"));
     }
 
     #[test]

@@ -163,6 +163,10 @@ extern "C" fn go_on() -> ! {
     };
     let line = boot.answers.command_line.as_str();
     let eager = flaws::choose_fpu(line);
+    match command_line::polls_when_idle(line) {
+        Ok(polls) => schedule::choose_idle(polls),
+        Err(other) => ::log::warn!("idle={other}: unknown; halt and poll are known"),
+    }
     let failed = smp::start_others(
         boot.tables.as_ref(),
         boot.trampoline,

@@ -2,8 +2,12 @@
 //!
 //! It stops until an interrupt. Work is looked for with interrupts off, and `sti; hlt` are adjacent, so a wake-up that
 //! comes in between is not slept through.
+//!
+//! With `idle=poll` on the command line it never stops: it polls its inbox, and nobody has to interrupt it for a wake-up. That is for whoever
+//! would rather spend power than the time of an interrupt, and for measuring what that time is.
 
-use core::sync::atomic::Ordering;
+use core::hint::spin_loop;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use arch::cpu::{allow_pending_interrupts, halt_until_interrupt};
 
@@ -17,6 +21,17 @@ use crate::log_owner;
 use crate::memory::prepared;
 use crate::object::quiescent;
 use crate::process;
+
+/// An idle CPU polls, and never halts.
+static POLLS: AtomicBool = AtomicBool::new(false);
+
+/// Decides what an idle CPU does when there is nothing to be done in advance: it polls, or halts. To be called before any is idle.
+pub fn choose_idle(polls: bool) {
+    POLLS.store(polls, Ordering::Relaxed);
+    if polls {
+        ::log::info!("idle CPUs poll, as the command line asks");
+    }
+}
 
 /// Runs this CPU's threads for ever. The caller is the CPU's idle thread.
 pub fn run_idle() -> ! {
@@ -65,11 +80,14 @@ fn wait_for_work(cpu: &Cpu) {
     enter_idle(cpu);
     // One frame at a time, so that a wake-up waits for no more than that.
     let goes_on = pull(cpu) || prepared::prepare_one();
+    let polls = POLLS.load(Ordering::Relaxed);
     if goes_on {
         allow_pending_interrupts();
+    } else if polls {
+        poll(cpu);
     }
     let nothing_came = cpu.inbox.stop_polling() && !cpu.block().has_requests();
-    if nothing_came && !goes_on {
+    if nothing_came && !goes_on && !polls {
         // A sleeping CPU must not hold up the end of objects. Its interrupts' handlers come back first of all.
         cpu.seen.leave();
         halt_until_interrupt();
@@ -77,6 +95,18 @@ fn wait_for_work(cpu: &Cpu) {
         cpu.scanned.set(0);
     }
     leave_idle(cpu);
+}
+
+/// Waits until there is something in the inbox, or an interrupt has asked for something.
+fn poll(cpu: &Cpu) {
+    while cpu.inbox.is_empty() && !cpu.block().has_requests() {
+        // As when it sleeps: it holds nothing, and whoever looks for an idle CPU finds it. An interrupt's handler takes that back.
+        cpu.seen.leave();
+        allow_pending_interrupts();
+        spin_loop();
+    }
+    cpu.seen.return_to();
+    cpu.scanned.set(0);
 }
 
 /// An idle CPU has the time to see to it that dead objects do not wait for long: it interrupts CPUs that stay in user mode.

@@ -33,7 +33,7 @@ pub use doze::{doze, doze_for};
 #[cfg(target_os = "none")]
 pub use exit::{current, exit_work, leave_thread, owe, preemption_point};
 #[cfg(target_os = "none")]
-pub use idle::run_idle;
+pub use idle::{choose_idle, run_idle};
 #[cfg(target_os = "none")]
 pub use look::{compare_running, settle_running};
 #[cfg(target_os = "none")]

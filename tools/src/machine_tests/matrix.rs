@@ -33,13 +33,16 @@ pub struct Config {
 pub const MITIGATED: &str = "mitigations=on";
 /// Nothing of that, on a CPU that needs it.
 const BARE: &str = "mitigations=off";
-/// What the kernel says with the one and the other.
-pub const SAYS: [(&str, &str); 2] = [
+/// An idle CPU polls, and never halts.
+const POLLING: &str = "idle=poll";
+/// What the kernel says with each of them.
+pub const SAYS: [(&str, &str); 3] = [
     (
         MITIGATED,
         "mitigations: page tables apart, buffers cleared,",
     ),
     (BARE, "mitigations: none, as the command line asks"),
+    (POLLING, "idle CPUs poll, as the command line asks"),
 ];
 
 /// The manifest of the whole suite.
@@ -89,7 +92,7 @@ pub const fn with(options: &'static str, cpus: u32, model: (&'static str, &'stat
 }
 
 /// The matrix: the whole suite on machines with everything, the tests that depend on the machine on the others. QEMU loads the system by itself, which is fastest; the way a person's machine starts has one row, and lanes of its own.
-pub const MATRIX: [Config; 14] = [
+pub const MATRIX: [Config; 15] = [
     on(1, MAX),
     on(2, MAX),
     of_hardware(on(2, QEMU64)),
@@ -108,6 +111,12 @@ pub const MATRIX: [Config; 14] = [
     Config {
         tcg: "thread=single",
         ..on(2, ("max-one-thread", "max"))
+    },
+    // What several CPUs have to do with each other, where none that is idle is interrupted. In one thread, or they would take all of the host's time.
+    Config {
+        tcg: "thread=single",
+        only: "only=cpu",
+        ..with(POLLING, 2, ("max-idle-poll", "max"))
     },
     of_hardware(Config {
         way: Way::Uefi,

@@ -260,8 +260,7 @@ impl Buddy {
         let first = self.table.record(number);
         let frames = 1 << first.order.load(Relaxed);
         let kind = first.kind.load(Relaxed);
-        for number in number..number + frames {
-            let record = self.table.record(number);
+        for record in self.table.block(number, frames) {
             record.state.store(HELD, Relaxed);
             record.order.store(0, Relaxed);
             record.prev.store(1, Relaxed);

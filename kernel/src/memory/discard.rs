@@ -33,6 +33,8 @@ pub(super) const LARGE: u64 = 1 << 7;
 
 /// What freeing a frame counts in entries looked at, as `bench-stretches` has it.
 const FREE_COST: usize = 12;
+/// The same for a frame that others go on sharing.
+const SHARED_COST: usize = 6;
 
 /// A stack of trees.
 #[derive(Debug)]
@@ -101,11 +103,13 @@ impl Discard {
                     number += 1;
                     left -= 1;
                     let frame = node + number * PAGE_BYTES;
-                    if frames::release(frame) {
+                    left = left.saturating_sub(if frames::release(frame) {
                         frames::free_frame(frame);
                         *freed += 1;
-                        left = left.saturating_sub(FREE_COST);
-                    }
+                        FREE_COST
+                    } else {
+                        SHARED_COST
+                    });
                 }
                 record.tag.store(number as u32, Relaxed);
                 if number + 1 < ENTRIES as u64 {
@@ -123,9 +127,10 @@ impl Discard {
             // The lowest tables of a tree that owns no leaves need no look.
             if level > 1 || level == 1 && owned {
                 let mut index = record.tag.load(Relaxed) as usize;
+                let words = frames::words(node);
                 while index < ENTRIES && left > 0 && below.is_none() {
                     // SAFETY: the frame is a table of a tree that is ours alone, in the direct map; the index is below 512.
-                    let entry = unsafe { frames::words(node).add(index).read() };
+                    let entry = unsafe { words.add(index).read() };
                     index += 1;
                     left -= 1;
                     if entry == 0 {
@@ -143,6 +148,7 @@ impl Discard {
                         continue;
                     }
                     if owned && !frames::release(child) {
+                        left = left.saturating_sub(SHARED_COST);
                         continue;
                     }
                     if level == 1 || large {

@@ -137,12 +137,19 @@ impl FrameTable {
     }
 
     /// The record of a frame, if it lies in a section with RAM.
+    #[inline]
+    pub(super) fn get(&self, number: u64) -> Option<&'static Frame> {
+        // SAFETY: it has a record; records are atomics, and the table lives for ever.
+        self.place_of(number).map(|record| unsafe { &*record })
+    }
+
+    /// Where it lies. [`place`](Self::place) gave the section a record for each frame below `end`, in a row.
     #[expect(
         clippy::cast_ptr_alignment,
         reason = "sections and records are aligned to 16 bytes"
     )]
     #[inline]
-    pub(super) fn get(&self, number: u64) -> Option<&'static Frame> {
+    fn place_of(&self, number: u64) -> Option<*const Frame> {
         if number >= self.end {
             return None;
         }
@@ -153,9 +160,7 @@ impl FrameTable {
             return None;
         }
         let record = PhysAddr::new(section + (number & (SECTION_FRAMES - 1)) * FRAME_BYTES);
-        // SAFETY: `place` gave the section a record for each frame below `end`; records are atomics, and the table lives for
-        // ever.
-        Some(unsafe { &*phys_to_virt(record).cast::<Frame>() })
+        Some(phys_to_virt(record).cast::<Frame>().cast_const())
     }
 
     /// The record of a frame that the caller holds.
@@ -165,6 +170,52 @@ impl FrameTable {
     #[inline]
     pub(super) fn record(&self, number: u64) -> &'static Frame {
         self.get(number).expect("a held frame has a record")
+    }
+
+    /// The records of a block of frames that the caller holds: at most a section's, on a multiple of its size.
+    ///
+    /// # Panics
+    /// If there are none: the block is not RAM.
+    pub(super) fn block(&self, number: u64, frames: u64) -> &'static [Frame] {
+        assert!(
+            frames.is_power_of_two() && number.is_multiple_of(frames),
+            "a block is one"
+        );
+        self.row(number, frames)
+    }
+
+    /// So many records from a frame's on, of one section.
+    ///
+    /// # Panics
+    /// If there are none.
+    fn row(&self, first: u64, frames: u64) -> &'static [Frame] {
+        let last = first + frames - 1;
+        assert!(
+            first >> SECTION_SHIFT == last >> SECTION_SHIFT && last < self.end,
+            "a row of records lies in one section"
+        );
+        let place = self.place_of(first).expect("a held frame has a record");
+        // SAFETY: the records of a section lie in a row, and these are some of them; records are atomics, and the table lives for ever.
+        unsafe { core::slice::from_raw_parts(place, frames as usize) }
+    }
+
+    /// Calls `visit` with the record of each frame, all of which the caller holds. For many that lie near each other: what it takes to find a section's
+    /// records is done once for each time that the section changes.
+    ///
+    /// # Panics
+    /// If there is none: a frame is not RAM.
+    pub(super) fn visit(&self, numbers: impl Iterator<Item = u64>, mut visit: impl FnMut(&Frame)) {
+        let (mut near, mut records): (u64, &[Frame]) = (u64::MAX, &[]);
+        for number in numbers {
+            let section = number >> SECTION_SHIFT;
+            if section != near {
+                let first = section << SECTION_SHIFT;
+                records = self.row(first, SECTION_FRAMES.min(self.end.saturating_sub(first)));
+                near = section;
+            }
+            let within = (number & (SECTION_FRAMES - 1)) as usize;
+            visit(&records[within]);
+        }
     }
 
     /// Whether any of the frames belongs to a managed range.

@@ -173,12 +173,20 @@ pub(super) fn share(frame: PhysAddr) {
 
 /// [`share`] for many.
 pub(super) fn share_all(held: impl Iterator<Item = PhysAddr>) {
-    let table = table();
-    for frame in held {
-        let references = &table.record(frame.as_u64() / PAGE_BYTES).prev;
-        let before = references.fetch_add(1, Ordering::Relaxed);
-        debug_assert!(before != 0 && before < u32::MAX / 2);
-    }
+    let numbers = held.map(|frame| frame.as_u64() / PAGE_BYTES);
+    table().visit(numbers, one_more);
+}
+
+/// The same for each frame of a block that was [taken apart](take_apart).
+pub(super) fn share_each_of(block: PhysAddr) {
+    let records = table().block(block.as_u64() / PAGE_BYTES, ENTRIES as u64);
+    records.iter().for_each(one_more);
+}
+
+/// One word more refers to the frame with this record.
+fn one_more(record: &Frame) {
+    let before = record.prev.fetch_add(1, Ordering::Relaxed);
+    debug_assert!(before != 0 && before < u32::MAX / 2);
 }
 
 /// Whether several words refer to a held frame. What the others did with it, if there are none any more, is seen.
@@ -219,9 +227,9 @@ pub(super) fn is_block_shared(block: PhysAddr) -> bool {
 
 /// Whether one word refers to a block, and no other word to any of its frames.
 pub(super) fn is_block_alone(block: PhysAddr) -> bool {
-    let (table, first) = (table(), block.as_u64() / PAGE_BYTES);
-    let alone = |number| table.record(first + number).prev.load(Ordering::Acquire) == 1;
-    !is_block_shared(block) && (!is_apart(block) || (0..ENTRIES as u64).all(alone))
+    let records = || table().block(block.as_u64() / PAGE_BYTES, ENTRIES as u64);
+    let alone = |record: &Frame| record.prev.load(Ordering::Acquire) == 1;
+    !is_block_shared(block) && (!is_apart(block) || records().iter().all(alone))
 }
 
 /// One word less refers to a block; whether it was the last.

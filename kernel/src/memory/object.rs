@@ -70,7 +70,7 @@ pub(super) struct Contents {
 }
 
 /// Entries that one piece of an object's end looks at.
-const TEAR_DOWN_BUDGET: usize = 256;
+const TEAR_DOWN_BUDGET: usize = 160;
 /// Bytes that one piece of a copy moves.
 pub const COPY_PIECE: usize = 4 * PAGE_BYTES as usize;
 /// Bytes that go over the stack at once where a frame may be replaced while user memory is touched.

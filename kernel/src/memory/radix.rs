@@ -367,17 +367,14 @@ impl Radix {
     fn table_of(block: PhysAddr, copy: &mut Make<'_>) -> Result<PhysAddr, Error> {
         let table = copy(FrameKind::Kernel)?;
         let frames = (0..ENTRIES as u64).map(|number| block + number * PAGE_BYTES);
+        let words = frames::words(table);
         for (number, frame) in frames.clone().enumerate() {
             // SAFETY: the frame is fresh and nobody else's; the number is below 512.
-            unsafe {
-                frames::words(table)
-                    .add(number)
-                    .write(frame.as_u64() | PRESENT);
-            }
+            unsafe { words.add(number).write(frame.as_u64() | PRESENT) };
         }
         // Nobody else can refer to it any more, and what the words for it held together is the table's.
         if frames::is_block_shared(block) {
-            frames::share_all(frames.clone());
+            frames::share_each_of(block);
             if frames::release_block(block) {
                 // The others have gone meanwhile.
                 for frame in frames {
@@ -424,9 +421,10 @@ impl Radix {
 
     /// The words of a table that are in use.
     fn children(table: PhysAddr) -> impl Iterator<Item = u64> {
+        let words = frames::words(table);
         (0..ENTRIES).filter_map(move |index| {
             // SAFETY: the frame is a table of the array's; the index is below 512.
-            let word = unsafe { frames::words(table).add(index).read() };
+            let word = unsafe { words.add(index).read() };
             (word != 0).then_some(word)
         })
     }

@@ -85,7 +85,7 @@ enum Life {
 /// Regions that one piece of work lets go.
 const REGIONS_A_PIECE: usize = 16;
 /// Table entries that one piece of work looks at.
-const ENTRIES_A_PIECE: usize = 256;
+const ENTRIES_A_PIECE: usize = 160;
 /// What one table of the lowest level maps.
 pub(super) const TABLE_SPAN: u64 = 1 << 21;
 

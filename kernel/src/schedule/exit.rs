@@ -34,7 +34,11 @@ pub fn exit_work() {
     );
     let cpu = cpu::this();
     cpu.seen.pass();
-    let more_to_reclaim = quiescent::pending() != 0 && reclaim();
+    let more_to_reclaim = quiescent::pending() != 0 && {
+        // Whatever this entry was for may have taken long by itself.
+        let_interrupts_in();
+        reclaim()
+    };
     while cpu::this().block().has_requests() {
         // A thread may come back on the same CPU only, but the requests of that moment are what counts.
         let cpu = cpu::this();

@@ -90,9 +90,13 @@ bench: _machine
 bench-accept: _machine
     @{{tools}} bench --accept < /dev/null
 
-# How costs grow, from 2 to 10,000 threads, with 100,000 handles, from 1 to 64 CPUs, into build/bench-scale.json and tables
+# How costs grow, from 2 to 10,000 threads, with 100,000 handles, from 1 to 64 CPUs, beside the last accepted: tables, build/bench-scale.json
 bench-scale: _machine
     @{{tools}} bench-scale < /dev/null
+
+# The same, and make it what later runs are compared with: bench/scale.json, which is to be committed
+bench-scale-accept: _machine
+    @{{tools}} bench-scale --accept < /dev/null
 
 # What Debian's own kernel takes for the like in the same QEMU, into bench/linux.json (downloads its package into build/linux)
 bench-linux: _machine

@@ -70,7 +70,11 @@ enum Command {
         accept: bool,
     },
     /// The same for how costs grow with threads, handles and CPUs
-    BenchScale,
+    BenchScale {
+        /// Write the figures that later runs are compared with
+        #[arg(long)]
+        accept: bool,
+    },
     /// What Linux takes for the like
     BenchLinux,
     /// The longest stretches of instructions with interrupts off
@@ -144,7 +148,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             ..
         } => return test(only, &filter, &cmdline),
         Command::Bench { accept } => bench::run(accept)?,
-        Command::BenchScale => bench::scale::run()?,
+        Command::BenchScale { accept } => bench::scale::run(accept)?,
         Command::BenchLinux => bench::linux::run()?,
         Command::BenchStretches => bench::stretches::run()?,
         Command::Screenshot { path, options } => screenshot::run(&options, &path)?,

@@ -8,8 +8,8 @@
 //! off: so the program's own loads and stores around a system call are in, on both sides of a call and its answer.
 //!
 //! With the argument `scale` it measures how a switch's cost grows and what calls on several CPUs come to ([`scale`], [`cpus`]), with `sides`
-//! it makes one call to another CPU, with `crowd` it measures the operations on a machine full of objects ([`crowd`]), and with `stretches` it does what the kernel takes long
-//! for ([`stretches`]).
+//! it makes one call to another CPU, with `between-cpus` it measures such calls alone, with `crowd` and `crowd-cpus` it measures the operations, and calls on several
+//! CPUs, on a machine full of objects ([`crowd`]), and with `stretches` it does what the kernel takes long for ([`stretches`]).
 
 #![cfg_attr(target_env = "musl", no_std, no_main)]
 
@@ -18,6 +18,8 @@ extern crate alloc;
 
 #[cfg(target_env = "musl")]
 mod calls;
+#[cfg(target_env = "musl")]
+mod changing;
 #[cfg(target_env = "musl")]
 mod cpus;
 #[cfg(target_env = "musl")]
@@ -48,6 +50,8 @@ fn run() -> Result<(), alloc::string::String> {
         "" => operations::measure_all(),
         "crowd" => operations::measure_in_crowd(),
         "scale" => scale::measure_all(),
+        "crowd-cpus" => scale::measure_cpus_in_crowd(),
+        "between-cpus" => scale::measure_between_cpus(),
         "sides" => scale::call_other_cpu(),
         "stretches" => stretches::do_all(),
         role => partner::run(role),

@@ -13,6 +13,7 @@ use rt::{
 };
 
 use crate::calls::{self, Received};
+use crate::changing;
 
 /// Stack of a partner's first thread.
 const STACK_BYTES: u64 = 64 * 1024;
@@ -31,6 +32,8 @@ pub enum Role {
     Serve(Turn),
     /// Answers calls without words, and waits for a notification as well, which never comes.
     ServeBound,
+    /// Answers calls without words, and stays awake between an answer and the next receive until there is a call.
+    ServeAwake,
     /// Answers calls of six words with the same words.
     ServeWords,
     /// Answers calls with so many bytes.
@@ -39,9 +42,11 @@ pub enum Role {
     ServeHandle,
     /// Lets threads that fault go on behind the instruction, which has two bytes.
     StepOver,
+    /// Maps an object twice, touches all of it at both places, and does nothing any more.
+    Touch,
     /// Waits for one notification and signals another.
     PingPong(Calls),
-    /// Waits for a notification, passes it on, calls [`CLIENT_CALLS`] times, and signals the bit of this number.
+    /// Waits for a notification, passes it on, calls [`CLIENT_CALLS`] times, signals the bit of this number, and does nothing any more.
     Client(u32),
 }
 
@@ -50,17 +55,19 @@ pub const CLIENT_CALLS: u64 = 2000;
 
 impl Role {
     /// All of them.
-    const ALL: [Role; 16] = [
+    const ALL: [Role; 18] = [
         Role::Yield(Turn::Plain),
         Role::Yield(Turn::Float),
         Role::Serve(Turn::Plain),
         Role::Serve(Turn::Float),
         Role::ServeBound,
+        Role::ServeAwake,
         Role::ServeWords,
         Role::ServeBytes(256),
         Role::ServeBytes(BUFFER_BYTES),
         Role::ServeHandle,
         Role::StepOver,
+        Role::Touch,
         Role::PingPong(Calls::One),
         Role::PingPong(Calls::Two),
         Role::Client(0),
@@ -77,10 +84,12 @@ impl Role {
             Role::Serve(Turn::Plain) => "serve".into(),
             Role::Serve(Turn::Float) => "serve-fpu".into(),
             Role::ServeBound => "serve-bound".into(),
+            Role::ServeAwake => "serve-awake".into(),
             Role::ServeWords => "serve-words".into(),
             Role::ServeBytes(bytes) => format!("serve-{bytes}"),
             Role::ServeHandle => "serve-handle".into(),
             Role::StepOver => "step-over".into(),
+            Role::Touch => "touch".into(),
             Role::PingPong(Calls::One) => "ping-pong".into(),
             Role::PingPong(Calls::Two) => "ping-pong-by-two".into(),
             Role::Client(bit) => format!("client-{bit}"),
@@ -100,6 +109,10 @@ pub fn run(role: &str) -> Result<(), String> {
     let failed = |error: StartError| format!("{error}");
     match role {
         Role::Yield(turn) => take_turns(turn),
+        Role::Touch => {
+            let memory: Memory = start::take("memory").map_err(failed)?;
+            touch_twice(&memory).map_err(|error| format!("{error}"))?;
+        }
         Role::PingPong(calls) => {
             let ping: Notification = start::take("ping").map_err(failed)?;
             let pong: Notification = start::take("pong").map_err(failed)?;
@@ -142,9 +155,10 @@ pub fn serve(role: Role, endpoint: &Endpoint) {
             }
         }
         Role::ServeHandle => hold_handles(endpoint),
+        Role::ServeAwake => answer_awake(endpoint),
         Role::ServeWords => answer_words(endpoint),
         Role::StepOver => step_over(endpoint),
-        Role::Yield(_) | Role::PingPong(_) | Role::Client(_) => {}
+        Role::Yield(_) | Role::Touch | Role::PingPong(_) | Role::Client(_) => {}
     }
 }
 
@@ -191,7 +205,36 @@ fn answer(endpoint: u64, mut act: impl FnMut(u64) -> u64) {
     }
 }
 
-/// The same with six words each way.
+/// Times that a server which stays awake lets others go first. Under `-icount` each is a turn of the other CPUs until they halt.
+const AWAKE: u32 = 64;
+
+/// Receives, answers, and is awake for a while, in which the next call comes. Returns when there is nothing to receive from any more.
+fn answer_awake(endpoint: u64) {
+    let mut registers = IpcRegisters {
+        handle: endpoint,
+        tag: 0,
+        words: [0; 6],
+        deadline: Deadline::NEVER.0,
+        reply: 0,
+    };
+    loop {
+        // SAFETY: messages of words alone, which touch nothing but the registers.
+        if unsafe { sys::ipc(Call::Recv as u64, &mut registers) } != 0 {
+            return;
+        }
+        // SAFETY: as above. Nobody is answered whose call has ended; the next receive shows what is wrong with more.
+        unsafe { sys::ipc(Call::Reply as u64, &mut registers) };
+        for _ in 0..AWAKE {
+            core::hint::spin_loop();
+        }
+        registers.handle = endpoint;
+        registers.tag = 0;
+        registers.deadline = Deadline::NEVER.0;
+        registers.reply = 0;
+    }
+}
+
+/// The same as [`answer`] with six words each way.
 fn answer_words(endpoint: u64) {
     let mut registers = IpcRegisters {
         handle: endpoint,
@@ -243,6 +286,16 @@ fn hold_handles(endpoint: u64) {
     });
 }
 
+/// Maps an object twice, touches it, and stays.
+fn touch_twice(memory: &Memory) -> rt::Result<()> {
+    let mappings = [
+        memory.map(Protection::READ_WRITE)?,
+        memory.map(Protection::READ_WRITE)?,
+    ];
+    mappings.iter().for_each(changing::touch);
+    Notification::create()?.wait(Deadline::NEVER).map(drop)
+}
+
 /// By how many system calls a thread signals and waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Calls {
@@ -284,8 +337,9 @@ pub fn ping_pong(calls: Calls, ping: &Notification, pong: &Notification) {
     }
 }
 
-/// Calls when it is told to, many times, and says when it has done so.
+/// Calls when it is told to, many times, says when it has done so, and stays: its end would take longer than a hundred of its calls.
 fn client(endpoint: &Endpoint, go: &Notification, done: &Notification, bit: u64) -> rt::Result<()> {
+    let rest = Notification::create()?;
     go.wait(Deadline::NEVER)?;
     // To the next one who waits for it.
     go.signal(1)?;
@@ -295,7 +349,8 @@ fn client(endpoint: &Endpoint, go: &Notification, done: &Notification, bit: u64)
         status |= unsafe { calls::call(endpoint.handle().0, 0) }.0;
     }
     sys::check(status)?;
-    done.signal(bit)
+    done.signal(bit)?;
+    rest.wait(Deadline::NEVER).map(drop)
 }
 
 /// Starts processes of this program.

@@ -13,6 +13,7 @@ use core::time::Duration;
 use rt::{Log, Priority, System, Thread, process, start, thread, time};
 
 use crate::cpus;
+use crate::crowd::Crowd;
 use crate::partner::Starter;
 
 /// Threads that take turns, the measuring one among them.
@@ -48,6 +49,34 @@ pub fn measure_all() -> Result<(), String> {
         log.write(&format!("bench yield_among_{crowd} {turn}\n"))
             .map_err(failed)?;
     }
+    end(&log, &system)
+}
+
+/// Calls on and between several CPUs alone, among very many objects.
+///
+/// # Errors
+/// What stood in the way, in words.
+pub fn measure_cpus_in_crowd() -> Result<(), String> {
+    let crowd = Crowd::gather()?;
+    measure_cpus(cpus::measure_all)?;
+    drop(crowd);
+    Ok(())
+}
+
+/// Calls from one CPU to another alone.
+///
+/// # Errors
+/// What stood in the way, in words.
+pub fn measure_between_cpus() -> Result<(), String> {
+    measure_cpus(cpus::measure_between)
+}
+
+fn measure_cpus(
+    measure: impl FnOnce(&Log, &System, &Starter) -> Result<(), String>,
+) -> Result<(), String> {
+    let log: Log = start::take("log").map_err(|error| format!("{error}"))?;
+    let system: System = start::take("system").map_err(|error| format!("{error}"))?;
+    measure(&log, &system, &Starter::new()?)?;
     end(&log, &system)
 }
 

@@ -1,7 +1,7 @@
 //! Work for `just bench-stretches`, which looks how long the kernel keeps interrupts off: what grows with what a program asks for.
 //!
-//! The host begins to look at [`bench_trace_begin`](crate::measure::bench_trace_begin), which comes first here. Nothing is measured from
-//! inside.
+//! The host begins to look at [`bench_trace_begin`](crate::measure::bench_trace_begin), which comes first here, and takes
+//! [`bench_trace_end`](crate::measure::bench_trace_end) for the end of a part, of which it knows the names in order. Nothing is measured from inside.
 
 use abi::info::PowerAction;
 use abi::{Error, Protection, Rights};
@@ -12,12 +12,14 @@ use alloc::vec::Vec;
 use core::time::Duration;
 use rt::{Deadline, Endpoint, Log, Memory, Message, Notification, System, start, thread, time};
 
-use crate::measure::bench_trace_begin;
+use crate::changing::{self, touch};
+use crate::measure::{bench_trace_begin, bench_trace_end};
 use crate::partner::{Role, Starter, Turn};
 
 /// Bytes of the large object: 512 pages.
-const LARGE: u64 = 2 << 20;
-const PAGE: usize = 4096;
+pub const LARGE: u64 = 2 << 20;
+/// Bytes of a page.
+pub const PAGE: usize = 4096;
 /// Threads, and handles, of which there are many.
 const THREADS: usize = 100;
 const HANDLES: usize = 1000;
@@ -33,13 +35,32 @@ pub fn do_all() -> Result<(), String> {
     let system: System = start::take("system").map_err(|error| format!("{error}"))?;
     let starter = Starter::new()?;
     bench_trace_begin();
-    let doing =
-        |what: &str, result: rt::Result<()>| result.map_err(|error| format!("{what}: {error}"));
-    doing("memory", memory())?;
-    doing("processes", processes(&starter))?;
-    doing("threads", threads(&system))?;
-    doing("waiting callers", callers())?;
-    doing("log", log.write(&"x".repeat(4000)))?;
+    // The same list is in `tools/src/bench/stretches.rs`.
+    let parts: [(&str, &dyn Fn() -> rt::Result<()>); 11] = [
+        ("memory", &memory),
+        ("clones", &changing::clones),
+        ("large pages", &changing::large_pages),
+        ("pages taken back", &changing::taken_back),
+        (
+            "a page taken back, mapped twice",
+            &changing::taken_back_scattered,
+        ),
+        ("the same in several spaces", &|| {
+            changing::taken_back_everywhere(&starter)
+        }),
+        (
+            "a shared page written, mapped twice",
+            &changing::clone_scattered,
+        ),
+        ("processes", &|| processes(&starter)),
+        ("threads", &|| threads(&system)),
+        ("waiting callers", &callers),
+        ("log", &|| log.write(&"x".repeat(4000))),
+    ];
+    for (name, part) in parts {
+        part().map_err(|error| format!("{name}: {error}"))?;
+        bench_trace_end();
+    }
     log.write("\nbench done\n")
         .map_err(|error| format!("{error}"))?;
     system
@@ -51,10 +72,7 @@ pub fn do_all() -> Result<(), String> {
 fn memory() -> rt::Result<()> {
     let memory = Memory::create(LARGE)?;
     let mapping = memory.map(Protection::READ_WRITE)?;
-    for page in 0..LARGE as usize / PAGE {
-        // SAFETY: within the mapping, which is this function's alone.
-        unsafe { mapping.as_ptr().add(page * PAGE).write_volatile(1) };
-    }
+    touch(&mapping);
     // SAFETY: as above, and nobody writes to it.
     let bytes =
         unsafe { core::slice::from_raw_parts(mapping.as_ptr().cast_const(), LARGE as usize / 2) };
@@ -72,10 +90,7 @@ fn processes(starter: &Starter) -> rt::Result<()> {
     let memory = Memory::create(LARGE)?;
     memory.write(0, &[1; PAGE])?;
     let mapping = memory.map(Protection::READ_WRITE)?;
-    for page in 0..LARGE as usize / PAGE {
-        // SAFETY: within the mapping, which is this function's alone.
-        unsafe { mapping.as_ptr().add(page * PAGE).write_volatile(1) };
-    }
+    touch(&mapping);
     process.map(&memory, 0x2400_0000_0000, 0, LARGE, Protection::READ)?;
     for _ in 0..HANDLES {
         process.grant(&memory, Rights::READ)?;

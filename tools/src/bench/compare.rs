@@ -1,8 +1,9 @@
 //! Figures beside those that were accepted last.
 //!
 //! `bench/results.json` is committed, so that a change that makes an operation longer shows in the run after it, and in the diff of the
-//! change that accepts it. Under `-icount` the same build gives the same figures, so what differs at all was changed; what is named is
-//! what differs by more than two parts in a hundred, and any other count of what is dear.
+//! change that accepts it; `bench/scale.json` is the same for how costs grow. Under `-icount` the same build gives the same figures, so what
+//! differs at all was changed; what is named is what differs by more than a figure's bound, two parts in a hundred for most, and any other
+//! count of what is dear.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -11,8 +12,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::Figure;
 
-/// Parts in a hundred of a figure that are passed over.
-const PASSED_OVER: u64 = 2;
+/// Parts in a hundred of a figure that are passed over, unless it has a bound of its own.
+pub const PASSED_OVER: u64 = 2;
 
 /// The figures that were accepted last; none if there is no such file yet.
 ///
@@ -52,6 +53,11 @@ pub fn find<'a>(figure: &Figure, among: &'a [Figure]) -> Option<&'a Figure> {
 
 /// What has changed, a line each: what grew, what fell, what is dearer in another way, what came and what went. Empty if nothing did.
 pub fn changes(before: &[Figure], now: &[Figure]) -> String {
+    changes_beyond(|_| PASSED_OVER, before, now)
+}
+
+/// The same with a bound of each figure's own, in parts in a hundred.
+pub fn changes_beyond(bound: impl Fn(&Figure) -> u64, before: &[Figure], now: &[Figure]) -> String {
     let mut text = String::new();
     // Writing to a string can't fail, here and below.
     for figure in now {
@@ -61,7 +67,7 @@ pub fn changes(before: &[Figure], now: &[Figure]) -> String {
             continue;
         };
         let (then, today) = (old.instructions, figure.instructions);
-        if then.abs_diff(today) * 100 > then * PASSED_OVER {
+        if then.abs_diff(today) * 100 > then * bound(figure) {
             let word = if today > then { "GREW" } else { "fell" };
             let parts = then.abs_diff(today) * 1000 / then.max(1);
             let sign = if today > then { '+' } else { '-' };
@@ -128,6 +134,17 @@ mod tests {
             "GREW: b 100 to 103 (+3.0 %)\nfell: c 100 to 97 (-3.0 %)\n"
         );
         assert_eq!(changes(&before, &before), "");
+    }
+
+    #[test]
+    fn a_figure_may_have_a_bound_of_its_own() {
+        let before = [figure("a", 100), figure("b", 100), figure("c", 0)];
+        let now = [figure("a", 104), figure("b", 104), figure("c", 1)];
+        let bound = |figure: &Figure| if figure.name == "a" { 5 } else { 0 };
+        assert_eq!(
+            changes_beyond(bound, &before, &now),
+            "GREW: b 100 to 104 (+4.0 %)\nGREW: c 0 to 1 (+100.0 %)\n"
+        );
     }
 
     #[test]

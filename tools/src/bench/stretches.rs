@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::log::{self, Line, Listing};
-use super::steps::Names;
+use super::steps::{self, Names};
 use super::{CPU, CPUS};
 use crate::cargo::{self, Profile};
 use crate::image::{self, Plan};
@@ -20,10 +20,25 @@ use crate::machine::Spec;
 use crate::machine_tests::Lab;
 use crate::workspace::Workspace;
 
+/// What the program does, in order. The same list is in `servers/bench/src/stretches.rs`.
+const PARTS: [&str; 11] = [
+    "memory",
+    "clones",
+    "large pages",
+    "pages taken back",
+    "a page taken back, mapped twice",
+    "the same in several spaces",
+    "a shared page written, mapped twice",
+    "processes",
+    "threads",
+    "waiting callers",
+    "log",
+];
+
 /// What is shorter is not looked at.
 const FLOOR: u32 = 500;
 /// Rows of the table.
-const ROWS: usize = 25;
+const ROWS: usize = 40;
 /// Functions that are named of each.
 const FUNCTIONS: usize = 8;
 
@@ -53,8 +68,9 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// The longest stretch of a kind: of those that begin in the same function and are mostly spent in the same one.
+/// The longest stretch of a kind: of those of one part that begin in the same function and are mostly spent in the same one.
 struct Found {
+    part: &'static str,
     instructions: u32,
     begin: String,
     mostly: String,
@@ -65,14 +81,25 @@ struct Found {
 }
 
 fn follow(spec: &Spec, kernel: &Path, program: &Path) -> Result<Vec<Found>> {
-    let log = log::follow(spec, program, Log::default(), Log::line)?;
+    let log = Log {
+        part_end: steps::address(program, "bench_trace_end")?,
+        ..Log::default()
+    };
+    let log = log::follow(spec, program, log, Log::line)?;
     ensure!(!log.long.is_empty(), "nothing in the log is long");
+    ensure!(
+        log.part == PARTS.len(),
+        "{} parts, and {} are known by name",
+        log.part,
+        PARTS.len()
+    );
     Ok(named(&log.long, &Names::read(kernel)?))
 }
 
 /// What was executed in one go, by block.
 #[derive(Debug, Default)]
 struct Stretch {
+    part: usize,
     begin: u64,
     instructions: u32,
     blocks: HashMap<u64, u32>,
@@ -82,6 +109,10 @@ struct Stretch {
 #[derive(Debug, Default)]
 struct Log {
     listing: Listing,
+    /// Where the program says that a part has ended.
+    part_end: u64,
+    /// Parts that have ended.
+    part: usize,
     now: Stretch,
     /// What came last: where, and how many instructions.
     last: Option<(u64, u32)>,
@@ -100,6 +131,7 @@ impl Log {
                     self.end();
                 }
                 if level != 0 {
+                    self.part += usize::from(pc == self.part_end);
                     self.last = None;
                     return Ok(());
                 }
@@ -107,6 +139,7 @@ impl Log {
                     block.with_context(|| format!("the block at {pc:#x} was not listed"))?;
                 if self.now.instructions == 0 {
                     self.now.begin = pc;
+                    self.now.part = self.part;
                 }
                 self.now.instructions += block.instructions;
                 *self.now.blocks.entry(pc).or_default() += block.instructions;
@@ -162,9 +195,11 @@ fn named(stretches: &[Stretch], names: &Names) -> Vec<Found> {
             .first()
             .map_or_else(String::new, |(function, _)| function.clone());
         let begin = name(stretch.begin);
+        // What comes after the last is the machine's end.
+        let part = PARTS.get(stretch.part).copied().unwrap_or("the end");
         match all
             .iter_mut()
-            .find(|f| f.begin == begin && f.mostly == mostly)
+            .find(|f| f.part == part && f.begin == begin && f.mostly == mostly)
         {
             Some(found) => {
                 if stretch.instructions > found.instructions {
@@ -174,6 +209,7 @@ fn named(stretches: &[Stretch], names: &Names) -> Vec<Found> {
                 found.count += 1;
             }
             None => all.push(Found {
+                part,
                 instructions: stretch.instructions,
                 begin,
                 mostly,
@@ -190,14 +226,14 @@ fn named(stretches: &[Stretch], names: &Names) -> Vec<Found> {
 /// Writing to a string can't fail, so what `write!` says of it is left alone.
 fn table(found: &[Found]) -> String {
     let mut text = format!(
-        "{:>12}  {:>6}  {:<55}  begins in\n",
-        "instructions", "times", "mostly in"
+        "{:>12}  {:>6}  {:<35}  {:<55}  begins in\n",
+        "instructions", "times", "part", "mostly in"
     );
     for row in found {
         let _ = writeln!(
             text,
-            "{:>12}  {:>6}  {:<55}  {}",
-            row.instructions, row.count, row.mostly, row.begin
+            "{:>12}  {:>6}  {:<35}  {:<55}  {}",
+            row.instructions, row.count, row.part, row.mostly, row.begin
         );
     }
     text
@@ -207,7 +243,11 @@ fn table(found: &[Found]) -> String {
 fn breakdown(found: &[Found]) -> String {
     let mut text = String::new();
     for row in found {
-        let _ = writeln!(text, "\n{} from {}", row.instructions, row.begin);
+        let _ = writeln!(
+            text,
+            "\n{}: {} from {}",
+            row.part, row.instructions, row.begin
+        );
         for (function, count) in &row.functions {
             let _ = writeln!(text, "  {count:>8}  {function}");
         }
@@ -258,6 +298,20 @@ mod tests {
             lengths,
             [(0xffff_8000, 610), (0xffff_a000, 700), (0xffff_8000, 600)]
         );
+    }
+
+    #[test]
+    fn a_stretch_belongs_to_the_part_in_which_it_began() {
+        let mut log = Log {
+            part_end: 0x2000,
+            ..Log::default()
+        };
+        block(&mut log, 0xffff_8000, 600, "sysretq", 0);
+        block(&mut log, 0x2000, 2, "ret", 3);
+        executed(&mut log, 0xffff_8000, 0);
+        executed(&mut log, 0x2000, 3);
+        let parts: Vec<_> = log.long.iter().map(|s| s.part).collect();
+        assert_eq!((parts, log.part), (vec![0, 1], 2));
     }
 
     #[test]

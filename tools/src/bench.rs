@@ -4,12 +4,13 @@
 //! so a program that reads the counter counts instructions: the same figure every run, on any machine. The bench program
 //! says `bench NAME INSTRUCTIONS` a line and `bench done` at the end.
 //!
-//! The same is counted on a CPU without FSGSBASE. Then a debugger follows one of each operation ([`steps`]): that gives its steps, and
+//! The same is counted on a CPU without FSGSBASE. Then a debugger follows one of each operation on both ([`steps`]): that gives its steps, and
 //! what instructions hide of their price.
 //!
 //! The table has beside each figure what is asked of it and what others take ([`targets`]), and what has changed since the figures
 //! that were accepted last ([`compare`]).
 
+pub(crate) mod book;
 mod compare;
 pub mod linux;
 mod log;
@@ -87,28 +88,33 @@ pub fn run(accept: bool) -> Result<()> {
         Ok(spec)
     };
     let mut figures = measure(&machine(CPU)?, CPU)?;
-    let without = measure(&machine(CPU_WITHOUT)?, CPU_WITHOUT)?;
+    let mut without = measure(&machine(CPU_WITHOUT)?, CPU_WITHOUT)?;
     eprintln!("bench: following one of each operation");
     let built = |target, name| cargo::artefact(&lab.ws, target, plan.profile, name);
-    // The first is the measuring itself.
-    let mut followed = steps::follow(
-        &machine(CPU)?,
-        &built(cargo::BARE, "kernel"),
-        &built(USER, "bench"),
-        figures.len() + 1,
-    )?;
-    followed.remove(0);
-    for (figure, steps) in figures.iter_mut().zip(&followed) {
-        figure.price = Some(steps.price);
-    }
+    let (kernel, program) = (built(cargo::BARE, "kernel"), built(USER, "bench"));
+    let follow = |cpu: &str, figures: &mut [Figure]| -> Result<Vec<Steps>> {
+        // The first is the measuring itself.
+        let mut followed = steps::follow(&machine(cpu)?, &kernel, &program, figures.len() + 1)?;
+        followed.remove(0);
+        for (figure, steps) in figures.iter_mut().zip(&followed) {
+            figure.price = Some(steps.price);
+        }
+        Ok(followed)
+    };
+    let followed = follow(CPU, &mut figures)?;
+    follow(CPU_WITHOUT, &mut without)?;
     write(&lab.ws, "bench-steps.txt", &breakdown(&figures, &followed))?;
+    for complaint in book::complaints(&lab.ws, &figures, &followed)? {
+        println!("{}: {complaint}", book::CHAPTER);
+    }
     let accepted = lab.ws.root.join(ACCEPTED);
     let linux = compare::read(&lab.ws.root.join(linux::FIGURES))?;
     let before = compare::read(&accepted)?;
     print!(
-        "{}\n{}",
+        "{}\n{}\nwithout FSGSBASE:\n{}",
         table(&figures, &without, &before, &linux),
-        prices(&figures)
+        prices(&figures),
+        prices(&without)
     );
     figures.extend(without);
     let changes = compare::changes(&before, &figures);
@@ -268,7 +274,8 @@ fn names_width(figures: &[Figure]) -> usize {
     figures.iter().map(|f| f.name.len()).max().unwrap_or(0)
 }
 
-/// The functions of each operation and how many instructions each has.
+/// The functions of each operation and how many instructions each has; and of what is short, all of these, with a `+` for each line of data that is
+/// new.
 fn breakdown(figures: &[Figure], followed: &[Steps]) -> String {
     let mut text = String::new();
     for (figure, steps) in figures.iter().zip(followed) {
@@ -277,8 +284,20 @@ fn breakdown(figures: &[Figure], followed: &[Steps]) -> String {
             let _ = writeln!(text, "  {count:>6}  {function}");
         }
     }
+    let short = |(_, steps): &(&Figure, &Steps)| steps.instructions() < SHORT;
+    for (figure, steps) in figures.iter().zip(followed).filter(short) {
+        let _ = writeln!(text, "\n{}, instruction by instruction:", figure.name);
+        for executed in &steps.listing {
+            let whose = if executed.is_kernel { "" } else { "program: " };
+            let lines = "+".repeat(executed.new_lines);
+            let _ = writeln!(text, "{lines:>4} {whose}{}", executed.text);
+        }
+    }
     text
 }
+
+/// What is followed in fewer instructions is written down one by one.
+const SHORT: u32 = 500;
 
 #[cfg(test)]
 mod tests {

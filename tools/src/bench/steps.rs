@@ -17,8 +17,8 @@ use anyhow::{Context, Result, bail, ensure};
 use elf::ElfBytes;
 use elf::endian::AnyEndian;
 use iced_x86::{
-    Code, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
-    Register,
+    Code, Decoder, DecoderOptions, FlowControl, Formatter, Instruction, InstructionInfoFactory,
+    IntelFormatter, MemorySizeOptions, Mnemonic, OpAccess, OpKind, Register,
 };
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +59,19 @@ pub struct Steps {
     pub functions: Vec<(String, u32)>,
     /// What they hide.
     pub price: Price,
+    /// Each instruction, in the order in which it was executed.
+    pub listing: Vec<Executed>,
+}
+
+/// One instruction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// It is the kernel's, not the program's.
+    pub is_kernel: bool,
+    /// Cache lines of data that nothing before it has read or written.
+    pub new_lines: usize,
+    /// In Intel's notation, without what moves whenever anything else does: where a jump leads, and where a variable lies.
+    pub text: String,
 }
 
 impl Steps {
@@ -145,6 +158,7 @@ impl Follower {
             at = gdb.registers()?;
         }
         let mut functions: Vec<(String, u32)> = Vec::new();
+        let mut listing = Vec::new();
         let mut price = Price::default();
         let mut lines = BTreeSet::new();
         let mut code_lines = BTreeSet::new();
@@ -157,7 +171,11 @@ impl Follower {
                 price.lines = count(&mut lines.iter());
                 price.kernel_lines = count(&mut lines.iter().filter(|line| is_kernel(**line)));
                 price.kernel_code_lines = count(&mut code_lines.iter());
-                return Ok(Steps { functions, price });
+                return Ok(Steps {
+                    functions,
+                    price,
+                    listing,
+                });
             }
             let bytes = read_code(gdb, rip)
                 .with_context(|| format!("the instruction at {rip:#x}, after {at:x?}"))?;
@@ -177,7 +195,13 @@ impl Follower {
                 Some((_, count)) => *count += 1,
                 None => functions.push((name, 1)),
             }
+            let before = lines.len();
             self.count(&instruction, &at, &mut price, &mut lines);
+            listing.push(Executed {
+                is_kernel: is_kernel(rip / LINE),
+                new_lines: lines.len() - before,
+                text: text(&instruction),
+            });
             gdb.step()?;
             at = gdb.registers()?;
         }
@@ -217,6 +241,34 @@ impl Follower {
             }
         }
     }
+}
+
+/// An instruction in Intel's notation, as [`Executed`] has it.
+fn text(instruction: &Instruction) -> String {
+    let mut formatter = IntelFormatter::new();
+    let options = formatter.options_mut();
+    options.set_hex_prefix("0x");
+    options.set_hex_suffix("");
+    options.set_uppercase_hex(false);
+    options.set_small_hex_numbers_in_decimal(true);
+    options.set_space_after_operand_separator(true);
+    options.set_rip_relative_addresses(true);
+    options.set_memory_size_options(MemorySizeOptions::Default);
+    let mut text = String::new();
+    if instruction.flow_control() == FlowControl::Next
+        || instruction.op_count() == 0
+        || instruction.op0_kind() == OpKind::Memory
+        || instruction.op0_kind() == OpKind::Register
+    {
+        let mut instruction = *instruction;
+        if instruction.is_ip_rel_memory_operand() {
+            instruction.set_memory_displacement64(instruction.next_ip());
+        }
+        formatter.format(&instruction, &mut text);
+    } else {
+        formatter.format_mnemonic(instruction, &mut text);
+    }
+    text
 }
 
 /// The lines that so many bytes lie in.

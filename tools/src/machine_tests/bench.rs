@@ -4,7 +4,8 @@
 //! hundred above, for what another compiler does otherwise. Who makes a path shorter lowers its ceiling; who makes it longer sees it
 //! here, and has to say in this table that it is meant to be.
 //!
-//! The shipped build is measured, alone in an archive of its own: nothing but the program itself has to be built for it.
+//! The shipped build is measured, alone in an archive of its own: nothing but the program itself has to be built for it. With the same build one call is
+//! followed, and compared with the chapter of the book that tells of it ([`book`](crate::bench::book)).
 
 use std::time::Duration;
 
@@ -55,24 +56,38 @@ const CEILINGS: [Ceiling; 18] = [
     Ceiling { figure: "process_create",             now: [13186, 13196] },
 ];
 
-/// One machine with FSGSBASE, one without.
+/// One machine with FSGSBASE, one without, and one on which the call is followed that the book tells of.
 pub fn jobs() -> Vec<Job> {
-    [
+    let counted = [
         ("bench/max", bench::CPU, 0),
         ("bench/no-fsgsbase", bench::CPU_WITHOUT, 1),
     ]
     .into_iter()
     .map(|(name, cpu, column)| {
-        Job::new(
-            name.into(),
-            |lab| {
-                cargo::build(&lab.ws, USER, Profile::Release, &[PROGRAM])?;
-                lab.product().and(lab.multiboot()).map(drop)
-            },
-            move |lab| count(lab, name, cpu, column),
-        )
-    })
-    .collect()
+        Job::new(name.into(), prepare, move |lab| {
+            count(lab, name, cpu, column)
+        })
+    });
+    let book = Job::new("bench/book".into(), prepare, |lab| {
+        follow(lab, "bench/book")
+    });
+    counted.chain([book]).collect()
+}
+
+fn prepare(lab: &Lab) -> Result<()> {
+    cargo::build(&lab.ws, USER, Profile::Release, &[PROGRAM])?;
+    lab.product().and(lab.multiboot()).map(drop)
+}
+
+/// Follows a call instruction by instruction, and looks whether the book tells the same.
+fn follow(lab: &Lab, name: &str) -> Result<Outcome> {
+    let mut spec = lab.machine(lab.direct(name, &files(lab)?)?, bench::CPUS, bench::CPU);
+    spec.icount = true;
+    let complaints = bench::book::follow(&lab.ws, &spec)?;
+    let mut outcome = Outcome::default();
+    let problem = (!complaints.is_empty()).then(|| complaints.join("; "));
+    outcome.check(bench::book::CHAPTER, problem);
+    Ok(outcome)
 }
 
 fn count(lab: &Lab, name: &str, cpu: &str, column: usize) -> Result<Outcome> {

@@ -1,8 +1,7 @@
 //! Work for `just bench-stretches`: memory whose pages may change while they are mapped. A clone shares them, a write to what is shared gives one another frame,
 //! and a pager takes them back. Each time every space that maps the object lets go of what may be wrong, without a preemption point.
 //!
-//! Where an object is mapped once in a space, that is one page; where it is mapped at two places, it is all between the first and the last of
-//! them.
+//! That is one page at each place where the object is mapped, or all of it for a clone.
 
 use abi::{CpuSet, MemoryFlags, Protection};
 use alloc::vec::Vec;

@@ -40,9 +40,9 @@ const CEILINGS: [Ceiling; 18] = [
     Ceiling { figure: "call_reply_cross_space_6w",  now: [304, 408] },
     Ceiling { figure: "call_reply_cross_space",     now: [298, 401] },
     Ceiling { figure: "call_reply_same_space",      now: [286, 387] },
-    Ceiling { figure: "call_reply_256b",            now: [448, 516] },
+    Ceiling { figure: "call_reply_256b",            now: [432, 499] },
     Ceiling { figure: "call_reply_4k",              now: [937, 1006] },
-    Ceiling { figure: "call_reply_handle",          now: [572, 640] },
+    Ceiling { figure: "call_reply_handle",          now: [557, 625] },
     Ceiling { figure: "signal_idle",                now: [58, 58] },
     Ceiling { figure: "signal_wait_pingpong",       now: [418, 477] },
     Ceiling { figure: "fault_round_trip",           now: [387, 453] },
@@ -52,8 +52,8 @@ const CEILINGS: [Ceiling; 18] = [
     Ceiling { figure: "yield_cross_space_fpu_both", now: [278, 315] },
     Ceiling { figure: "map_unmap_4k",               now: [517, 517] },
     Ceiling { figure: "thread_create",              now: [892, 916] },
-    Ceiling { figure: "thread_create_cold",         now: [2966, 2990] },
-    Ceiling { figure: "process_create",             now: [13186, 13196] },
+    Ceiling { figure: "thread_create_cold",         now: [2771, 2795] },
+    Ceiling { figure: "process_create",             now: [12230, 12241] },
 ];
 
 /// One machine with FSGSBASE, one without, and one on which the call is followed that the book tells of.

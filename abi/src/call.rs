@@ -54,7 +54,8 @@ calls! {
     /// `() -> rdi nanoseconds`: monotonic time since boot.
     ClockNow = 3, "clock_now";
     /// `(process or 0, memory, address or 0, offset, bytes, protection) -> rdi address`: map a part of it. All of address, offset
-    /// and bytes are multiples of the page size; address 0 lets the kernel choose. Rights MANAGE on the process, READ, WRITE,
+    /// and bytes are multiples of the page size; address 0 lets the kernel choose, which fails with
+    /// [`Error::NoMemory`](crate::Error::NoMemory) if it finds no room. Rights MANAGE on the process, READ, WRITE,
     /// EXECUTE on the memory as the protection asks. The mapping outlives the handle.
     ///
     /// Errors: BadArgument, OutOfRange, AlreadyMapped, NoMemory, QuotaExceeded, Ended.
@@ -139,7 +140,9 @@ calls! {
     ///
     /// Errors: BadArgument, OutOfRange, NotSupported, Busy.
     MemoryCreatePhysical = 33, "memory_create_physical";
-    /// `(process or 0, address, bytes, protection)`: change mapped pages, never beyond the mapping's handle rights at map time. Right MANAGE.
+    /// `(process or 0, address, bytes, protection)`: change mapped pages, never beyond the mapping's handle rights at map time. On an
+    /// error nothing has changed, unless others map and unmap pages of the range during the call: then what lies before one that could not be
+    /// changed may be. Right MANAGE.
     ///
     /// Errors: BadArgument, OutOfRange, NotMapped, NoMemory, QuotaExceeded, Reserved, Ended.
     MemoryProtect = 36, "memory_protect";

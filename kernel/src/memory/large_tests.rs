@@ -156,7 +156,9 @@ fn a_large_page_breaks_where_a_part_is_changed() {
     object.write(LARGE / 2, b"here").unwrap();
     // Stricter in a part: the whole comes back by small pages, the same frames.
     let frame = object.frame_if_committed(256).unwrap();
-    space.protect(BASE, PAGE_BYTES, Protection::READ).unwrap();
+    space
+        .protect(BASE, PAGE_BYTES, Protection::READ, &mut || {})
+        .unwrap();
     assert_eq!(size_at(BASE + LARGE / 2), None);
     assert_eq!(touch(&space, BASE, Access::ReadWrite), Fault::NotMine);
     assert_eq!(
@@ -175,11 +177,13 @@ fn a_large_page_breaks_where_a_part_is_changed() {
     );
     // Looser in a part, and a part taken away.
     let second = BASE + LARGE;
-    space.protect(second, LARGE, Protection::READ).unwrap();
+    space
+        .protect(second, LARGE, Protection::READ, &mut || {})
+        .unwrap();
     assert_eq!(touch(&space, second, Access::Read), Fault::Resolved);
     assert_eq!(size_at(second), Some(PageSize::Size2M));
     space
-        .protect(second, PAGE_BYTES, Protection::READ_WRITE)
+        .protect(second, PAGE_BYTES, Protection::READ_WRITE, &mut || {})
         .unwrap();
     assert_eq!(touch(&space, second, Access::ReadWrite), Fault::Resolved);
     assert_eq!(
@@ -269,7 +273,7 @@ proptest! {
                 }
                 3 => {
                     let all = model[range.clone()].iter().all(Option::is_some);
-                    prop_assert_eq!(space.protect(at(piece), pieces * PIECE, protection).is_ok(), all);
+                    prop_assert_eq!(space.protect(at(piece), pieces * PIECE, protection, &mut || {}).is_ok(), all);
                     if all {
                         model[range].fill(Some(access_of(protection)));
                     }

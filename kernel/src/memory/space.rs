@@ -16,6 +16,8 @@
 
 mod end;
 mod faults;
+mod protect;
+mod room;
 
 pub use faults::Fault;
 
@@ -82,12 +84,21 @@ enum Life {
     Gone,
 }
 
-/// Regions that one piece of work lets go.
+/// Regions that one piece of work lets go, or changes.
 const REGIONS_A_PIECE: usize = 16;
 /// Table entries that one piece of work looks at.
 const ENTRIES_A_PIECE: usize = 160;
 /// What one table of the lowest level maps.
 pub(super) const TABLE_SPAN: u64 = 1 << 21;
+
+/// A part of a memory object.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Its first byte.
+    pub offset: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
 
 /// Page tables that the space's account pays.
 pub(super) struct ChargedTables<'a> {
@@ -220,13 +231,10 @@ impl Space {
         self.account.as_ref()
     }
 
-    /// Maps `bytes` bytes of `object` from `offset` on at `address`, or where there is room if that is 0. `rights` are those of
-    /// the handle, now and for later changes. On an error nothing has changed.
+    /// [`map_with`](Self::map_with) with nobody else on the CPU meanwhile: for an address that is given, and for spaces of few mappings.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] for no or unaligned bytes, address or offset; [`Error::OutOfRange`] past the end of the object, or
-    /// outside the part of the address space that can be mapped; [`Error::NoRight`]; [`Error::AlreadyMapped`];
-    /// [`Error::NoMemory`] (of the kernel, or no room); [`Error::QuotaExceeded`] for too many mappings; [`Error::Ended`].
+    /// As there.
     pub fn map(
         &self,
         object: &Ref<MemoryObject>,
@@ -236,6 +244,28 @@ impl Space {
         bytes: u64,
         protection: Protection,
     ) -> Result<u64, Error> {
+        let part = Part { offset, bytes };
+        self.map_with(object, rights, address, part, protection, &mut || {})
+    }
+
+    /// Maps a part of `object` at `address`, or where there is room if that is 0. `rights` are those of
+    /// the handle, now and for later changes. On an error nothing has changed. `pause` is called between pieces of a search for
+    /// room, without a lock.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] for no or unaligned bytes, address or offset; [`Error::OutOfRange`] past the end of the object, or
+    /// outside the part of the address space that can be mapped; [`Error::NoRight`]; [`Error::AlreadyMapped`];
+    /// [`Error::NoMemory`] (of the kernel, or no room); [`Error::QuotaExceeded`] for too many mappings; [`Error::Ended`].
+    pub fn map_with(
+        &self,
+        object: &Ref<MemoryObject>,
+        rights: Rights,
+        address: u64,
+        part: Part,
+        protection: Protection,
+        pause: &mut dyn FnMut(),
+    ) -> Result<u64, Error> {
+        let Part { offset, bytes } = part;
         if bytes == 0 || !(bytes | address | offset).is_multiple_of(PAGE_BYTES) {
             return Err(Error::BadArgument);
         }
@@ -259,21 +289,13 @@ impl Space {
             access: access_of(protection),
             limit: rights,
         };
-        if object.sharing().is_none() {
-            return self.insert(region(address));
-        }
         loop {
             let start = match address {
-                // It is told before where it will be mapped.
-                0 => {
-                    let mut inner = self.inner.lock();
-                    let start = inner.choose(bytes)?;
-                    inner.next = start + bytes + PAGE_BYTES;
-                    start
-                }
+                0 => self.find_room(bytes, pause)?,
                 _ => address,
             };
             let delta = start.wrapping_sub(offset);
+            // It is told before where it will be mapped.
             object.attach(self, delta)?;
             match self.insert(region(start)) {
                 Ok(start) => return Ok(start),
@@ -284,22 +306,19 @@ impl Space {
                     return Err(error);
                 }
             }
+            pause();
         }
     }
 
-    /// Puts a region in, where there is room if its start is 0; gives where.
-    fn insert(&self, mut region: Region) -> Result<u64, Error> {
+    /// Puts a region in; gives where.
+    fn insert(&self, region: Region) -> Result<u64, Error> {
         let mut inner = self.inner.lock();
         inner.must_live()?;
-        let (start, bytes) = (region.start, region.end - region.start);
-        if start == 0 {
-            region.start = inner.choose(bytes)?;
-            region.end = region.start + bytes;
-            inner.next = region.end + PAGE_BYTES;
-        } else if inner
+        let overlaps = |next: &Region| next.start < region.end;
+        if inner
             .regions
-            .ending_after(start)
-            .is_some_and(|next| next.start < region.end)
+            .ending_after(region.start)
+            .is_some_and(overlaps)
         {
             return Err(Error::AlreadyMapped);
         }
@@ -387,41 +406,6 @@ impl Space {
         })
     }
 
-    /// Changes what is allowed in a range that is wholly mapped. On an error nothing has changed.
-    ///
-    /// # Errors
-    /// [`Error::BadArgument`], [`Error::OutOfRange`] and [`Error::Reserved`] as for [`unmap`](Self::unmap); [`Error::NotMapped`] if a page is not;
-    /// [`Error::NoRight`] if the handle of one did not allow this; [`Error::NoMemory`], [`Error::QuotaExceeded`].
-    pub fn protect(&self, address: u64, bytes: u64, protection: Protection) -> Result<(), Error> {
-        let end = self.check_change(address, bytes)?;
-        let access = access_of(protection);
-        let mut inner = self.inner.lock();
-        let mut restricts = false;
-        let mut at = address;
-        while at < end {
-            let region = inner.regions.find(at).ok_or(Error::NotMapped)?;
-            if !region.limit.contains(protection.needs()) {
-                return Err(Error::NoRight);
-            }
-            restricts |= !access.allows(region.access);
-            at = region.end;
-        }
-        // A cut alone changes no mapping, so failing at the second leaves nothing to undo.
-        self.cut(&mut inner, address)?;
-        self.cut(&mut inner, end)?;
-        let mut at = address;
-        while at < end {
-            let region = inner.regions.ending_after_mut(at).ok_or(Error::NotMapped)?;
-            region.access = access;
-            at = region.end;
-        }
-        if restricts {
-            inner.unlink(&self.tlb, address, end);
-            let _ = self.free_some(&mut inner);
-        }
-        Ok(())
-    }
-
     /// The object that is mapped at an address, and which byte of it.
     pub fn mapped_at(&self, address: u64) -> Option<(Ref<MemoryObject>, u64)> {
         let inner = self.inner.lock();
@@ -472,37 +456,6 @@ impl Inner {
             })?;
         }
         Ok(start)
-    }
-
-    /// A free stretch of `bytes` bytes.
-    fn choose(&self, bytes: u64) -> Result<u64, Error> {
-        // Large mappings are aligned so that large pages can serve them one day.
-        let align = if bytes >= TABLE_SPAN {
-            TABLE_SPAN
-        } else {
-            PAGE_BYTES
-        };
-        self.first_fit(self.next, bytes, align)
-            .or_else(|| self.first_fit(self.mode.map_start(), bytes, align))
-            .or_else(|| self.first_fit(USER_START, bytes, PAGE_BYTES))
-            .ok_or(Error::NoMemory)
-    }
-
-    /// The first free stretch from `from` on.
-    fn first_fit(&self, from: u64, bytes: u64, align: u64) -> Option<u64> {
-        let mut start = from.next_multiple_of(align);
-        loop {
-            let end = start
-                .checked_add(bytes)
-                .filter(|&end| end <= self.mode.areas_start())?;
-            match self.regions.ending_after(start) {
-                // A page stays free between mappings whose place the kernel chose, so that running over an end faults.
-                Some(region) if region.start < end => {
-                    start = (region.end + PAGE_BYTES).next_multiple_of(align);
-                }
-                _ => return Some(start),
-            }
-        }
     }
 
     /// Takes what is mapped in `start..end`, where no region is (any more) or pages shall fault in again, out of the tables

@@ -1,14 +1,15 @@
 //! Address spaces with things that are out of the ordinary: IPC areas, devices, objects without end, thousands of mappings, 32 bits.
 
-use abi::layout::{IPC_AREAS_START, MAP_START, USER_END};
+use abi::layout::{IPC_AREAS_START, MAP_START, MAP_START_32, USER_END, USER_START};
 use abi::{Error, Protection, Rights};
 use arch::addr::VirtAddr;
 use arch::paging::{Access, Cache, PAGE_BYTES, PageTables, Translation};
 
 use super::account::Account;
 use super::object::MemoryObject;
-use super::space::{Fault, Mode, Space, max_ipc_areas};
+use super::space::{Fault, Mode, Part, Space, max_ipc_areas};
 use super::{Progress, testing};
+use crate::object::Ref;
 
 const BASE: u64 = 0x10_0000_0000;
 
@@ -164,6 +165,153 @@ fn unmapping_thousands_of_regions_goes_by_pieces() {
         space.statistics().0
     );
     assert_eq!(space.statistics().1, 0);
+}
+
+/// A thousand mappings of a page each, side by side from [`BASE`] on, the last with fewer rights if so said.
+fn thousand(object: &Ref<MemoryObject>, last: Rights) -> Space {
+    let space = Space::new(None, Mode::Long).unwrap();
+    for number in 0..1000 {
+        let address = BASE + number * PAGE_BYTES;
+        let rights = if number == 999 { last } else { Rights::ALL };
+        space
+            .map(object, rights, address, 0, PAGE_BYTES, Protection::READ)
+            .unwrap();
+        assert_eq!(
+            space.handle_page_fault(address, Access::Read),
+            Fault::Resolved
+        );
+    }
+    space
+}
+
+/// Which of the thousand can be written.
+fn writable(space: &Space) -> Vec<u64> {
+    let can_write = |&number: &u64| {
+        let address = BASE + number * PAGE_BYTES;
+        space.handle_page_fault(address, Access::ReadWrite) == Fault::Resolved
+    };
+    (0..1000).filter(can_write).collect()
+}
+
+#[test]
+fn protecting_thousands_of_regions_goes_by_pieces() {
+    testing::kernel_machine();
+    let object = MemoryObject::create(PAGE_BYTES, None).unwrap();
+    let space = thousand(&object, Rights::ALL);
+    let mut pauses = 0;
+    for (protection, changed) in [(Protection::READ_WRITE, 1000), (Protection::READ, 0)] {
+        pauses = 0;
+        space
+            .protect(BASE, 1000 * PAGE_BYTES, protection, &mut || pauses += 1)
+            .unwrap();
+        assert_eq!(writable(&space).len(), changed);
+    }
+    assert!(pauses >= 120, "{pauses} pauses");
+    // What is refused at its end was not begun, and few mappings take no pause.
+    let space = thousand(&object, Rights::READ);
+    let all = 1000 * PAGE_BYTES;
+    let mut protect =
+        |bytes| space.protect(BASE, bytes, Protection::READ_WRITE, &mut || pauses += 1);
+    assert_eq!(protect(all), Err(Error::NoRight));
+    assert_eq!(protect(all + PAGE_BYTES), Err(Error::NoRight));
+    assert_eq!(writable(&space), []);
+    pauses = 0;
+    space
+        .protect(BASE, 10 * PAGE_BYTES, Protection::READ_WRITE, &mut || {
+            pauses += 1;
+        })
+        .unwrap();
+    assert_eq!((pauses, writable(&space).len()), (0, 10));
+}
+
+#[test]
+fn a_page_that_goes_while_its_range_is_protected_is_missed_where_it_was() {
+    testing::kernel_machine();
+    let object = MemoryObject::create(PAGE_BYTES, None).unwrap();
+    for (gone_at, changed) in [(30, 0), (50, 496), (80, 496)] {
+        let space = thousand(&object, Rights::ALL);
+        let mut pauses = 0;
+        let result = space.protect(BASE, 1000 * PAGE_BYTES, Protection::READ_WRITE, &mut || {
+            pauses += 1;
+            if pauses == gone_at {
+                unmap(&space, BASE + 500 * PAGE_BYTES, PAGE_BYTES).unwrap();
+            }
+        });
+        assert_eq!(result, Err(Error::NotMapped));
+        // Those of a whole piece, from the first on, or none.
+        assert_eq!(writable(&space), (0..changed).collect::<Vec<_>>());
+    }
+}
+
+/// A space below 4 GiB with thousands of gaps that are too small, and one of two pages behind them, which is given.
+fn space_with_one_gap() -> (Space, u64) {
+    let small = MemoryObject::create(PAGE_BYTES, None).unwrap();
+    let large = MemoryObject::create(1 << 32, None).unwrap();
+    let space = Space::new(None, Mode::Compat).unwrap();
+    let map = |object, start, end| {
+        space
+            .map(object, Rights::ALL, start, 0, end - start, Protection::READ)
+            .unwrap();
+    };
+    map(&large, USER_START, MAP_START_32 - PAGE_BYTES);
+    let mut at = MAP_START_32;
+    for _ in 0..2000 {
+        map(&small, at, at + PAGE_BYTES);
+        at += 2 * PAGE_BYTES;
+    }
+    map(&large, at + PAGE_BYTES, Mode::Compat.areas_start());
+    (space, at - PAGE_BYTES)
+}
+
+#[test]
+fn room_is_searched_by_pieces_and_found_wherever_it_is() {
+    testing::kernel_machine();
+    let object = MemoryObject::create(1 << 21, None).unwrap();
+    let (space, gap) = space_with_one_gap();
+    let map = |bytes, pause: &mut dyn FnMut()| {
+        let part = Part { offset: 0, bytes };
+        space.map_with(&object, Rights::ALL, 0, part, Protection::READ, pause)
+    };
+    let mut pauses = 0;
+    let mut count = || pauses += 1;
+    assert_eq!(map(2 * PAGE_BYTES, &mut count), Err(Error::NoMemory));
+    assert_eq!(map(1 << 21, &mut count), Err(Error::NoMemory));
+    assert_eq!(map(PAGE_BYTES, &mut count), Ok(gap + PAGE_BYTES));
+    assert_eq!(map(PAGE_BYTES, &mut count), Err(Error::NoMemory));
+    // Two thousand mappings, by one pass where there is room, by two or three where there is none.
+    assert!(pauses >= 400, "{pauses} pauses");
+    // What comes to be free ahead of the search is found, also if that is in its last pass.
+    let mut pauses = 0;
+    let freed = MAP_START_32 + 2000 * PAGE_BYTES;
+    let found = map(PAGE_BYTES, &mut || {
+        pauses += 1;
+        if pauses == 80 {
+            unmap(&space, freed, PAGE_BYTES).unwrap();
+        }
+    });
+    assert_eq!(found, Ok(freed));
+}
+
+#[test]
+fn room_that_goes_during_a_search_is_not_given() {
+    testing::kernel_machine();
+    let object = MemoryObject::create(PAGE_BYTES, None).unwrap();
+    let (space, gap) = space_with_one_gap();
+    let part = Part {
+        offset: 0,
+        bytes: PAGE_BYTES,
+    };
+    let mut pauses = 0;
+    let result = space.map_with(&object, Rights::ALL, 0, part, Protection::READ, &mut || {
+        pauses += 1;
+        if pauses == 10 {
+            let taken = gap + PAGE_BYTES;
+            space
+                .map(&object, Rights::ALL, taken, 0, PAGE_BYTES, Protection::READ)
+                .unwrap();
+        }
+    });
+    assert_eq!(result, Err(Error::NoMemory));
 }
 
 #[test]

@@ -157,7 +157,7 @@ proptest! {
                         Some(page) if !page.limit.contains(protection.needs()) => Some(Error::NoRight),
                         Some(_) => None,
                     });
-                    let result = space.protect(page(at), pages * PAGE_BYTES, protection);
+                    let result = space.protect(page(at), pages * PAGE_BYTES, protection, &mut || {});
                     prop_assert_eq!(result, refused.map_or(Ok(()), Err));
                     if result.is_ok() {
                         range.iter_mut().flatten().for_each(|page| page.access = access_of(protection));
@@ -357,7 +357,10 @@ fn arguments_without_meaning_are_named() {
         );
         if address != 0 && bytes != 0 {
             assert_eq!(space.unmap(address, bytes), Err(error));
-            assert_eq!(space.protect(address, bytes, Protection::READ), Err(error));
+            assert_eq!(
+                space.protect(address, bytes, Protection::READ, &mut || {}),
+                Err(error)
+            );
         }
     }
     for address in [

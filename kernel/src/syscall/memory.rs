@@ -6,6 +6,7 @@ use arch::paging::Cache;
 
 use super::{Caller, report, short};
 use crate::memory::object::MemoryObject;
+use crate::memory::space::Part;
 use crate::memory::user::{self, UserSlice};
 use crate::memory::{PAGE_BYTES, Progress};
 use crate::object::AnyObject;
@@ -134,7 +135,15 @@ fn map_any(caller: Caller, process: u64, memory: u64, place: [u64; 4]) -> ShortR
         let (memory, rights) =
             caller.hold_with_rights::<MemoryObject>(Handle(memory), Rights::NONE)?;
         let space = process.space()?;
-        space.map(&memory, rights, address, offset, bytes, protection)
+        let part = Part { offset, bytes };
+        space.map_with(
+            &memory,
+            rights,
+            address,
+            part,
+            protection,
+            &mut schedule::preemption_point,
+        )
     };
     short::result(map())
 }
@@ -184,7 +193,14 @@ pub(super) fn map_new(caller: Caller) -> Result<(), Error> {
     if !source.is_empty() {
         copy_in(&memory, 0, source)?;
     }
-    let address = space.map(&memory, Rights::ALL, address, 0, bytes, protection)?;
+    let address = space.map_with(
+        &memory,
+        Rights::ALL,
+        address,
+        Part { offset: 0, bytes },
+        protection,
+        &mut schedule::preemption_point,
+    )?;
     caller.set_result(0, address);
     Ok(())
 }
@@ -257,9 +273,12 @@ pub(super) fn take_back(caller: Caller) -> Result<(), Error> {
 pub(super) fn protect(caller: Caller) -> Result<(), Error> {
     let protection = Protection::from_bits(caller.argument(3)).ok_or(Error::BadArgument)?;
     let process = caller.process_by(caller.handle(0))?;
-    process
-        .space()?
-        .protect(caller.argument(1), caller.argument(2), protection)
+    process.space()?.protect(
+        caller.argument(1),
+        caller.argument(2),
+        protection,
+        &mut schedule::preemption_point,
+    )
 }
 
 /// Which way [`copy`] goes, as user space sees it.

@@ -4,6 +4,7 @@
 //! work of whoever takes the last thread out of its list: handles are closed, the space is given up, watchers are told. The
 //! object itself stays as long as somebody has a handle to it, so that its fate can be asked.
 
+mod areas;
 mod doomed;
 mod end;
 mod ways;
@@ -18,7 +19,7 @@ use crate::io_ports::ProcessPorts;
 use crate::ipc::{Listeners, Notification, Signaller};
 use crate::landing;
 use crate::memory::account::Account;
-use crate::memory::space::{Mode, Space, max_ipc_areas};
+use crate::memory::space::{Mode, Space};
 use crate::object::{HandleTable, Object, Ref, Slab, Vacant, Waking};
 use crate::sync::{Mutex, level};
 use crate::thread::{Spare, Spares, Thread};
@@ -35,8 +36,6 @@ pub const HANDLE_LIMIT: u32 = 16_384;
 pub const MAX_WATCHERS: usize = 4;
 /// Threads that are looked at for what they hold.
 const MOST_LOOKS: u32 = 1000;
-/// IPC area numbers that are remembered for reuse.
-const FREE_AREAS: usize = 64;
 
 /// A process's name: UTF-8, at most [`NAME_BYTES`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,7 +119,7 @@ struct Inner {
     ways: Ways,
     watchers: [Option<(Signaller, u64)>; MAX_WATCHERS],
     next_area: u32,
-    free_areas: [u32; FREE_AREAS],
+    free_areas: [u32; areas::FREE_AREAS],
     free_area_count: usize,
     /// What ended threads have left to the next ones.
     spares: Spares,
@@ -203,7 +202,7 @@ impl Process {
                 ways: Ways::new(),
                 watchers: [const { None }; MAX_WATCHERS],
                 next_area: 0,
-                free_areas: [0; FREE_AREAS],
+                free_areas: [0; areas::FREE_AREAS],
                 free_area_count: 0,
                 spares: Spares::none(),
                 is_finishing: false,
@@ -297,29 +296,6 @@ impl Process {
         let mut inner = self.inner.lock();
         let space = inner.space.clone().ok_or(Error::Ended)?;
         Ok((space, inner.spares.take()))
-    }
-
-    /// A number for an IPC area that no thread of the process uses.
-    pub(crate) fn take_area_number(&self) -> u32 {
-        let mut inner = self.inner.lock();
-        if inner.free_area_count > 0 {
-            inner.free_area_count -= 1;
-            return inner.free_areas[inner.free_area_count];
-        }
-        let number = inner.next_area;
-        inner.next_area = (number + 1) % max_ipc_areas(self.mode);
-        number
-    }
-
-    /// Gives such a number back.
-    pub(crate) fn give_area_number(&self, number: u32) {
-        let mut inner = self.inner.lock();
-        let count = inner.free_area_count;
-        // One too many to remember comes round again when the numbers wrap.
-        if count < FREE_AREAS {
-            inner.free_areas[count] = number;
-            inner.free_area_count += 1;
-        }
     }
 
     /// [`while_alive`](Self::while_alive) for the start of a thread.

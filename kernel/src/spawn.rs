@@ -7,15 +7,13 @@ use arch::context;
 use arch::memory::phys_to_virt;
 
 use crate::memory::account::Resource;
-use crate::memory::space::{Mode, Space, max_ipc_areas};
+use crate::memory::space::{Mode, Space};
 use crate::memory::stacks;
 use crate::object::{Ref, Vacant};
 use crate::process::Process;
 use crate::reported::are_reported;
+use crate::schedule;
 use crate::thread::{IpcArea, Machine, Spare, Thread, ThreadPtr};
-
-/// How many numbers of IPC areas are tried when the numbers have wrapped and the first ones are in use.
-const AREA_TRIES: u32 = 1024;
 
 /// Where a thread begins, and with what.
 #[derive(Clone, Copy)]
@@ -108,7 +106,7 @@ pub fn list(thread: Ref<Thread>) -> Result<(), Error> {
 #[inline(never)]
 fn make_parts(process: &Process, space: &Space) -> Result<Spare, Error> {
     let stack = stacks::allocate()?;
-    let (number, mapped) = map_area(process, space)?;
+    let (number, mapped) = process.map_area(space, &mut schedule::preemption_point)?;
     let [header, buffer] = mapped.frames.map(phys_to_virt).map(NonNull::new);
     let (Some(header), Some(buffer)) = (header, buffer) else {
         give_up(process, space, number);
@@ -128,22 +126,4 @@ fn give_up(process: &Process, space: &Space, number: u32) {
     // SAFETY: nobody but the caller knows the area.
     let _ = unsafe { space.unmap_ipc_area(number) };
     process.give_area_number(number);
-}
-
-fn map_area(
-    process: &Process,
-    space: &Space,
-) -> Result<(u32, crate::memory::space::IpcArea), Error> {
-    for _ in 0..AREA_TRIES.min(max_ipc_areas(process.mode())) {
-        let number = process.take_area_number();
-        match space.map_ipc_area(number) {
-            Ok(area) => return Ok((number, area)),
-            Err(Error::AlreadyMapped) => {}
-            Err(error) => {
-                process.give_area_number(number);
-                return Err(error);
-            }
-        }
-    }
-    Err(Error::QuotaExceeded)
 }

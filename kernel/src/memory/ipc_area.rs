@@ -70,6 +70,14 @@ impl Space {
         }
     }
 
+    /// Whether there is an IPC area number `index`.
+    pub fn has_ipc_area(&self, index: u32) -> bool {
+        ipc_address(self.mode(), index).is_ok_and(|address| {
+            let inner = self.inner.lock();
+            inner.tables.translate(VirtAddr::new(address)).is_some()
+        })
+    }
+
     /// Ends IPC area number `index`: no CPU reaches its frames afterwards, and they are free.
     ///
     /// # Errors

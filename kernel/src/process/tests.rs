@@ -409,10 +409,14 @@ fn area_numbers_are_used_again() {
     );
     // More than are remembered are lost until the numbers wrap, which `map_area` copes with.
     (0..200).for_each(|number| process.give_area_number(number));
-    let again: Vec<u32> = (0..FREE_AREAS)
+    let again: Vec<u32> = (0..areas::FREE_AREAS)
         .map(|_| process.take_area_number())
         .collect();
-    assert!(again.iter().all(|&number| (number as usize) < FREE_AREAS));
+    assert!(
+        again
+            .iter()
+            .all(|&number| (number as usize) < areas::FREE_AREAS)
+    );
     assert_eq!(process.take_area_number(), 4);
 }
 

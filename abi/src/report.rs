@@ -131,6 +131,9 @@ impl PageAccess {
 pub const PAGE_REFUSED: u64 = 1 << 32;
 /// In a page fault's error code: the page has a pager that does not answer: it is gone, has dropped the question, or is the thread itself.
 pub const NO_PAGER: u64 = 1 << 33;
+/// In the error code of a page fault: the page is mapped, but the quota or the machine has no memory for it. In that of a fault for want of the FPU (vector
+/// 7): there is none for the thread's state. The access may be tried again.
+pub const NO_MEMORY: u64 = 1 << 34;
 
 /// Bytes of an answer that sets registers.
 pub const REGISTER_BYTES: usize = size_of::<crate::UserContext>();

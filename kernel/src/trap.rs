@@ -5,7 +5,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use abi::info::ThreadEnd;
-use abi::report::{NO_PAGER, PAGE_REFUSED, PageAccess};
+use abi::report::{NO_MEMORY, NO_PAGER, PAGE_REFUSED, PageAccess};
 use abi::trace::TraceKind;
 use abi::{Error, FaultKind, UserContext};
 use arch::cpu::{halt_forever, skip_halt};
@@ -268,7 +268,7 @@ enum Mended {
     Yes,
     /// Nothing.
     No,
-    /// The page is its pager's to supply, and does not come. This is why: bits for the error code.
+    /// The page is mapped, and can't be had. This is why: bits for the error code.
     NoPage(u64),
 }
 
@@ -307,14 +307,8 @@ fn page_fault(context: &UserContext, of_user: bool) -> Mended {
             cpu::this().lacks_page.set(true);
             Mended::No
         }
-        Fault::Failed(error) => {
-            log::warn!(
-                "process {}: no page at {:#x}: {error}",
-                current.get().process().id(),
-                context.cr2
-            );
-            Mended::No
-        }
+        // Said in the log only if the thread ends by it: a program can come to this as often as it likes.
+        Fault::Failed(_) => Mended::NoPage(NO_MEMORY),
     }
 }
 
@@ -394,7 +388,8 @@ fn user_fault(context: &mut UserContext, at_entry: bool) {
         match unsafe { thread.machine.provide_fpu_area() } {
             // The instruction is tried again.
             Ok(()) => return,
-            Err(Error::NoMemory) => log::error!("no memory for a thread's floating-point state"),
+            // As for pages.
+            Err(Error::NoMemory) => context.error_code |= NO_MEMORY,
             Err(_) => log::error!("a thread's floating-point state is damaged"),
         }
     }
@@ -447,9 +442,12 @@ impl fmt::Display for Detail<'_> {
             let why = match context.error_code {
                 code if code & PAGE_REFUSED != 0 => ", which its pager refused",
                 code if code & NO_PAGER != 0 => ", whose pager does not answer",
+                code if code & NO_MEMORY != 0 => ", for which there is no memory",
                 _ => "",
             };
             write!(f, ", {what} {:#x}{why}", context.cr2)
+        } else if context.vector == FPU_UNAVAILABLE && context.error_code & NO_MEMORY != 0 {
+            f.write_str(", no memory for its state")
         } else if context.error_code != 0 {
             write!(f, ", error code {:#x}", context.error_code)
         } else {

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use abi::Protection;
-use abi::info::ProcessInfo;
+use abi::info::{ProcessInfo, Quota};
 use abi::report::ReportKind;
 use rt::process::Mode;
 use rt::{Endpoint, Memory, Notification, Process, Thread};
@@ -145,7 +145,22 @@ impl Bare {
         Bare::in_process(process, preamble, code)
     }
 
-    /// The same, with the process's landing page (its first byte, plus `offset`) in register number `register`.
+    /// [`new`](Self::new) with a part of this process's quota, and reports of its faults.
+    ///
+    /// # Errors
+    /// Those of the calls that it takes.
+    pub fn limited(
+        code: &[u8],
+        registers: &[u64; reg::COUNT],
+        quota: &Quota,
+        to: &Endpoint,
+    ) -> rt::Result<Bare> {
+        let made = Process::make_with(Mode::Long, "bare", rt::Priority::LOWEST, Some(quota))?;
+        made.process.report_to(ReportKind::Faults, Some(to))?;
+        Bare::in_process(made.process, |_| preamble(registers), code)
+    }
+
+    /// [`new`](Self::new) with the process's landing page (its first byte, plus `offset`) in register number `register`.
     ///
     /// # Errors
     /// Those of the calls that it takes.

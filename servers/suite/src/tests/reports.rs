@@ -1,8 +1,11 @@
 //! Faults that are reported: what a handler is told, what it may do, and what becomes of the thread if nobody answers.
 
-use abi::info::{ProcessState, ThreadState};
-use abi::report::{Answer, ReportKind};
+use abi::info::{ProcessState, Quota, ThreadState};
+use abi::report::{Answer, NO_MEMORY, NO_PAGER, PAGE_REFUSED, ReportKind};
 use abi::{Error, FaultKind, Rights, UserContext};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
 use rt::report::Fault;
 use rt::{Badge, Endpoint, Memory, Protection, Received, Reply};
 
@@ -20,6 +23,7 @@ tests! {
     each_kind_of_fault_is_reported_and_resumed: 60,
     a_report_may_be_answered_by_the_threads_end: 40,
     page_faults_are_reported_and_mended: 40,
+    want_of_memory_is_told_to_the_handler_and_not_to_the_log: 60,
     a_reporting_thread_is_stepped_instruction_by_instruction: 40,
     faults_of_32_bit_code_are_reported: 40,
 }
@@ -271,6 +275,97 @@ fn page_faults_are_reported_and_mended(_: &'static World) -> Verdict {
     );
     must!(reply.answer_report(Answer::Resume));
     exited("mended", &bare)
+}
+
+/// What the log has from a position on, and the position behind it.
+fn log_from(world: &World, mut position: u64) -> rt::Result<(String, u64)> {
+    let mut bytes = Vec::new();
+    let mut piece = [0; 1024];
+    loop {
+        let (read, next) = world.log.read(position, &mut piece)?;
+        position = next;
+        if read == 0 {
+            return Ok((String::from_utf8_lossy(&bytes).into_owned(), position));
+        }
+        bytes.extend(&piece[..read]);
+    }
+}
+
+fn want_of_memory_is_told_to_the_handler_and_not_to_the_log(world: &'static World) -> Verdict {
+    const PLACE: u64 = 0x5000_0000_0000;
+    const PAGES: u64 = 200;
+    const ROUNDS: usize = 300;
+    let quota = Quota {
+        pages: 100,
+        handles: 16,
+        threads: 2,
+    };
+    let code = then_exit!(
+        "2:",
+        "mov qword ptr [rbx], 1",
+        "add rbx, 4096",
+        "loop 2b",
+        "nop",
+    );
+    let mut values = bare::pattern();
+    values[reg::RBX] = PLACE;
+    values[reg::RCX] = PAGES;
+    let (endpoint, badged) = must!(listener());
+    let greedy = must!(Bare::limited(code, &values, &quota, &badged));
+    must!(
+        greedy
+            .process
+            .map_new(PLACE, PAGES * 4096, Protection::READ_WRITE, &[])
+    );
+    let number = must!(greedy.process.info()).id;
+    let speaks = format!("process {number}");
+    let (_, begin) = must!(log_from(world, 0));
+    must!(greedy.thread.start());
+    let (first, mut reply) = fault(&endpoint)?;
+    same!(first.kind() as u32, FaultKind::Page as u32);
+    for _ in 0..ROUNDS {
+        must!(reply.answer_report(Answer::Resume));
+        let told;
+        (told, reply) = fault(&endpoint)?;
+        same!(
+            told.error_code & (NO_MEMORY | NO_PAGER | PAGE_REFUSED),
+            NO_MEMORY
+        );
+        same!(told.address, first.address);
+    }
+    let (text, begin) = must!(log_from(world, begin));
+    check!(!text.contains(&speaks), "{text}");
+    // With more of a quota it comes to the end.
+    must!(greedy.process.set_quota(&Quota {
+        pages: 400,
+        ..quota
+    }));
+    must!(reply.answer_report(Answer::Resume));
+    exited("with more memory", &greedy)?;
+    // Who ends by it is told of, once.
+    let ended = must!(Bare::limited(code, &values, &quota, &badged));
+    must!(
+        ended
+            .process
+            .map_new(PLACE, PAGES * 4096, Protection::READ_WRITE, &[])
+    );
+    let number = must!(ended.process.info()).id;
+    must!(ended.thread.start());
+    let (_, reply) = fault(&endpoint)?;
+    must!(reply.answer_report(Answer::End));
+    let info = must!(ended.run_to_end());
+    faulted("without memory", &info, FaultKind::Page)?;
+    same!(info.context.error_code & NO_MEMORY, NO_MEMORY);
+    let (text, _) = must!(log_from(world, begin));
+    let lines = text
+        .lines()
+        .filter(|line| line.contains(&format!("process {number} ")));
+    let lines: Vec<_> = lines.collect();
+    check!(
+        lines.len() == 1 && lines[0].contains("for which there is no memory"),
+        "{lines:?}"
+    );
+    Ok(())
 }
 
 fn a_reporting_thread_is_stepped_instruction_by_instruction(_: &'static World) -> Verdict {

@@ -1,14 +1,14 @@
 //! A thread's wait, and how it is cancelled.
 
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::Error;
 use abi::info::ThreadState;
 
 use super::wait_on::{OnWord, WaitOn};
 use crate::object::{Borrowed, Section, number_of};
-use crate::thread::{Thread, Until, UntilCell};
+use crate::thread::{Thread, Until, UntilCell, raise};
 
 /// A thread's wait: what for, and what its partner must know.
 pub struct Wait {
@@ -117,9 +117,7 @@ impl Default for Wait {
 /// The effective priority of a thread has changed: if it waits in a queue, it gets another place there; and who it waits for inherits
 /// another one. For its home.
 pub fn reorder(thread: &Thread, section: &Section) {
-    // Its priority was stored just now. Whoever writes the word below, and computes what it inherits after that, sees it; or is seen here.
-    fence(Ordering::SeqCst);
-    match thread.wait.on() {
+    match raise::after_new_priority(&thread.wait.word) {
         on @ (WaitOn::Sending(endpoint) | WaitOn::Receiving(endpoint)) => {
             // SAFETY: as in `cancel`.
             let endpoint = unsafe { Borrowed::from_ptr(endpoint, section) };

@@ -43,7 +43,7 @@ pub(crate) struct Held<A: Atomics = Native> {
     /// The call, kept in the table, whose caller's priority it inherits: its stamp and its caller; null: there is none. Written by the thread itself or
     /// by who has taken it out of its wait; whoever takes that reply away clears it.
     kept_stamp: A::U64,
-    kept: A::Pointer<Thread>,
+    pub(super) kept: A::Pointer<Thread>,
     /// The last handle that another thread of the process has used up. Written under the table's lock.
     taken: A::U64,
 }
@@ -174,7 +174,7 @@ impl<A: Atomics> Held<A> {
 
     /// What is kept, as [`shown`](Self::shown).
     #[inline(always)]
-    fn kept(&self) -> Option<ReplyTarget> {
+    pub(super) fn kept(&self) -> Option<ReplyTarget> {
         let caller = self.kept.load(Ordering::SeqCst);
         (!caller.is_null())
             .then(|| ReplyTarget::new(caller, self.kept_stamp.load(Ordering::SeqCst)))

@@ -30,11 +30,11 @@
 //! after one.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use sched::EffectivePriority;
 
-use super::{Thread, ThreadPtr};
+use super::{Thread, ThreadPtr, raise};
 use crate::ipc::{Endpoint, ReplyTarget, WaitOn};
 use crate::object::stamp_of;
 use crate::schedule;
@@ -92,20 +92,8 @@ impl Thread {
     /// A thread that stands in a queue has another place there then: that is the caller's to see to.
     pub(crate) fn settle(&self) -> bool {
         let base = EffectivePriority::of(self.priority.base(), []);
-        let marks = self.marks();
-        let mut inherited = self.inherited();
-        let is_marked = marks.is_raised();
-        if inherited > base && !is_marked {
-            marks.raise(true);
-            // Whoever ends a call and sees no mark has ended it before this.
-            fence(Ordering::SeqCst);
-            inherited = self.inherited();
-        }
-        let changed = self.priority.settle([inherited]).is_some();
-        if inherited <= base && marks.is_raised() {
-            marks.raise(false);
-        }
-        changed
+        let store = |inherited| self.priority.settle([inherited]).is_some();
+        raise::settle(self.marks(), base, || self.inherited(), store)
     }
 
     /// [`settle`](Self::settle), if there is anything that only the thread itself and its home know of; true if its priority has changed. For
@@ -182,29 +170,22 @@ impl Thread {
         let Some(caller) = reply.waiting() else {
             return;
         };
-        let thread = caller.get();
-        let priority = Self::highest_caller(Some(caller));
+        let on = &caller.get().wait.word;
         let present = self.held.kept_caller();
-        let is_higher = present.is_none() || Self::highest_caller(present) < priority;
-        if is_higher {
-            self.forget_kept();
-            self.held.keep_caller(reply);
-        }
-        let former = thread.wait.on();
-        if !matches!(former, WaitOn::Reply(_)) {
+        let highest = |caller| Self::highest_caller(Some(caller));
+        if present.is_some_and(|present| highest(present) >= highest(caller)) {
+            if let former @ WaitOn::Reply(_) = on.read() {
+                on.hand_on(former, ptr::null());
+            }
             return;
         }
-        thread
-            .wait
-            .hand_on(former, if is_higher { self } else { ptr::null() });
-        if !is_higher {
-            return;
-        }
-        if reply.waiting().is_none() {
-            // It has ended meanwhile; another call of that thread may have begun, which is not this one's to answer.
-            self.held.forget_kept();
-            thread.wait.hand_on(WaitOn::Reply(self), ptr::null());
-        } else if priority > EffectivePriority::of(self.priority.base(), []) {
+        self.forget_kept();
+        // Only what is read from here on counts: see `raise.rs`.
+        if self
+            .held
+            .take_over(self, reply, on, || reply.waiting().is_some())
+            && highest(caller) > EffectivePriority::of(self.priority.base(), [])
+        {
             schedule::reconsider(ThreadPtr::new(self));
         }
     }

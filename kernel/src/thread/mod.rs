@@ -11,6 +11,7 @@ mod inherit;
 mod machine;
 mod marks;
 mod pointer;
+pub(crate) mod raise;
 mod reporting;
 mod rest;
 mod spare;

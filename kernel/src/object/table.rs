@@ -473,4 +473,6 @@ impl Drop for HandleTable {
 }
 
 #[cfg(test)]
+mod models;
+#[cfg(test)]
 mod tests;

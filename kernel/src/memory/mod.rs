@@ -10,7 +10,7 @@
 //! | `kernel_space`, `stacks` | the kernel half: direct map, image, devices, kernel stacks |
 //! | `fpu_areas` | where threads' floating-point state lies |
 //! | `start_tables` | what other CPUs start on |
-//! | `account` | what a process is charged for |
+//! | `account`, `levels` | what a process is charged for; how charges go through accounts that share and lend |
 //! | `object`, `cloning` | memory objects; those that share frames until one side writes |
 //! | `contiguous`, `large` | memory in a row: for devices, and for large pages |
 //! | `regions`, `space`, `short` | a process's mappings, and its page tables; the short way for one page |

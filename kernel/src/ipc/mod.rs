@@ -8,6 +8,7 @@
 //! or notification's queue) or under the thread's own (the wait for a reply). Whoever has taken it out writes the
 //! result into its saved registers and then makes it ready. So a message, a deadline and a kill may race, and one wins.
 
+mod bits;
 #[cfg(target_os = "none")]
 mod carrying;
 mod cycle;

@@ -9,13 +9,14 @@
 //! It also counts who can signal it: handles with the right to, and the kernel's own [`Signaller`]s. When the last is gone, waits end with an
 //! error as well: a partner that was given no more than it needs, and died, leaves nobody waiting for it.
 
-use core::sync::atomic::{AtomicU32, Ordering};
-
 use abi::{Deadline, Error};
+use sched::EffectivePriority;
 
 use super::Flow;
+use super::bits::{Bits, Counts, Look, Signal, Waiter};
 use super::transfer;
-use super::wait_on::WaitOn;
+use super::wait_on::{OnWord, WaitOn};
+use crate::atomics::Native;
 use crate::object::{Borrowed, Object, Ref, Section, Slab, Waking};
 use crate::schedule;
 use crate::sync::{Guard, Mutex, level};
@@ -24,28 +25,23 @@ use crate::thread::{Thread, ThreadPtr, WOKEN_AT_ONCE};
 /// A notification.
 pub struct Notification {
     state: Mutex<{ level::NOTIFICATION }, State>,
-    /// Handles to it, in all processes.
-    handles: AtomicU32,
-    /// How many can signal it.
-    signallers: AtomicU32,
+    counts: Counts,
 }
 
 /// What the lock protects.
-pub(super) struct State {
-    bits: u64,
-    /// Its last handle is gone, or the last who could signal it.
-    closed: bool,
-    waiters: sched::WaitQueue<ThreadPtr>,
-    bound: Option<ThreadPtr>,
-}
+pub(super) type State = Bits<ThreadPtr>;
 
-impl State {
-    /// All bits, which are clear afterwards; `None` if none is set.
-    pub(super) fn take_bits(&mut self) -> Option<u64> {
-        match core::mem::take(&mut self.bits) {
-            0 => None,
-            bits => Some(bits),
-        }
+impl Waiter for ThreadPtr {
+    type Atomics = Native;
+
+    #[inline(always)]
+    fn on(&self) -> &OnWord {
+        &self.get().wait.word
+    }
+
+    #[inline(always)]
+    fn priority(&self) -> EffectivePriority {
+        self.get().priority()
     }
 }
 
@@ -104,28 +100,19 @@ impl Notification {
     /// A notification without bits.
     pub const fn new() -> Notification {
         Notification {
-            state: Mutex::new(State {
-                bits: 0,
-                closed: false,
-                waiters: sched::WaitQueue::new(),
-                bound: None,
-            }),
-            handles: AtomicU32::new(0),
-            signallers: AtomicU32::new(0),
+            state: Mutex::new(State::none()),
+            counts: Counts::none(),
         }
     }
 
     /// A handle to it was made, by which it can be signalled or not.
     pub(crate) fn handle_added(&self, signals: bool) {
-        self.handles.fetch_add(1, Ordering::Relaxed);
-        if signals {
-            self.signaller_added();
-        }
+        self.counts.handle_added(signals);
     }
 
     /// Somebody more can signal it.
     pub(crate) fn signaller_added(&self) {
-        self.signallers.fetch_add(1, Ordering::Relaxed);
+        self.counts.signaller_added();
     }
 
     /// A handle to it is gone. The end of the last one, or of the last that could signal it, is an error for all who wait.
@@ -137,7 +124,7 @@ impl Notification {
 
     /// A [`Signaller`] is gone. As for [a handle](Self::handle_removed).
     fn signaller_removed(&self) {
-        if self.signaller_leaves() {
+        if self.counts.signaller_leaves() {
             self.close();
             while self.wake_some() {}
         }
@@ -146,17 +133,11 @@ impl Notification {
     /// The same as for [a handle that is gone](Self::handle_removed), for one who [wakes](Self::wake_some) those who wait by himself, if there is
     /// reason: true. From then on nobody comes.
     pub(crate) fn handle_leaves(&self, signals: bool) -> bool {
-        let was_last = self.handles.fetch_sub(1, Ordering::AcqRel) == 1;
-        let closes = (signals && self.signaller_leaves()) || was_last;
+        let closes = self.counts.handle_leaves(signals);
         if closes {
             self.close();
         }
         closes
-    }
-
-    /// Somebody less can signal it; whether that was the last.
-    fn signaller_leaves(&self) -> bool {
-        self.signallers.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// Lets nobody begin to wait.
@@ -168,10 +149,9 @@ impl Notification {
     pub(crate) fn wake_some(&self) -> bool {
         for _ in 0..WOKEN_AT_ONCE {
             let mut state = self.state.lock();
-            let Some(thread) = state.waiters.pop_front() else {
+            let Some(thread) = state.pop_closed() else {
                 return false;
             };
-            thread.get().wait.set(WaitOn::Nothing);
             drop(state);
             thread.get().set_status(Err(Error::PeerClosed));
             schedule::make_ready(thread);
@@ -187,7 +167,7 @@ impl Notification {
     #[cfg(target_os = "none")]
     pub(super) fn lock_if_quiet(&self) -> Option<Guard<'_, { level::NOTIFICATION }, State>> {
         let state = self.state.try_lock()?;
-        (state.bits == 0).then_some(state)
+        (state.set == 0).then_some(state)
     }
 
     /// [`signal`](Self::signal) if nobody has its lock and it is bound to nobody. The waiter that it has taken out, if there was one, is to be
@@ -205,7 +185,7 @@ impl Notification {
             return Signalled::Not;
         }
         if state.waiters.is_empty() {
-            state.bits |= bits;
+            state.set |= bits;
             return Signalled::Nobody;
         }
         if bits == 0 {
@@ -275,23 +255,21 @@ impl Notification {
             return;
         }
         let mut state = self.state.lock();
-        state.bits |= bits;
-        if let Some(waiter) = state.waiters.pop_front() {
-            let bits = core::mem::take(&mut state.bits);
-            waiter.get().wait.set(WaitOn::Nothing);
-            drop(state);
-            give(waiter, bits);
-        } else if let Some(bound) = state.bound
-            && let on @ WaitOn::Receiving(endpoint) = bound.get().wait.on()
-        {
+        let signal = state.signal(bits, |bound, on| {
+            let WaitOn::Receiving(endpoint) = on else {
+                return false;
+            };
             // SAFETY: all kernel code between two quiescent points is inside a section.
             let section = unsafe { Section::enter() };
             // SAFETY: the endpoint had the thread in its queue when the word was read, so it was not retired then.
             let endpoint = unsafe { Borrowed::from_ptr(endpoint, &section) };
-            // If a message has just taken it, the bits stay set for its next receive.
-            if endpoint.take_out(bound.get(), on) {
-                let bits = core::mem::take(&mut state.bits);
-                drop(state);
+            endpoint.take_out(bound.get(), on)
+        });
+        drop(state);
+        match signal {
+            Signal::Kept => {}
+            Signal::Waiter(waiter, bits) => give(waiter, bits),
+            Signal::Bound(bound, bits) => {
                 transfer::finish_notified(bound.get(), bits);
                 schedule::make_ready(bound);
             }
@@ -304,23 +282,20 @@ impl Notification {
     /// [`Error::TimedOut`] for a deadline of 0 with no bit set; [`Error::PeerClosed`] if nobody can signal it any more.
     pub fn wait(&self, current: &Thread, deadline: Deadline) -> Result<Flow, Error> {
         let mut state = self.state.lock();
-        if let Some(bits) = state.take_bits() {
-            drop(state);
-            give_registers(current, bits);
-            return Ok(Flow::Done);
+        match state.look() {
+            Look::Bits(bits) => {
+                drop(state);
+                give_registers(current, bits);
+                Ok(Flow::Done)
+            }
+            Look::Closed => Err(Error::PeerClosed),
+            Look::Nothing if deadline == Deadline::NOW => Err(Error::TimedOut),
+            Look::Nothing => {
+                current.settle_before_wait();
+                state.enter(ThreadPtr::new(current), WaitOn::Notification(self));
+                Ok(Flow::Block)
+            }
         }
-        if state.closed {
-            return Err(Error::PeerClosed);
-        }
-        if deadline == Deadline::NOW {
-            return Err(Error::TimedOut);
-        }
-        current.settle_before_wait();
-        current.wait.set(WaitOn::Notification(self));
-        state
-            .waiters
-            .push_back(ThreadPtr::new(current), current.priority());
-        Ok(Flow::Block)
     }
 
     /// Binds the notification to a thread.
@@ -343,27 +318,12 @@ impl Notification {
 
     /// The effective priority of a thread has changed that waits here: it has another place in the queue. For its home.
     pub(crate) fn reorder(&self, thread: &Thread, on: WaitOn) {
-        let mut state = self.state.lock();
-        if thread.wait.on() == on {
-            state
-                .waiters
-                .requeue(ThreadPtr::new(thread), thread.priority());
-        }
+        self.state.lock().reorder(ThreadPtr::new(thread), on);
     }
 
     /// Takes a waiting thread out, if it is still there.
     pub(super) fn take_out(&self, thread: &Thread, on: WaitOn) -> bool {
-        let mut state = self.state.lock();
-        if thread.wait.on() != on {
-            return false;
-        }
-        let removed = state.waiters.remove(ThreadPtr::new(thread));
-        debug_assert!(
-            removed,
-            "a thread that waits for a notification is in its queue"
-        );
-        thread.wait.set(WaitOn::Nothing);
-        true
+        self.state.lock().take_out(ThreadPtr::new(thread), on)
     }
 }
 
@@ -390,7 +350,7 @@ impl Signaller {
     /// Gives it up, but for the waking of those who wait in vain from now on. No lock may be held.
     pub(crate) fn give_up(mut self) -> Option<Waking> {
         let notification = self.0.take()?;
-        if !notification.signaller_leaves() {
+        if !notification.counts.signaller_leaves() {
             return None;
         }
         notification.close();

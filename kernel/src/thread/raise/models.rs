@@ -83,7 +83,7 @@ impl<M: Mistake> Scene<Modelled<M>> {
         priority(self.priority.load(Ordering::Relaxed) as u8)
     }
 
-    fn reply(&self) -> ReplyTarget {
+    fn reply() -> ReplyTarget {
         ReplyTarget::new(caller().as_ptr(), 3)
     }
 
@@ -107,7 +107,7 @@ impl<M: Mistake> Scene<Modelled<M>> {
     /// The holder is passed the reply.
     fn adopt(&self) -> bool {
         let waits = || self.awaiting().is_for(3);
-        let reply = self.reply();
+        let reply = Self::reply();
         self.held.take_over(holder(), &reply, &self.on, waits)
     }
 
@@ -145,7 +145,7 @@ enum Slip {
 fn an_end_and_a_settling<M: Mistake>(slip: Slip) {
     check(4, move || {
         let scene = Scene::<Modelled<M>>::new(HIGH, holder());
-        scene.held.keep_caller(&scene.reply());
+        scene.held.keep_caller(&Scene::reply());
         let [home, other] = core::array::from_fn(|_| scene.clone());
         Race {
             parties: [

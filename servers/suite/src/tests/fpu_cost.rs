@@ -402,6 +402,21 @@ fn wide_registers_of_the_dead_are_not_inherited(world: &'static World) -> Verdic
     Ok(())
 }
 
+/// All memory that there is.
+fn hoarded() -> rt::Result<Vec<Memory>> {
+    let mut hoard = Vec::with_capacity(2);
+    let piece = alloc::vec![1; 64 * 1024];
+    for bytes in [64 * 1024, 4096] {
+        let all = Memory::create(8 << 30)?;
+        let mut offset = 0;
+        while all.write(offset, &piece[..bytes]).is_ok() {
+            offset += bytes as u64;
+        }
+        hoard.push(all);
+    }
+    Ok(hoard)
+}
+
 fn no_memory_for_fpu_state_ends_only_the_thread_that_needs_it(world: &'static World) -> Verdict {
     /// More than the areas that earlier threads have left behind.
     const THREADS: u32 = 80;
@@ -463,16 +478,7 @@ fn no_memory_for_fpu_state_ends_only_the_thread_that_needs_it(world: &'static Wo
         ProcessState::Alive as u32
     );
     let free = must!(world.system.memory()).free;
-    let mut hoard = Vec::with_capacity(2);
-    let piece = alloc::vec![1; 64 * 1024];
-    for bytes in [64 * 1024, 4096] {
-        let all = must!(Memory::create(8 << 30));
-        let mut offset = 0;
-        while all.write(offset, &piece[..bytes]).is_ok() {
-            offset += bytes as u64;
-        }
-        hoard.push(all);
-    }
+    let hoard = must!(hoarded());
     let mut refused = None;
     for (index, bare) in bares.iter().enumerate() {
         turn.store(index as u32 + 1, Ordering::Release);

@@ -49,6 +49,11 @@ struct Scene<A: Atomics> {
     asked: AtomicBool,
 }
 
+/// The right to answer the caller.
+fn reply() -> ReplyTarget {
+    ReplyTarget::new(caller().as_ptr(), 3)
+}
+
 impl<M: Mistake> Scene<Modelled<M>> {
     /// The caller waits for `holder`.
     fn new(level: u8, holder: Holder) -> Arc<Self> {
@@ -83,10 +88,6 @@ impl<M: Mistake> Scene<Modelled<M>> {
         priority(self.priority.load(Ordering::Relaxed) as u8)
     }
 
-    fn reply() -> ReplyTarget {
-        ReplyTarget::new(caller().as_ptr(), 3)
-    }
-
     /// What the holder inherits by what it keeps.
     fn inherited(&self) -> EffectivePriority {
         match self.held.kept() {
@@ -107,7 +108,7 @@ impl<M: Mistake> Scene<Modelled<M>> {
     /// The holder is passed the reply.
     fn adopt(&self) -> bool {
         let waits = || self.awaiting().is_for(3);
-        let reply = Self::reply();
+        let reply = reply();
         self.held.take_over(holder(), &reply, &self.on, waits)
     }
 
@@ -145,7 +146,7 @@ enum Slip {
 fn an_end_and_a_settling<M: Mistake>(slip: Slip) {
     check(4, move || {
         let scene = Scene::<Modelled<M>>::new(HIGH, holder());
-        scene.held.keep_caller(&Scene::reply());
+        scene.held.keep_caller(&reply());
         let [home, other] = core::array::from_fn(|_| scene.clone());
         Race {
             parties: [

@@ -308,7 +308,7 @@ fn take(order: u8, highest: Zone, kind: FrameKind) -> Option<PhysAddr> {
     Some(PhysAddr::new(number * PAGE_BYTES))
 }
 
-/// What `attempt` finds; if that is nothing, what it finds when all that was prepared is free again.
+/// What `attempt` finds; if that is nothing, what it finds when some of what was prepared is free again.
 fn or_of_the_prepared<T>(attempt: impl Fn() -> Option<T>) -> Option<T> {
     attempt().or_else(|| {
         let any = prepared::give_back();

@@ -74,7 +74,8 @@ const LEAF_REGIONS: usize = (PAGE_BYTES as usize - size_of::<usize>()) / size_of
 const MAX_LEAVES: usize =
     (PAGE_BYTES as usize - size_of::<usize>()) / size_of::<(u64, NonNull<Leaf>)>();
 
-/// Frames that a leaf is charged with: its own, and as many as the objects of all of its regions fill.
+/// Frames that a leaf is charged with: its own, and as many as the objects of all of its regions fill. What an object needs besides, so that it
+/// can be cloned, is charged where it is made.
 const LEAF_CHARGE: u64 =
     1 + (LEAF_REGIONS * size_of::<Slot<MemoryObject>>()).div_ceil(PAGE_BYTES as usize) as u64;
 /// Frames that the directory is charged with.

@@ -175,9 +175,10 @@ impl<'s, T: Object> Borrowed<'s, T> {
     pub fn to_ref(self) -> Option<Ref<T>> {
         // SAFETY: inside the section the slot is valid.
         let references = &unsafe { self.slot.as_ref() }.references;
+        // Made only if it is counted: one that is not would count the object down where it is dropped.
         references
             .add_unless_none()
-            .then_some(Ref { slot: self.slot })
+            .then(|| Ref { slot: self.slot })
     }
 
     /// The object, for as long as the section.

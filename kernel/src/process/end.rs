@@ -2,7 +2,7 @@
 //!
 //! All of it is done in pieces ([`End`]), with preemption points between, as there may be thousands of threads and handles, and any number of threads
 //! that wait for what one handle keeps open. Whoever does it holds the process by a counted reference and no lock. That is who kills
-//! it, its last thread, or, if it never ran, who gave up the last way to it ([`doomed`](super::doomed)).
+//! it, its last thread, or, if none of its threads runs, who gave up the last way to it ([`doomed`](super::doomed)).
 
 use core::sync::atomic::Ordering;
 

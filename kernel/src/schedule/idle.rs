@@ -97,9 +97,11 @@ fn wait_for_work(cpu: &Cpu) {
     leave_idle(cpu);
 }
 
-/// Waits until there is something in the inbox, or an interrupt has asked for something.
+/// Waits until there is something in the inbox, or an interrupt has asked for something, or has made a thread of this CPU ready.
 fn poll(cpu: &Cpu) {
-    while cpu.inbox.is_empty() && !cpu.block().has_requests() {
+    // SAFETY: this is the CPU; the borrow ends with the call.
+    let nobody_is_ready = || unsafe { cpu.run_queue() }.is_empty();
+    while cpu.inbox.is_empty() && !cpu.block().has_requests() && nobody_is_ready() {
         // As when it sleeps: it holds nothing, and whoever looks for an idle CPU finds it. An interrupt's handler takes that back.
         cpu.seen.leave();
         allow_pending_interrupts();

@@ -35,7 +35,7 @@ use super::account::{self, Account};
 use super::object::{Anonymous, Backing, MemoryObject};
 use super::radix::Found;
 use super::space::Space;
-use crate::object::{Object, Ref, Slab};
+use crate::object::{Object, Ref, Slab, Slot};
 use crate::sync::{Guard, Mutex, level};
 
 /// Places where an object can be mapped that can be cloned, in all address spaces.
@@ -68,6 +68,8 @@ pub(super) enum Page {
 pub struct Sharing {
     /// The lock of the changes. Spaces come and go under it as well.
     changes: Mutex<{ level::CHANGES }, ()>,
+    /// Who pays for this: [`CHARGE`].
+    account: Option<Ref<Account>>,
     mappers: [Mapper; MAX_PLACES],
 }
 
@@ -93,10 +95,22 @@ pub(super) enum Place {
     Between(u64, u64),
 }
 
+/// Frames that a [`Sharing`] is charged with. It is some part of one, but needs no handle, and what an object needs without it is charged with
+/// its mappings.
+const CHARGE: u64 = 1;
+const _: () = assert!(size_of::<Slot<Sharing>>() as u64 <= CHARGE * PAGE_BYTES);
+
 impl Sharing {
-    pub(super) fn create() -> Result<Ref<Sharing>, Error> {
+    /// Of an object that nobody maps; `account` pays.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`], [`Error::QuotaExceeded`]
+    pub(super) fn create(account: Option<Ref<Account>>) -> Result<Ref<Sharing>, Error> {
+        account::charge(account.as_ref(), CHARGE)?;
+        // From here on its drop gives that back.
         Ref::try_new(Sharing {
             changes: Mutex::new(()),
+            account,
             mappers: [const {
                 Mapper {
                     space: AtomicPtr::new(ptr::null_mut()),
@@ -150,6 +164,12 @@ impl Mapper {
             }
             None => Place::Between(low, high),
         }
+    }
+}
+
+impl Drop for Sharing {
+    fn drop(&mut self) {
+        account::uncharge(self.account.as_ref(), CHARGE);
     }
 }
 

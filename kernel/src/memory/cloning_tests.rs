@@ -369,7 +369,8 @@ fn a_clone_that_cannot_be_had_changes_nothing() {
         assert!(matches!(page, Ok(Page::Own(_))));
     }
     // A write to what is shared needs no quota.
-    let fits = Account::create(object.committed()).unwrap();
+    // What it shares, and what it needs to be cloned itself.
+    let fits = Account::create(object.committed() + 1).unwrap();
     let clone = object.clone_for(Some(fits.clone())).unwrap();
     for page in 0..4 {
         clone.write(page * PAGE_BYTES, b"mine").unwrap();
@@ -573,7 +574,8 @@ fn a_large_page_is_shared_as_a_whole_and_written_by_small_ones() {
 fn a_large_page_that_cannot_be_paid_for_is_small_pages() {
     testing::kernel_machine();
     for limit in [0, 1, 2, 3, 511, 512, 513, 514] {
-        let account = Account::create(limit).unwrap();
+        // Beside what it needs to be cloned.
+        let account = Account::create(limit + 1).unwrap();
         let object =
             MemoryObject::create_with(512 * PAGE_BYTES, LARGE.flags, Some(account.clone()))
                 .unwrap();

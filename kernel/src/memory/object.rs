@@ -82,7 +82,8 @@ impl MemoryObject {
     /// Memory of `bytes` bytes, rounded up to whole pages, zeroed on demand. `account` pays; the kernel's own objects have none.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] for no bytes; [`Error::OutOfRange`] for more than an address space holds; [`Error::NoMemory`].
+    /// [`Error::BadArgument`] for no bytes; [`Error::OutOfRange`] for more than an address space holds; [`Error::NoMemory`];
+    /// [`Error::QuotaExceeded`] with flags for which something is charged at once.
     pub fn create(bytes: u64, account: Option<Ref<Account>>) -> Result<Ref<MemoryObject>, Error> {
         MemoryObject::create_with(bytes, MemoryFlags::NONE, account)
     }
@@ -121,7 +122,7 @@ impl MemoryObject {
         let changes = MemoryFlags(MemoryFlags::CLONABLE.0 | MemoryFlags::RECLAIMABLE.0);
         let pages = bytes.div_ceil(PAGE_BYTES);
         let sharing = if flags.0 & changes.0 != 0 {
-            Some(Sharing::create()?)
+            Some(Sharing::create(account.clone())?)
         } else {
             None
         };

@@ -428,10 +428,18 @@ impl Regions {
 
     /// Makes the directory with one empty leaf, which is filled at once.
     fn make_directory(&mut self) -> Result<(), Error> {
-        let directory: NonNull<Directory> = self.new_frame(DIRECTORY_CHARGE)?;
-        let leaf = self
-            .new_frame(LEAF_CHARGE)
-            .inspect_err(|_| self.free(directory, DIRECTORY_CHARGE))?;
+        account::charge(self.account.as_ref(), DIRECTORY_CHARGE + LEAF_CHARGE)?;
+        let frames = zeroed::<Directory>().and_then(|directory| {
+            let leaf = zeroed::<Leaf>();
+            if leaf.is_none() {
+                give_back(directory);
+            }
+            Some((directory, leaf?))
+        });
+        let Some((directory, leaf)) = frames else {
+            account::uncharge(self.account.as_ref(), DIRECTORY_CHARGE + LEAF_CHARGE);
+            return Err(Error::NoMemory);
+        };
         // SAFETY: both are fresh, zeroed frames: counts of 0 and uninitialised arrays.
         unsafe {
             (*directory.as_ptr()).leaves[0].write(leaf);
@@ -490,9 +498,7 @@ impl Regions {
     /// A zeroed frame as a `T`, for which the account is charged so many.
     fn new_frame<T>(&self, charge: u64) -> Result<NonNull<T>, Error> {
         account::charge(self.account.as_ref(), charge)?;
-        let frame = frames::allocate_zeroed(FrameKind::Kernel);
-        let new = frame.and_then(|frame| NonNull::new(phys_to_virt(frame).cast()));
-        new.ok_or_else(|| {
+        zeroed().ok_or_else(|| {
             account::uncharge(self.account.as_ref(), charge);
             Error::NoMemory
         })
@@ -500,9 +506,20 @@ impl Regions {
 
     /// The opposite.
     fn free<T>(&self, frame: NonNull<T>, charge: u64) {
-        frames::free_frame(direct_virt_to_phys(frame.as_ptr()));
+        give_back(frame);
         account::uncharge(self.account.as_ref(), charge);
     }
+}
+
+/// A zeroed frame as a `T`, for which nobody is charged.
+fn zeroed<T>() -> Option<NonNull<T>> {
+    let frame = frames::allocate_zeroed(FrameKind::Kernel)?;
+    NonNull::new(phys_to_virt(frame).cast())
+}
+
+/// The opposite.
+fn give_back<T>(frame: NonNull<T>) {
+    frames::free_frame(direct_virt_to_phys(frame.as_ptr()));
 }
 
 impl Drop for Regions {

@@ -50,6 +50,11 @@ if command -v rustup >/dev/null 2>&1; then
         # shellcheck disable=SC2086  # a list
         rustup target add $missing </dev/null >&2
     fi
+    # Images are made without debug information by it. A toolchain that was there before is not made whole by itself.
+    if ! ls "$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-objcopy >/dev/null 2>&1; then
+        say "adding the Rust component llvm-tools"
+        rustup component add llvm-tools </dev/null >&2 || say "without it, objcopy of binutils does its work"
+    fi
 else
     missing=$(missing_targets)
     if [ -n "$missing" ]; then

@@ -143,10 +143,10 @@ pub fn run(mut command: Command) -> Result<()> {
 }
 
 /// Reads a program as it goes into an image: without debug information, which nothing in the machine reads, but with
-/// its symbols, which backtraces need. Falls back on the whole file where the toolchain has no `llvm-objcopy`.
+/// its symbols, which backtraces need. Falls back on the whole file where there is no `objcopy` at all.
 ///
 /// # Errors
-/// If the file is missing or `llvm-objcopy` can't read it.
+/// If the file is missing or `objcopy` can't read it.
 pub fn read_stripped(ws: &Workspace, path: &Path) -> Result<Vec<u8>> {
     let Some(objcopy) = objcopy(ws) else {
         return std::fs::read(path).with_context(|| format!("can't read {}", path.display()));
@@ -162,7 +162,7 @@ pub fn read_stripped(ws: &Workspace, path: &Path) -> Result<Vec<u8>> {
     std::fs::read(scratch.path()).context("stripped program")
 }
 
-/// `llvm-objcopy` of the toolchain's `llvm-tools` component.
+/// `llvm-objcopy` of the toolchain's `llvm-tools` component, or else the `objcopy` that comes with a C compiler.
 fn objcopy(ws: &Workspace) -> Option<PathBuf> {
     let rustc = |what: &[&str]| {
         let out = Command::new("rustc")
@@ -172,12 +172,18 @@ fn objcopy(ws: &Workspace) -> Option<PathBuf> {
             .ok()?;
         String::from_utf8(out.stdout).ok()
     };
-    let sysroot = rustc(&["--print", "sysroot"])?;
-    let verbose = rustc(&["-vV"])?;
-    let host = verbose.lines().find_map(|l| l.strip_prefix("host: "))?;
-    let path = Path::new(sysroot.trim())
-        .join("lib/rustlib")
-        .join(host)
-        .join("bin/llvm-objcopy");
-    path.exists().then_some(path)
+    let own = || {
+        let sysroot = rustc(&["--print", "sysroot"])?;
+        let verbose = rustc(&["-vV"])?;
+        let host = verbose.lines().find_map(|l| l.strip_prefix("host: "))?;
+        let path = Path::new(sysroot.trim())
+            .join("lib/rustlib")
+            .join(host)
+            .join("bin/llvm-objcopy");
+        path.exists().then_some(path)
+    };
+    own().or_else(|| {
+        let hosts = Path::new("/usr/bin/objcopy");
+        hosts.exists().then(|| hosts.to_path_buf())
+    })
 }

@@ -18,7 +18,8 @@
 //! The kernel's own reads and writes hold the object's lock, by way of a buffer if the other side is user memory.
 //!
 //! Both objects are charged for all that they refer to, shared or not, so that a write to what is shared needs no quota and whoever
-//! dies leaves nobody else's bill. All this is done without a preemption point, so the places where such an object is mapped are few: [`MAX_PLACES`]. All of a space's mappings
+//! dies leaves nobody else's bill. All this is done without a preemption point, so the places where such an object is mapped are few: [`MAX_PLACES`]; and
+//! before a clone they let go one by one, with such points between ([`MemoryObject::let_go_ahead`]), so that as a rule there is nothing left. All of a space's mappings
 //! that have the same distance between address and offset are one place, so that a page is at one address there, if it is there at all.
 //!
 //! What may go wrong: a space that dies while it is asked to let go. It takes its mappings back one by one, each under the lock of
@@ -138,13 +139,20 @@ impl Sharing {
     /// Has every space let go of a page, or of all. The lock of the changes is held.
     pub(super) fn let_go(&self, page: Option<u64>) {
         for mapper in &self.mappers {
-            let space = mapper.space.load(Relaxed);
-            if !space.is_null() {
-                // SAFETY: a space is in the list as long as it has a mapping of the object or is about to, so it is not at its end; it
-                // leaves under the lock of the changes, which is held; and it does not move (`Space::create`).
-                unsafe { &*space }.let_go(mapper, page);
-            }
+            Self::let_go_at(mapper, page);
         }
+    }
+
+    /// The same of the space at one place; whether there is one.
+    fn let_go_at(mapper: &Mapper, page: Option<u64>) -> bool {
+        let space = mapper.space.load(Relaxed);
+        if space.is_null() {
+            return false;
+        }
+        // SAFETY: a space is in the list as long as it has a mapping of the object or is about to, so it is not at its end; it
+        // leaves under the lock of the changes, which is held; and it does not move (`Space::create`).
+        unsafe { &*space }.let_go(mapper, page);
+        true
     }
 }
 
@@ -181,6 +189,23 @@ impl Object for Sharing {
 }
 
 impl MemoryObject {
+    /// Has every space let go of what it maps of an object that can be cloned, a place at a time, with a call of `pause` behind each: then little is
+    /// left for the [clone](Self::clone_for) that follows, which lets go of all places at once. What has come back by a fault meanwhile is left.
+    pub fn let_go_ahead(&self, pause: &mut dyn FnMut()) {
+        let sharing = self.changeable().filter(|from| from.pager.is_none());
+        let Some(sharing) = sharing.and_then(|from| from.sharing.as_ref()) else {
+            return;
+        };
+        for mapper in &sharing.mappers {
+            let changes = sharing.lock();
+            let any = Sharing::let_go_at(mapper, None);
+            drop(changes);
+            if any {
+                pause();
+            }
+        }
+    }
+
     /// An object with the same contents, whose frames are this one's until one of the two is written. `account` pays for all of it.
     ///
     /// # Errors

@@ -381,6 +381,41 @@ fn a_clone_that_cannot_be_had_changes_nothing() {
 }
 
 #[test]
+fn spaces_let_go_one_by_one_before_a_clone() {
+    testing::kernel_machine();
+    let account = Account::create(10_000).unwrap();
+    let object = clonable(&account, PAGE_BYTES);
+    let places: Vec<(Ref<Space>, u64)> = (0..3)
+        .map(|_| {
+            let space = Space::create(None, Mode::Long).unwrap();
+            let rights = Protection::READ_WRITE;
+            let place = space
+                .map(&object, Rights::ALL, 0, 0, PAGE_BYTES, rights)
+                .unwrap();
+            assert_eq!(touch(&space, place, Access::ReadWrite), Fault::Resolved);
+            (space, place)
+        })
+        .collect();
+    let mapped = || {
+        let is_mapped = |(space, place): &&(Ref<Space>, u64)| translate(space, *place).is_some();
+        places.iter().filter(is_mapped).count()
+    };
+    let mut left = Vec::new();
+    object.let_go_ahead(&mut || {
+        crate::sync::assert_none_held();
+        left.push(mapped());
+    });
+    assert_eq!(left, [2, 1, 0]);
+    // It comes back by a fault, and what cannot be cloned is left alone.
+    let (space, place) = &places[0];
+    assert_eq!(touch(space, *place, Access::ReadWrite), Fault::Resolved);
+    let plain = MemoryObject::create(PAGE_BYTES, None).unwrap();
+    plain.let_go_ahead(&mut || panic!("it has no places"));
+    drop((object, places, plain));
+    testing::settle(&account);
+}
+
+#[test]
 fn what_can_be_cloned_is_mapped_at_as_many_places_as_are_allowed() {
     testing::kernel_machine();
     let account = Account::create(10_000).unwrap();

@@ -28,6 +28,7 @@ pub(super) fn clone(caller: Caller) -> Result<(), Error> {
     }
     let (memory, rights) =
         caller.hold_with_rights::<MemoryObject>(caller.handle(0), Rights::READ)?;
+    memory.let_go_ahead(&mut schedule::preemption_point);
     let clone = memory.clone_for(Some(caller.process().account().clone()))?;
     let kept = rights & Rights::EXECUTE;
     caller.give(

@@ -118,3 +118,18 @@ pub fn clone_scattered() -> rt::Result<()> {
     drop(clone);
     Ok(())
 }
+
+/// An object is cloned that is mapped at as many places as can be, and whose pages are all in the tables there.
+pub fn clone_everywhere() -> rt::Result<()> {
+    const PLACES: usize = 32;
+    let memory = Memory::create_with(LARGE, MemoryFlags::CLONABLE)?;
+    let mut mappings = Vec::with_capacity(PLACES);
+    for _ in 0..PLACES {
+        let mapping = memory.map(Protection::READ_WRITE)?;
+        touch(&mapping);
+        mappings.push(mapping);
+    }
+    drop(memory.clone_on_write()?);
+    drop(mappings);
+    time::sleep(SETTLING)
+}

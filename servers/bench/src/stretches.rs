@@ -10,7 +10,9 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
-use rt::{Deadline, Endpoint, Log, Memory, Message, Notification, System, start, thread, time};
+use rt::{
+    Deadline, Endpoint, Log, Memory, Message, Notification, System, process, start, thread, time,
+};
 
 use crate::changing::{self, touch};
 use crate::measure::{bench_trace_begin, bench_trace_end};
@@ -36,7 +38,7 @@ pub fn do_all() -> Result<(), String> {
     let starter = Starter::new()?;
     bench_trace_begin();
     // The same list is in `tools/src/bench/stretches.rs`.
-    let parts: [(&str, &dyn Fn() -> rt::Result<()>); 11] = [
+    let parts: [(&str, &dyn Fn() -> rt::Result<()>); 13] = [
         ("memory", &memory),
         ("clones", &changing::clones),
         ("large pages", &changing::large_pages),
@@ -52,6 +54,11 @@ pub fn do_all() -> Result<(), String> {
             "a shared page written, mapped twice",
             &changing::clone_scattered,
         ),
+        (
+            "memory cloned that is mapped at 32 places",
+            &changing::clone_everywhere,
+        ),
+        ("2000 mappings", &mappings),
         ("processes", &|| processes(&starter)),
         ("threads", &|| threads(&system)),
         ("waiting callers", &callers),
@@ -80,6 +87,33 @@ fn memory() -> rt::Result<()> {
     drop(mapping);
     // Mapped again when all its pages are there.
     drop(memory.map(Protection::READ)?);
+    drop(memory);
+    time::sleep(SETTLING)
+}
+
+/// Many mappings are protected together, room is looked for among them where there is none, and they are unmapped.
+fn mappings() -> rt::Result<()> {
+    const BASE: u64 = 0x2400_0000_0000;
+    const COUNT: u64 = 2000;
+    /// More than there is anywhere between two of them.
+    const HUGE: u64 = 0x7000_0000_0000 - 1;
+    let memory = Memory::create(PAGE as u64)?;
+    let own = process::current();
+    for number in 0..COUNT {
+        let place = BASE + number * PAGE as u64;
+        own.map(&memory, place, 0, PAGE as u64, Protection::READ_WRITE)?;
+        // SAFETY: it was just mapped, for this function alone.
+        unsafe { (place as *mut u8).write_volatile(1) };
+    }
+    for protection in [Protection::READ, Protection::READ_WRITE] {
+        // SAFETY: nobody else knows of the pages.
+        unsafe { own.protect(BASE, COUNT * PAGE as u64, protection) }?;
+    }
+    if Memory::create(HUGE)?.map(Protection::READ).is_ok() {
+        return Err(Error::WrongState);
+    }
+    // SAFETY: as above.
+    unsafe { own.unmap(BASE, COUNT * PAGE as u64) }?;
     drop(memory);
     time::sleep(SETTLING)
 }

@@ -21,7 +21,7 @@ use crate::machine_tests::Lab;
 use crate::workspace::Workspace;
 
 /// What the program does, in order. The same list is in `servers/bench/src/stretches.rs`.
-const PARTS: [&str; 11] = [
+const PARTS: [&str; 13] = [
     "memory",
     "clones",
     "large pages",
@@ -29,6 +29,8 @@ const PARTS: [&str; 11] = [
     "a page taken back, mapped twice",
     "the same in several spaces",
     "a shared page written, mapped twice",
+    "memory cloned that is mapped at 32 places",
+    "2000 mappings",
     "processes",
     "threads",
     "waiting callers",
